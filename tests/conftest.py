@@ -1,0 +1,71 @@
+"""The backends under test: every one that this machine can run, the others skipped with their reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dense_xp import backend as backends
+from dense_xp.backend import Backend, BackendError, get_backend
+
+# the parity runs of these backends need float64, which JAX has only in its 64-bit mode
+os.environ.setdefault("JAX_ENABLE_X64", "1")
+
+SPECS = (
+    "numpy",
+    "numpy-readonly",
+    "array_api_strict",
+    "array_api_strict:device1",
+    "torch",
+    "jax",
+    "dpnp",
+    "cupy",
+)
+
+
+class _ReadOnlyNumPy(backends._NumPy):
+    """NumPy whose host data arrive read-only, so that writing into an argument is an error."""
+
+    def put(self, xp: Any, host: np.ndarray[Any, Any], dtype: Any, device: Any) -> Any:
+        array = np.array(host, dtype=dtype)
+        array.flags.writeable = False
+        return array
+
+
+def make_backend(spec: str) -> Backend:
+    if spec == "numpy-readonly":
+        library = backends._LIBRARIES["numpy"]
+        return dataclasses.replace(
+            get_backend("numpy"), _library=_ReadOnlyNumPy(library.name, library.module, library.install)
+        )
+    return get_backend(spec)
+
+
+@pytest.fixture(params=SPECS)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """A `Backend`; `backend.asarray(host, dtype)` makes its arrays, `backend.to_numpy` reads them."""
+    try:
+        chosen = make_backend(request.param)
+    except BackendError as error:
+        pytest.skip(str(error))
+    with chosen.scope():
+        yield chosen
+
+
+@pytest.fixture
+def xp(backend: Backend) -> Any:
+    """The namespace of the backend under test."""
+    return backend.xp
+
+
+@pytest.fixture(autouse=True)
+def _clean_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test sees the backend that another one, or the shell, has set."""
+    monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
+    yield
+    backends.set_backend(None)
