@@ -1,0 +1,662 @@
+"""The contract of a layer: pure functions inside, a thin stateful shell around them.
+
+A kind of layer writes the pure half: :meth:`Layer.init_params`, :meth:`Layer.forward`,
+:meth:`Layer.backward`, :meth:`Layer.output_shape`. They store nothing and write into no array that they
+were given, so a whole training step can be compiled, checked or exported. :class:`Layer` builds the
+stateful half on them, once for all: ``initialize``, ``forward_pass``, ``backward_pass``.
+
+A layer may instead override the stateful methods alone, in whatever library it likes; everything that
+drives layers then calls those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, TypeAlias
+
+import numpy as np
+
+from dense_xp.backend import Array, Backend, get_backend, resolve, to_numpy
+from dense_xp.optimizers import Optimizer, as_optimizer
+
+Params: TypeAlias = dict[str, Any]
+"""Arrays by name; a layer made of layers nests one dict for each of them."""
+
+Rng: TypeAlias = Any
+"""A ``numpy.random.Generator``, or the module ``numpy.random`` itself: NumPy's global state."""
+
+
+def as_rng(rng: Any) -> Rng:
+    """Turn a seed, a Generator or None into a source of random numbers on the host.
+
+    Parameters
+    ----------
+    rng : None, int, numpy.random.Generator or numpy.random.RandomState
+        None is NumPy's global state, which ``numpy.random.seed`` controls.
+
+    Raises
+    ------
+    TypeError
+        If it is anything else.
+
+    Examples
+    --------
+    >>> bool(as_rng(0).uniform() == as_rng(0).uniform())
+    True
+    """
+    if rng is None:
+        return np.random
+    if isinstance(rng, np.random.Generator | np.random.RandomState):
+        return rng
+    if isinstance(rng, int | np.integer) and not isinstance(rng, bool):
+        return np.random.default_rng(int(rng))
+    raise TypeError(f"rng is a seed (int), a numpy.random.Generator or None, and not a {type(rng).__name__}")
+
+
+class Layer:
+    """Base class of every layer.
+
+    Parameters
+    ----------
+    input_shape : tuple of int, optional
+        Shape of one sample: ``(n_features,)``. Without it, it comes from the previous layer or from the
+        first batch.
+    name : str, optional
+        Name in summaries and in the names of weights; by default that of the class.
+    dtype : str, optional
+        Dtype of parameters and results: ``"float32"`` unless said otherwise.
+    backend : str or module or Backend, optional
+        Where the layer lives; by default the setting in force when it is initialized.
+    rng : int or numpy.random.Generator, optional
+        Source of the initial weights; by default NumPy's global state.
+
+    Attributes
+    ----------
+    trainable : bool
+        Whether ``backward_pass`` changes the parameters. True at first.
+    backend : Backend or None
+        Where the layer lives; None until it is initialized, and fixed from then on.
+    """
+
+    # Class-level defaults: a subclass that never calls super().__init__() still has them.
+    input_shape: tuple[int, ...] | None = None
+    trainable: bool = True
+    name: str | None = None
+    backend: Backend | None = None
+    optimizer: Optimizer | None = None
+    steps: int = 0
+
+    buffers: ClassVar[tuple[str, ...]] = ()
+    """Names of the params that no gradient moves: running statistics."""
+
+    _own: Mapping[str, Any] = {"backend": None, "dtype": None, "rng": None}
+    _inherited: Mapping[str, Any] = {}
+    _dtype: Any = None  # the backend's dtype object
+    _fast_type: type | None = None  # arrays of this type and dtype need no checking of where they are
+    _scoped: bool = False
+    _rng: Rng = None
+    _remembered: tuple[Params, Any, tuple[int, ...]] | None = None
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, ...] | None = None,
+        name: str | None = None,
+        dtype: str | None = None,
+        backend: Any = None,
+        rng: Any = None,
+    ) -> None:
+        if dtype is not None:
+            if not isinstance(dtype, str):
+                dtype = np.dtype(dtype).name
+            if dtype not in ("float16", "bfloat16", "float32", "float64"):
+                raise ValueError(f"dtype must be a real floating one such as 'float32', and is {dtype!r}")
+        as_rng(rng)  # a wrong one is refused here, before anything is drawn
+        self.name = name
+        self._own = {"backend": backend, "dtype": dtype, "rng": rng}
+        self._params: Params = {}
+        self._optimizer_state: Params = {}
+        if input_shape is not None:
+            self.set_input_shape(input_shape)
+
+    # ------------------------------------------------------------------ the pure half, for subclasses
+
+    def init_params(self, rng: Rng) -> Params:
+        """Draw the initial parameters and buffers, as NumPy arrays on the host.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator or the module numpy.random
+            Source of random numbers; only what both have may be used.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            Everything that :meth:`forward` reads; empty if there is nothing to learn.
+        """
+        return {}
+
+    def forward(
+        self, params: Params, X: Array, *, training: bool = False, noise: Any = None
+    ) -> tuple[Array, Any]:
+        """Compute the output from the input: a pure function.
+
+        Parameters
+        ----------
+        params : dict
+            As from :meth:`init_params`, on the device.
+        X : array, shape (..., n_features)
+            The batch.
+        training : bool
+            Whether this is a step of training (dropout, batch statistics).
+        noise : object
+            As from :meth:`draw_noise`, on the device.
+
+        Returns
+        -------
+        Y : array
+            The output.
+        cache : object
+            What :meth:`backward` and :meth:`updated_buffers` need.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} writes neither forward and backward (the pure half) "
+            "nor forward_pass and backward_pass (the stateful half): write one of the pairs"
+        )
+
+    def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:
+        """Pull a gradient back through :meth:`forward`: a pure function.
+
+        Parameters
+        ----------
+        params, cache
+            Those of the forward call.
+        grad_Y : array
+            Gradient of the loss with respect to the output.
+
+        Returns
+        -------
+        grad_X : array
+            Gradient with respect to the input.
+        grads : dict
+            Gradient with respect to each parameter, under the same keys (none for buffers).
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def parameter_gradients(self, params: Params, cache: Any, grad_Y: Array) -> Params:
+        """Return the second half of :meth:`backward`; a first layer need not compute the other half."""
+        return self.backward(params, cache, grad_Y)[1]
+
+    def updated_buffers(self, cache: Any) -> Params:
+        """Return the new values of the buffers after a forward call in training."""
+        return {}
+
+    def draw_noise(self, rng: Rng, batch_shape: tuple[int, ...]) -> Any:
+        """Draw on the host the random numbers that one training step on such a batch needs.
+
+        They are an input of the step, so that it stays a function of arrays and every backend sees the
+        same bits. None if the layer needs none.
+        """
+        return None
+
+    def output_shape(self) -> tuple[int, ...]:
+        """Return the shape of one output sample; by default that of the input.
+
+        Raises
+        ------
+        RuntimeError
+            If it is not known yet.
+        """
+        return self._known_input_shape()
+
+    # ------------------------------------------------------------------ the stateful half
+
+    def set_input_shape(self, shape: tuple[int, ...]) -> None:
+        """Set the shape of one sample, ``(n_features,)``.
+
+        Raises
+        ------
+        ValueError
+            If it is not a tuple with one positive integer, or if the layer is initialized with another.
+        """
+        given: Any = shape if isinstance(shape, tuple | list) else (shape,)
+        if len(given) != 1 or not all(isinstance(n, int | np.integer) and n > 0 for n in given):
+            raise ValueError(
+                f"input_shape must be (n_features,) with a positive integer, and is {shape!r}; "
+                "the batch and other leading axes are not part of it"
+            )
+        shape = (int(given[0]),)
+        if self._is_built() and self.input_shape not in (None, shape):
+            raise ValueError(
+                f"{self.layer_name()} is initialized for input_shape={self.input_shape}: "
+                f"make a new layer for {shape}"
+            )
+        self.input_shape = shape
+
+    def layer_name(self) -> str:
+        """Return the name of the layer: its own, or that of its class."""
+        return self.name or type(self).__name__
+
+    @property
+    def dtype(self) -> str:
+        """Name of the dtype of parameters and results."""
+        name: str = self._setting("dtype") or "float32"
+        return name
+
+    def initialize(self, optimizer: Any = None) -> None:
+        """Fix the backend, draw the parameters, and give each its own copy of the optimizer.
+
+        Parameters
+        ----------
+        optimizer : Optimizer or str or object, optional
+            An optimizer, its name (``"adam"``), or any object with ``update(weights, grad) -> weights``.
+            Without one the layer can compute but not learn.
+
+        Raises
+        ------
+        RuntimeError
+            If the input shape is not known.
+        BackendError
+            If the backend cannot be used. The layer is left as it was.
+        """
+        optimizer = as_optimizer(optimizer)
+        backend = resolve(self._setting("backend"))
+        dtype = backend.dtype(self.dtype)
+        rng = as_rng(self._setting("rng"))
+        with backend.scope():
+            params = {key: backend.asarray(value, self.dtype) for key, value in self.init_params(rng).items()}
+            state = self._fresh_state(optimizer, params)
+        self._settle(backend, dtype)
+        self._rng = None if rng is np.random else rng
+        self._params, self._optimizer_state, self.optimizer, self.steps = params, state, optimizer, 0
+
+    def _settle(self, backend: Backend, dtype: Any) -> None:
+        self.backend, self._dtype, self._remembered = backend, dtype, None
+        self._scoped = backend.needs_scope
+        self._fast_type = np.ndarray if backend.name == "numpy" else None
+
+    def _fresh_state(self, optimizer: Optimizer | None, params: Params) -> Params:
+        if optimizer is None:
+            return {}
+        return {key: optimizer.init(value) for key, value in params.items() if key not in self.buffers}
+
+    def parameters(self) -> int:
+        """Count the scalars that training moves.
+
+        Raises
+        ------
+        RuntimeError
+            If the layer has parameters and is not initialized yet.
+        """
+        if not self._is_built() and type(self).init_params is not Layer.init_params:
+            raise RuntimeError(f"{self.layer_name()} has no parameters yet: call initialize(optimizer) first")
+        return sum(math.prod(value.shape) for key, value in self._params.items() if key not in self.buffers)
+
+    def forward_pass(self, X: Any, training: bool = True) -> Array:
+        """Compute the output, and remember what :meth:`backward_pass` needs.
+
+        Parameters
+        ----------
+        X : array, shape (..., n_features), or nested lists of numbers
+            The batch, on the layer's device; integers and other precisions become the layer's dtype.
+        training : bool, default True
+            Whether this is a step of training (dropout, batch statistics).
+
+        Returns
+        -------
+        array
+            The output, in the layer's dtype.
+
+        Raises
+        ------
+        ValueError
+            If the shape is wrong or the batch is empty.
+        ForeignArrayError
+            If the array belongs to another library or device.
+        """
+        if self.backend is None:
+            self._build_from(X)
+        if not (
+            X.__class__ is self._fast_type
+            and X.dtype is self._dtype
+            and X.shape[-1:] == self.input_shape
+            and 0 not in X.shape
+        ):
+            X = self._accept_batch(X)
+        if self._scoped:
+            with self._scope():
+                return self._forward(X, training)
+        return self._forward(X, training)
+
+    def _forward(self, X: Array, training: bool) -> Array:
+        params = self.params
+        noise = self._noise(X) if training else None
+        Y, cache = self.forward(params, X, training=training, noise=noise)
+        self._remembered = params, cache, Y.shape
+        if training and (buffers := self.updated_buffers(cache)):
+            self.params = merged(params, buffers)
+        return Y
+
+    def _noise(self, X: Array) -> Any:
+        noise = self.draw_noise(np.random if self._rng is None else self._rng, tuple(X.shape))
+        return None if noise is None else place(self._built(), noise)
+
+    def backward_pass(self, accum_grad: Any) -> Array:
+        """Pull a gradient back through the last forward pass, then update the parameters if trainable.
+
+        Parameters
+        ----------
+        accum_grad : array of the output's shape, or nested lists of numbers
+            Gradient of the loss with respect to the output.
+
+        Returns
+        -------
+        array, shape of the input
+            Gradient with respect to the input, through the parameters as they were in the forward pass.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no forward pass, or the layer is to learn and has no optimizer.
+        ValueError, ForeignArrayError
+            If the gradient has the wrong shape or lives elsewhere. The layer is left as it was.
+        """
+        if self._remembered is None:
+            raise RuntimeError(f"{self.layer_name()}: backward_pass needs a forward_pass before it")
+        if self._scoped:
+            with self._scope():
+                return self._backward(accum_grad, *self._remembered)
+        return self._backward(accum_grad, *self._remembered)
+
+    def _backward(self, accum_grad: Any, params: Params, cache: Any, shape: tuple[int, ...]) -> Array:
+        accum_grad = self._built().accept(accum_grad, self._dtype, "accum_grad")
+        if tuple(accum_grad.shape) != tuple(shape):
+            raise ValueError(
+                f"{self.layer_name()}: accum_grad has shape {tuple(accum_grad.shape)}, "
+                f"and the output of the forward pass had {tuple(shape)}"
+            )
+        grad_X, grads = self.backward(params, cache, accum_grad)
+        if self.trainable and grads:
+            self._apply(grads)
+        return grad_X
+
+    def _apply(self, grads: Params) -> None:
+        if self.optimizer is None:
+            raise RuntimeError(
+                f"{self.layer_name()} has no optimizer: call initialize(optimizer) before it is to learn, "
+                "or set trainable = False"
+            )
+        rate = self.optimizer.learning_rate_at(self.steps)
+        clipped = self.optimizer.clip(grads)
+        self.params, self.optimizer_state = apply_gradients(
+            self.optimizer, self.params, clipped, self.optimizer_state, rate
+        )
+        self.steps += 1
+
+    # ------------------------------------------------------------------ weights
+
+    @property
+    def params(self) -> Params:
+        """The arrays that :meth:`forward` reads; replaced as a whole, never written into."""
+        return self._params
+
+    @params.setter
+    def params(self, params: Params) -> None:
+        self._params = params
+
+    @property
+    def optimizer_state(self) -> Params:
+        """The optimizer's state for each parameter, under the same keys."""
+        return self._optimizer_state
+
+    @optimizer_state.setter
+    def optimizer_state(self, state: Params) -> None:
+        self._optimizer_state = state
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        """Every parameter and buffer by name, on the layer's device; layers within layers as ``"dense.W"``."""
+        return flatten(self.params)
+
+    def set_weights(self, weights: Mapping[str, Any]) -> None:
+        """Replace parameters and buffers by copies of these.
+
+        Parameters
+        ----------
+        weights : mapping of str to array_like
+            Under the names in :attr:`weights`; names that are left out keep their value. Host arrays are
+            moved to the layer's device and given its dtype.
+
+        Raises
+        ------
+        ValueError
+            If a name or a shape does not fit. Then nothing is replaced.
+        RuntimeError
+            If the layer is not initialized.
+        """
+        backend, current = self._built(), self.weights
+        if unknown := [name for name in weights if name not in current]:
+            raise ValueError(f"{self.layer_name()} has no weights {unknown}; it has {list(current)}")
+        new = {name: to_numpy(value) for name, value in weights.items()}
+        for name, value in new.items():
+            if value.shape != tuple(current[name].shape):
+                raise ValueError(
+                    f"{self.layer_name()}.{name} has shape {tuple(current[name].shape)}, "
+                    f"and the new value has {value.shape}"
+                )
+            if value.dtype.kind not in "biuf":
+                raise TypeError(f"{self.layer_name()}.{name} must hold real numbers, not {value.dtype}")
+        with backend.scope():
+            placed = {name: backend.asarray(value.copy(), self.dtype) for name, value in new.items()}
+        self.params = merged(self.params, unflatten(placed))
+
+    def to(self, backend: Any) -> Self:
+        """Move the layer to another backend, parameters and optimizer state included.
+
+        Parameters
+        ----------
+        backend : str or module or Backend
+            Where to.
+
+        Returns
+        -------
+        Layer
+            This same layer.
+        """
+        target = get_backend(backend)
+        if self.backend is not None:
+            dtype = target.dtype(self.dtype)
+            with target.scope():
+                params = moved(self.params, target, self.dtype)
+                state = moved(self.optimizer_state, target, None)
+            self.params, self.optimizer_state = params, state
+            self._settle(target, dtype)
+        self._own = {**self._own, "backend": target}
+        return self
+
+    # ------------------------------------------------------------------ configuration
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what :meth:`from_config` needs to make the same layer, as plain Python values."""
+        own = self._own
+        backend = own["backend"]
+        config = {
+            "input_shape": self.input_shape,
+            "name": self.name,
+            "dtype": own["dtype"],
+            "backend": backend if backend is None or isinstance(backend, str) else get_backend(backend).spec,
+            "rng": own["rng"] if isinstance(own["rng"], int) else None,
+        }
+        return config if self.trainable else {**config, "trainable": False}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Make a layer from what :meth:`get_config` returned; its weights are drawn anew."""
+        arguments = dict(config)
+        trainable = arguments.pop("trainable", True)
+        shape = arguments.get("input_shape")
+        if shape is not None:
+            arguments["input_shape"] = tuple(shape)  # JSON makes lists of tuples
+        layer = cls(**arguments)
+        layer.trainable = trainable
+        return layer
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        said = [
+            f"{key}={value!r}"
+            for key, value in self.get_config().items()
+            if key not in defaults or value != defaults[key].default
+        ]
+        return f"{type(self).__name__}({', '.join(said)})"
+
+    # ------------------------------------------------------------------ the checks behind them
+
+    def _setting(self, key: str) -> Any:
+        """Return the layer's own setting, else that of the model it is part of."""
+        own = self._own[key]
+        return self._inherited.get(key) if own is None else own
+
+    def _is_built(self) -> bool:
+        return self.backend is not None
+
+    def _built(self) -> Backend:
+        if self.backend is None:
+            raise RuntimeError(f"{self.layer_name()} is not initialized: call initialize(optimizer) first")
+        return self.backend
+
+    def _scope(self) -> contextlib.AbstractContextManager[Any]:
+        return self._built().scope()
+
+    def _known_input_shape(self) -> tuple[int, ...]:
+        if self.input_shape is None:
+            raise RuntimeError(
+                f"{self.layer_name()} does not know its input shape: pass input_shape=(n_features,), "
+                "call set_input_shape, or show it a first batch with forward_pass"
+            )
+        return self.input_shape
+
+    def _build_from(self, X: Any) -> None:
+        """Initialize a layer that was shown a batch first: its shape, if need be, is that of the batch."""
+        known = self.input_shape
+        shape = np.shape(X) if isinstance(X, list | tuple) else tuple(getattr(X, "shape", ()))
+        if known is None and shape:
+            self.set_input_shape(shape[-1:])
+        try:
+            self.initialize()
+        except Exception:
+            self.input_shape = known
+            raise
+
+    def _accept_batch(self, X: Any) -> Array:
+        X = self._built().accept(X, self._dtype)
+        shape = tuple(X.shape)
+        if not shape or (self.input_shape is not None and shape[-1:] != self.input_shape):
+            expected = "n_features" if self.input_shape is None else self.input_shape[0]
+            raise ValueError(
+                f"X has shape {shape} and {self.layer_name()} expects (..., {expected}): "
+                "the last axis holds the features"
+            )
+        if 0 in shape:
+            raise ValueError(
+                f"X has shape {shape}: the batch is empty. Skip empty batches; "
+                "the pure forward(params, X) accepts them"
+            )
+        return X
+
+
+def is_pure(layer: Layer) -> bool:
+    """Whether the pure half describes what the stateful methods do, so that a step may be compiled.
+
+    It does not for a class that writes no pure half, or that overrides ``forward_pass`` or
+    ``backward_pass`` further down than the pure function that it rests on.
+    """
+
+    def definer(method: str) -> type:
+        return next(cls for cls in type(layer).__mro__ if method in vars(cls))
+
+    own = getattr(layer, "layers", None)
+    return (
+        type(layer).forward is not Layer.forward
+        and issubclass(definer("forward"), definer("forward_pass"))
+        and issubclass(definer("backward"), definer("backward_pass"))
+        and (own is None or all(map(is_pure, own)))
+    )
+
+
+# ---------------------------------------------------------------------- nested dicts of arrays
+
+
+def merged(params: Params, changes: Params) -> Params:
+    """Return `params` with some entries replaced, at any depth; neither argument is changed."""
+    return {
+        **params,
+        **{k: merged(params[k], v) if isinstance(v, dict) else v for k, v in changes.items()},
+    }
+
+
+def apply_gradients(
+    optimizer: Optimizer, params: Params, grads: Params, state: Params, learning_rate: Any
+) -> tuple[Params, Params]:
+    """Let the optimizer step each parameter that has a gradient; neither argument is changed.
+
+    Returns
+    -------
+    params, state : dict
+        With the new arrays; what had no gradient (frozen layers, buffers) is the same as before.
+    """
+    params, state = dict(params), dict(state)
+    for key, grad in grads.items():
+        step = apply_gradients if isinstance(grad, dict) else type(optimizer).step
+        params[key], state[key] = step(optimizer, params[key], grad, state[key], learning_rate)
+    return params, state
+
+
+def flatten(params: Params, prefix: str = "") -> dict[str, Array]:
+    """Return ``{"a.b": x}`` for ``{"a": {"b": x}}``.
+
+    Examples
+    --------
+    >>> flatten({"dense": {"W": 1, "w0": 2}})
+    {'dense.W': 1, 'dense.w0': 2}
+    """
+    flat: dict[str, Array] = {}
+    for key, value in params.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Array]) -> Params:
+    """Undo :func:`flatten`.
+
+    Examples
+    --------
+    >>> unflatten({"dense.W": 1, "dense.w0": 2})
+    {'dense': {'W': 1, 'w0': 2}}
+    """
+    params: Params = {}
+    for name, value in flat.items():
+        *path, key = name.split(".")
+        inner = params
+        for step in path:
+            inner = inner.setdefault(step, {})
+        inner[key] = value
+    return params
+
+
+def moved(tree: Any, target: Backend, dtype: str | None) -> Any:
+    """Copy every array in nested dicts to another backend; what is not an array stays as it is."""
+    if isinstance(tree, dict):
+        return {key: moved(value, target, dtype) for key, value in tree.items()}
+    return target.asarray(tree, dtype) if hasattr(tree, "dtype") else tree
+
+
+def place(backend: Backend, tree: Any) -> Any:
+    """Put the host arrays in nested dicts on the device."""
+    return {k: place(backend, v) for k, v in tree.items()} if isinstance(tree, dict) else backend.asarray(tree)
