@@ -1,3 +1,73 @@
 """The fully connected layer on every array library: the same code, the same numbers."""
 
+from dense_xp.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from dense_xp.backend import (
+    Backend,
+    BackendError,
+    ConflictingPackagesError,
+    ForeignArrayError,
+    ImportFailedError,
+    NoDeviceError,
+    NotInstalledError,
+    UnknownBackendError,
+    available_backends,
+    backend_of,
+    get_backend,
+    set_backend,
+    show_config,
+    to_numpy,
+    use_backend,
+)
+from dense_xp.dense import Dense
+from dense_xp.dropout import Dropout
+from dense_xp.initializers import (
+    Constant,
+    FanInUniform,
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    LeCunNormal,
+    LeCunUniform,
+    Orthogonal,
+    RandomNormal,
+    RandomUniform,
+    Zeros,
+)
+from dense_xp.layer import Layer
+from dense_xp.losses import (
+    Huber,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+)
+from dense_xp.metrics import accuracy
+from dense_xp.normalization import BatchNorm, LayerNorm
+from dense_xp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
+from dense_xp.schedules import (
+    ConstantSchedule,
+    CosineSchedule,
+    ExponentialSchedule,
+    Schedule,
+    StepSchedule,
+    WarmUp,
+)
+from dense_xp.sequential import Sequential
+from dense_xp.training import Callback, DivergenceError, EarlyStopping, History, Run
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ELU", "GELU", "SGD", "Adagrad", "Adam", "AdamW", "Backend", "BackendError", "BatchNorm", "Callback",
+    "ConflictingPackagesError", "Constant", "ConstantSchedule", "CosineSchedule", "Dense", "DivergenceError",
+    "Dropout", "EarlyStopping", "ExponentialSchedule", "FanInUniform", "ForeignArrayError", "GlorotNormal",
+    "GlorotUniform", "HeNormal", "HeUniform", "History", "Huber", "ImportFailedError", "Layer", "LayerNorm",
+    "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion", "Loss", "MeanAbsoluteError", "MeanSquaredError",
+    "NoDeviceError", "NotInstalledError", "Optimizer", "Orthogonal", "RMSprop", "RandomNormal",
+    "RandomUniform", "ReLU", "Run", "Schedule", "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy",
+    "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh", "UnknownBackendError", "WarmUp",
+    "Zeros", "accuracy", "available_backends", "backend_of", "get_backend", "set_backend", "show_config",
+    "to_numpy", "use_backend",
+]  # fmt: skip

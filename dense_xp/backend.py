@@ -19,7 +19,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -144,6 +144,9 @@ class _Library:
     def get(self, array: Array) -> np.ndarray[Any, Any]:
         return np.asarray(array)
 
+    def scalars(self, xp: Any, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
+        return self.get(xp.stack(list(arrays)))
+
     def scope(self, device: Any) -> contextlib.AbstractContextManager[Any] | None:
         """Return the context in which this device's work must run; None where any will do."""
         return None
@@ -155,11 +158,6 @@ class _Library:
 class _NumPy(_Library):
     def device_name(self, device: Any) -> str:
         return ""
-
-    def plain(self, array: Array) -> Array:
-        if isinstance(array, np.ma.MaskedArray):
-            raise TypeError("a masked array was given; fill or drop its masked values first (a.filled(...))")
-        return np.asarray(array)
 
     def put(self, xp: Any, host: np.ndarray[Any, Any], dtype: Any, device: Any) -> Array:
         return np.asarray(host, dtype=dtype)
@@ -275,6 +273,10 @@ class _JAX(_Library):
         jax = importlib.import_module("jax")
         # JAX may alias host memory on a CPU device: hand it a copy that nobody else writes to
         return jax.device_put(np.array(host, dtype=dtype), device)
+
+    def scalars(self, xp: Any, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
+        # jnp.stack is traced anew for each number of arrays
+        return np.asarray(importlib.import_module("jax").device_get(list(arrays)))
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         compiled: Callable[..., Any] = importlib.import_module("jax").jit(function)
@@ -520,20 +522,21 @@ class Backend:
             If it does not hold real numbers.
         """
         library = self._library
-        if library.owns(data):
+        if library.owns(data) and self.name != "numpy":
             if not library.same_device(data, self.device):
                 raise ForeignArrayError(
                     f"{what} is on the device {library.device_of(data)} and the layer on {self}: "
                     f"move the data with  layer.backend.asarray({what})  or the layer with  layer.to(...)"
                 )
             return self.cast(library.plain(data), dtype, what)
-        if _is_array(data) and not (self.name == "numpy" and not array_api_compat.is_array_api_obj(data)):
-            owner = "numpy" if isinstance(data, np.ndarray | np.generic) else type(data).__module__.partition(".")[0]
+        owner = _owner(data)
+        if owner not in (None, self.name):
             raise ForeignArrayError(
                 f"{what} is a {type(data).__name__} of {owner} and the layer is on {self}: move the data with  "
                 f"layer.backend.asarray({what})  or the layer with  layer.to({owner!r})"
             )
-        return self._library.put(self.xp, self._read(data, dtype, what), dtype, self.device)
+        host = self.read(data, what)
+        return host.astype(dtype, copy=False) if self.name == "numpy" else self.cast(self.asarray(host), dtype)
 
     def cast(self, array: Array, dtype: Any, what: str = "X") -> Array:
         """Give an array of this backend another dtype; no copy if it has it already."""
@@ -543,7 +546,16 @@ class Backend:
             raise TypeError(f"{what} must hold real numbers, and its dtype is {array.dtype}")
         return self.xp.astype(array, dtype)
 
-    def _read(self, data: Any, dtype: Any, what: str) -> np.ndarray[Any, Any]:
+    def read(self, data: Any, what: str = "X") -> np.ndarray[Any, Any]:
+        """Read host data as a NumPy array of real numbers, in whatever dtype they have.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are not a rectangular array of real numbers.
+        """
+        if isinstance(data, np.ma.MaskedArray):
+            raise TypeError(f"{what} is a masked array; fill or drop its masked values first: {what}.filled(...)")
         try:
             host = np.asarray(data)
         except ValueError as error:
@@ -553,10 +565,7 @@ class Backend:
                 f"{what} must hold real numbers, and NumPy reads it as dtype {host.dtype}"
                 + ("; a sparse matrix needs  .toarray()" if hasattr(data, "toarray") else "")
             )
-        try:
-            return host.astype(dtype, copy=False)
-        except TypeError:  # a dtype object of another library: that library rounds
-            return host.astype(np.float32 if host.dtype.kind == "f" else host.dtype, copy=False)
+        return host
 
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         """Copy an array of this backend to the host; bfloat16 arrives as float32.
@@ -567,6 +576,10 @@ class Backend:
         array([1., 1.])
         """
         return self._library.get(array)
+
+    def scalars(self, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
+        """Copy many 0-d arrays to the host at once, as float64."""
+        return self._library.scalars(self.xp, arrays).astype(np.float64)
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context in which work on this device runs.
@@ -601,8 +614,11 @@ def _dtype(backend: Backend, name: str) -> Any:
         return backend.xp.empty(0, dtype=getattr(backend.xp, name)).dtype
 
 
-def _is_array(data: Any) -> bool:
-    return isinstance(data, np.generic) or array_api_compat.is_array_api_obj(data) or hasattr(data, "__array__")
+def _owner(data: Any) -> str | None:
+    """Return whose array it is; None for lists, tables and numbers, which NumPy reads."""
+    if isinstance(data, np.ndarray | np.generic):
+        return "numpy"
+    return type(data).__module__.partition(".")[0] if array_api_compat.is_array_api_obj(data) else None
 
 
 def _restore(spec: str) -> Backend:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -56,6 +56,23 @@ def as_rng(rng: Any) -> Rng:
     raise TypeError(f"rng is a seed (int), a numpy.random.Generator or None, and not a {type(rng).__name__}")
 
 
+_CLASSES: dict[str, type[Layer]] = {}
+
+
+def layer_class(name: str, custom: Sequence[type[Layer]] = ()) -> type[Layer]:
+    """Return the layer class of that name: one of the package's own, or of those in `custom`.
+
+    Raises
+    ------
+    ValueError
+        If there is none. Nothing is ever imported by name.
+    """
+    found = {cls.__name__: cls for cls in custom} | _CLASSES
+    if name not in found:
+        raise ValueError(f"unknown layer class {name!r}; a class of your own must be passed in custom=[...]")
+    return found[name]
+
+
 class Layer:
     """Base class of every layer.
 
@@ -92,6 +109,8 @@ class Layer:
     buffers: ClassVar[tuple[str, ...]] = ()
     """Names of the params that no gradient moves: running statistics."""
 
+    _params: Params = {}
+    _optimizer_state: Params = {}
     _own: Mapping[str, Any] = {"backend": None, "dtype": None, "rng": None}
     _inherited: Mapping[str, Any] = {}
     _dtype: Any = None  # the backend's dtype object
@@ -117,8 +136,6 @@ class Layer:
         as_rng(rng)  # a wrong one is refused here, before anything is drawn
         self.name = name
         self._own = {"backend": backend, "dtype": dtype, "rng": rng}
-        self._params: Params = {}
-        self._optimizer_state: Params = {}
         if input_shape is not None:
             self.set_input_shape(input_shape)
 
@@ -278,6 +295,22 @@ class Layer:
         self._scoped = backend.needs_scope
         self._fast_type = np.ndarray if backend.name == "numpy" else None
 
+    def set_optimizer(self, optimizer: Any) -> None:
+        """Give every parameter a fresh copy of another optimizer; the weights stay.
+
+        Parameters
+        ----------
+        optimizer : Optimizer or str or object, optional
+            As in :meth:`initialize`.
+        """
+        optimizer = as_optimizer(optimizer)
+        with self._built().scope():
+            self._take_optimizer(optimizer)
+
+    def _take_optimizer(self, optimizer: Optimizer | None) -> None:
+        self._optimizer_state = self._fresh_state(optimizer, self._params)
+        self.optimizer, self.steps = optimizer, 0
+
     def _fresh_state(self, optimizer: Optimizer | None, params: Params) -> Params:
         if optimizer is None:
             return {}
@@ -372,16 +405,20 @@ class Layer:
         return self._backward(accum_grad, *self._remembered)
 
     def _backward(self, accum_grad: Any, params: Params, cache: Any, shape: tuple[int, ...]) -> Array:
+        accum_grad = self._check_gradient(accum_grad, shape)
+        grad_X, grads = self.backward(params, cache, accum_grad)
+        if self.trainable and grads:
+            self._apply(grads)
+        return grad_X
+
+    def _check_gradient(self, accum_grad: Any, shape: tuple[int, ...]) -> Array:
         accum_grad = self._built().accept(accum_grad, self._dtype, "accum_grad")
         if tuple(accum_grad.shape) != tuple(shape):
             raise ValueError(
                 f"{self.layer_name()}: accum_grad has shape {tuple(accum_grad.shape)}, "
                 f"and the output of the forward pass had {tuple(shape)}"
             )
-        grad_X, grads = self.backward(params, cache, accum_grad)
-        if self.trainable and grads:
-            self._apply(grads)
-        return grad_X
+        return accum_grad
 
     def _apply(self, grads: Params) -> None:
         if self.optimizer is None:
@@ -504,6 +541,15 @@ class Layer:
         layer.trainable = trainable
         return layer
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith("dense_xp."):
+            _CLASSES[cls.__name__] = cls
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the last batch is no part of the layer
+        return {key: value for key, value in vars(self).items() if key != "_remembered"}
+
     def __repr__(self) -> str:
         defaults = inspect.signature(type(self)).parameters
         said = [
@@ -539,14 +585,14 @@ class Layer:
             )
         return self.input_shape
 
-    def _build_from(self, X: Any) -> None:
+    def _build_from(self, X: Any, optimizer: Any = None) -> None:
         """Initialize a layer that was shown a batch first: its shape, if need be, is that of the batch."""
         known = self.input_shape
         shape = np.shape(X) if isinstance(X, list | tuple) else tuple(getattr(X, "shape", ()))
         if known is None and shape:
             self.set_input_shape(shape[-1:])
         try:
-            self.initialize()
+            self.initialize(optimizer)
         except Exception:
             self.input_shape = known
             raise

@@ -1,0 +1,696 @@
+"""Learning from data: batches, the compiled step, the epoch loop, its history and its callbacks.
+
+A step is one pure function of arrays: forward, loss, backward, clipping, update. It is compiled once and
+fed with batches. Data may lie on the host (they travel batch by batch) or on the layer's device (they are
+gathered there). The losses stay on the device until the epoch ends.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from array_api_compat import array_namespace
+from tqdm.auto import tqdm
+
+from dense_xp.backend import (
+    Array,
+    Backend,
+    backend_of,
+    resolve,
+    to_numpy,
+    use_backend,
+)
+from dense_xp.layer import Layer, Params, Rng, apply_gradients, as_rng, is_pure, merged, place
+from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
+from dense_xp.metrics import Metric, get_metric
+from dense_xp.optimizers import as_optimizer
+
+
+class DivergenceError(ArithmeticError):
+    """The loss became infinite or NaN.
+
+    Attributes
+    ----------
+    epoch, batch : int
+        Where, counted from 1.
+    history : History
+        Everything up to the last good epoch, whose weights the model has again.
+    """
+
+    def __init__(self, message: str, epoch: int, batch: int, history: History) -> None:
+        super().__init__(message)
+        self.epoch, self.batch, self.history = epoch, batch, history
+
+
+@dataclass
+class History(Mapping[str, list[float]]):
+    """What each epoch of :func:`fit` measured, as Python numbers: ``history["loss"][-1]``.
+
+    Attributes
+    ----------
+    metrics : dict of str to list of float
+        One number an epoch: ``"loss"``, each metric, and the same with ``"val_"`` for the validation data.
+    seconds : float
+        How long the training took.
+    samples : int
+        How many samples were learned from, over all epochs.
+    stopped : str
+        Why training ended before its last epoch; empty if it did not.
+    best_epoch : int or None
+        The epoch (from 1) whose weights early stopping brought back.
+    """
+
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    samples: int = 0
+    stopped: str = ""
+    best_epoch: int | None = None
+
+    def __getitem__(self, name: str) -> list[float]:
+        return self.metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.metrics)
+
+    def __len__(self) -> int:
+        return len(self.metrics)
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were completed."""
+        return len(self.metrics.get("loss", ()))
+
+    def record(self, values: Mapping[str, float]) -> None:
+        """Append one epoch."""
+        for name, value in values.items():
+            self.metrics.setdefault(name, []).append(float(value))
+
+
+@dataclass
+class Run:
+    """One call of :func:`fit`, as callbacks see it.
+
+    Attributes
+    ----------
+    model : Layer
+        What is being trained; its weights are those of the last step.
+    history : History
+        What was measured so far.
+    epochs : int
+        How many epochs were asked for.
+    """
+
+    model: Layer
+    history: History
+    epochs: int
+
+    @property
+    def epoch(self) -> int:
+        """The last completed epoch, from 1; 0 before the first."""
+        return self.history.epochs
+
+    def stop(self, reason: str) -> None:
+        """End the training after this epoch."""
+        self.history.stopped = reason
+
+
+@runtime_checkable
+class Callback(Protocol):
+    """What :func:`fit` calls: once before, after each epoch, and once at the end.
+
+    A plain function of a :class:`Run` serves as well; it is called after each epoch.
+    """
+
+    def begin(self, run: Run) -> None:
+        """Training starts."""
+
+    def epoch_end(self, run: Run) -> None:
+        """An epoch is in the history and its weights are in the model."""
+
+    def end(self, run: Run) -> None:
+        """Training has ended, for whatever reason."""
+
+
+class EarlyStopping:
+    """Stop when a measure no longer falls, and bring the best weights back.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        Name in the history.
+    patience : int, default 5
+        How many epochs in a row may pass without a new best.
+    min_delta : float, default 0.0
+        By how much it must improve to count.
+    mode : {"min", "max"}, default "min"
+        Whether small or large values are good.
+    restore_best_weights : bool, default True
+        Whether the model ends with the weights of its best epoch, also if it was never stopped.
+
+    References
+    ----------
+    .. [1] L. Prechelt, "Early stopping — but when?", in *Neural Networks: Tricks of the Trade*,
+       Springer 1998, pp. 55–69.
+
+    Examples
+    --------
+    >>> EarlyStopping(patience=3).patience
+    3
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        patience: int = 5,
+        min_delta: float = 0.0,
+        mode: str = "min",
+        restore_best_weights: bool = True,
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max', and is {mode!r}")
+        if patience < 0 or min_delta < 0:
+            raise ValueError(f"patience and min_delta must not be negative: {patience}, {min_delta}")
+        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self.mode, self.restore_best_weights = mode, restore_best_weights
+        self._forget()
+
+    def _forget(self) -> None:
+        self._best = math.inf
+        self._best_epoch = 0
+        self._weights: Params = {}
+
+    def begin(self, run: Run) -> None:
+        """Forget an earlier training."""
+        self._forget()
+
+    def epoch_end(self, run: Run) -> None:
+        """Look at the last epoch, and keep its weights if it is the best so far."""
+        if self.monitor not in run.history:
+            hint = "; pass validation_data to fit" if self.monitor.startswith("val_") else ""
+            raise ValueError(
+                f"EarlyStopping watches {self.monitor!r}, and the history has only {list(run.history)}{hint}"
+            )
+        value = run.history[self.monitor][-1]
+        value = value if self.mode == "min" else -value
+        if value < self._best - self.min_delta:
+            self._best, self._best_epoch = value, run.epoch
+            if self.restore_best_weights:
+                self._weights = _copies(run.model.params)
+        elif run.epoch - self._best_epoch > self.patience:
+            run.stop(
+                f"{self.monitor} has not improved for {self.patience + 1} epochs "
+                f"(best: epoch {self._best_epoch})"
+            )
+
+    def end(self, run: Run) -> None:
+        """Give the model its best weights back."""
+        if self._weights:
+            run.model.params = self._weights
+            run.history.best_epoch = self._best_epoch
+        self._weights = {}
+
+
+# ------------------------------------------------------------------------------------- data
+
+
+class _Rows:
+    """A data set, on the host or on the device, that hands out rows on the device."""
+
+    def __init__(self, data: Any, backend: Backend, dtype: str | None, what: str) -> None:
+        owner = backend_of(data)
+        if owner is not None and owner != backend and owner.name != "numpy":
+            backend.accept(data, None, what)  # raises: it names both sides and the remedy
+        self.backend, self.dtype, self.what = backend, dtype, what
+        self.on_device = owner == backend and backend.name != "numpy"
+        self.data: Any = data if self.on_device else backend.read(data, what)
+        if self.data.ndim == 0:
+            raise ValueError(f"{what} is a single number; it needs a first axis, the samples")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.data.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, rows: np.ndarray[Any, Any] | slice) -> Array:
+        if not self.on_device:
+            chosen = self.data[rows] if isinstance(rows, slice) else np.take(self.data, rows, axis=0)
+            return self.backend.asarray(chosen, self.dtype if chosen.dtype.kind == "f" else None)
+        if isinstance(rows, slice):
+            chosen = self.data[rows, ...]
+        else:
+            chosen = self.backend.xp.take(self.data, self.backend.asarray(rows), axis=0)
+        xp = self.backend.xp
+        if self.dtype is None or not xp.isdtype(chosen.dtype, "real floating"):
+            return chosen
+        return self.backend.cast(chosen, self.backend.dtype(self.dtype), self.what)
+
+    def check_finite(self) -> None:
+        """Raise with the place of the first NaN or infinity."""
+        if self.on_device:
+            xp = self.backend.xp
+            if not xp.isdtype(self.data.dtype, "real floating") or bool(xp.all(xp.isfinite(self.data))):
+                return
+        block = max(1, 2**20 // max(1, math.prod(self.shape[1:])))
+        for start in range(0, len(self), block):
+            host = to_numpy(self.data[start : start + block, ...])
+            if host.dtype.kind == "f" and not (good := np.isfinite(host)).all():
+                place = np.argwhere(~good)[0]
+                value = host[tuple(place)]
+                index = ", ".join(str(i) for i in (start + place[0], *place[1:]))
+                raise ValueError(
+                    f"{self.what}[{index}] is {value}: training needs finite numbers; "
+                    "drop or fill such samples first (for example with numpy.nan_to_num)"
+                )
+
+
+def _model_input(model: Layer, X: Any, backend: Backend) -> _Rows:
+    rows = _Rows(X, backend, model.dtype, "X")
+    if len(rows.shape) < 2 or (model.input_shape is not None and rows.shape[-1:] != model.input_shape):
+        wanted = "n_features" if model.input_shape is None else model.input_shape[0]
+        raise ValueError(
+            f"X has shape {rows.shape} and {model.layer_name()} expects (n_samples, ..., {wanted})"
+        )
+    if not len(rows):
+        raise ValueError(f"X has shape {rows.shape}: there are no samples")
+    return rows
+
+
+class _Samples:
+    """Inputs, targets and weights of the same samples, checked once."""
+
+    def __init__(self, model: Layer, X: Any, y: Any, weight: Any, loss: Any) -> None:
+        backend = model.backend
+        assert backend is not None
+        self.X = _model_input(model, X, backend)
+        self.y = _Rows(y, backend, model.dtype, "y")
+        outputs = model.output_shape()
+        leading = self.X.shape[:-1]
+        if len(self.y) != len(self.X):
+            raise ValueError(f"X has {len(self.X)} samples and y has {len(self.y)}: they must be the same")
+        self.loss = _loss_for(loss, self.y, outputs)
+        one_number_each = self.y.shape == leading and outputs == (1,)
+        if one_number_each and not isinstance(self.loss, SoftmaxCrossEntropy):
+            self.y.data = self.y.data[..., None]
+        self.X.check_finite()
+        self.y.check_finite()
+        self.loss.check_target(self.y.data, (*leading, *outputs))
+        self.weight = None if weight is None else _Rows(weight, backend, model.dtype, "sample_weight")
+        if self.weight is not None:
+            if self.weight.data.dtype.kind != "f" and not self.weight.on_device:
+                self.weight.data = self.weight.data.astype(model.dtype)
+            if self.weight.shape != leading:
+                raise ValueError(f"sample_weight has shape {self.weight.shape} and needs {leading}")
+            self.weight.check_finite()
+            host = to_numpy(self.weight.data)
+            if (host < 0).any() or not host.any():
+                raise ValueError("sample_weight must not be negative, nor zero for every sample")
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def take(self, rows: np.ndarray[Any, Any] | slice) -> tuple[Array, Array, Array | None]:
+        return self.X.take(rows), self.y.take(rows), None if self.weight is None else self.weight.take(rows)
+
+    def size(self, rows: np.ndarray[Any, Any] | slice) -> float:
+        """Return the weight of these rows in an average over the data set."""
+        if self.weight is None:
+            return float(len(rows) if not isinstance(rows, slice) else rows.stop - rows.start)
+        return float(np.sum(to_numpy(self.weight.take(rows)), dtype=np.float64))
+
+
+def _loss_for(spec: Any, y: _Rows, outputs: tuple[int, ...]) -> Loss:
+    if spec is not None:
+        return get_loss(spec)
+    labels = y.backend.xp.isdtype(y.data.dtype, "integral") if y.on_device else y.data.dtype.kind in "iu"
+    return SoftmaxCrossEntropy() if labels and outputs[-1] > 1 else MeanSquaredError()
+
+
+# ------------------------------------------------------------------------------------- the step
+
+_compiled: weakref.WeakKeyDictionary[Layer, dict[Any, Callable[..., Any]]] = weakref.WeakKeyDictionary()
+
+
+def _compile_once(model: Layer, backend: Backend, key: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function of this model; the same function for the same key, so that it is traced once."""
+    cache = _compiled.setdefault(model, {})
+    full = (backend.spec, key, repr(model.get_config()))
+    if full not in cache:
+        cache[full] = backend.compile(function)
+    return cache[full]
+
+
+def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Callable[..., Any]:
+    """Return one training step of a model as a pure function of arrays.
+
+    Parameters
+    ----------
+    model : Layer
+        An initialized model; its optimizer is the one that steps.
+    loss : Loss
+        What is minimised.
+    metrics : sequence of callables
+        Computed from the same prediction.
+
+    Returns
+    -------
+    callable
+        ``step(params, state, X, y, weight, noise, learning_rate) -> (params, state, values)``, where
+        ``values`` is the loss followed by the metrics.
+    """
+    optimizer = model.optimizer
+    assert optimizer is not None
+
+    def step(
+        params: Params, state: Params, X: Array, y: Array, weight: Any, noise: Any, learning_rate: Any
+    ) -> tuple[Params, Params, tuple[Array, ...]]:
+        Y, cache = model.forward(params, X, training=True, noise=noise)
+        value, grad = loss.value_and_grad(Y, y, weight)
+        grads = optimizer.clip(model.parameter_gradients(params, cache, grad))
+        params, state = apply_gradients(optimizer, params, grads, state, learning_rate)
+        if buffers := model.updated_buffers(cache):
+            params = merged(params, buffers)
+        return params, state, (value, *(metric(Y, y) for metric in metrics))
+
+    return step
+
+
+class _CompiledStep:
+    """Steps a pure model; its arrays are here while it trains, and in the model after each epoch."""
+
+    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Metric]) -> None:
+        assert model.optimizer is not None
+        assert model.backend is not None
+        self.model, self.backend, self.optimizer = model, model.backend, model.optimizer
+        self.params, self.state = model.params, model.optimizer_state
+        step = train_step(model, loss, tuple(metrics.values()))
+        if self.optimizer.traceable:
+            key = f"step {loss!r} {self.optimizer!r} {list(metrics.items())} {_trainable(model)}"
+            step = _compile_once(model, self.backend, key, step)
+        self.step = step
+
+    def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
+        noise = self.model.draw_noise(rng, tuple(X.shape))
+        if noise is not None:
+            noise = place(self.backend, noise)
+        rate = self.optimizer.learning_rate_at(self.model.steps)
+        self.params, self.state, values = self.step(self.params, self.state, X, y, weight, noise, rate)
+        self.model.steps += 1
+        return tuple(values)
+
+    def hand_over(self) -> None:
+        self.model.params, self.model.optimizer_state = self.params, self.state
+
+    def snapshot(self) -> tuple[Params, Params, int]:
+        # our optimizers replace arrays; one of the user's own may write into them
+        params = self.params if self.optimizer.traceable else _copies(self.params)
+        return params, self.state, self.model.steps
+
+    def restore(self, snapshot: tuple[Params, Params, int]) -> None:
+        self.params, self.state, self.model.steps = snapshot
+        self.hand_over()
+
+
+class _EagerStep:
+    """Steps a model with layers that write the stateful methods alone: layer by layer."""
+
+    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Metric]) -> None:
+        assert model.optimizer is not None
+        assert model.backend is not None
+        if getattr(model.optimizer, "clip_norm", None) is not None:
+            raise ValueError(
+                "clip_norm needs all gradients at once, and a layer that writes only the stateful methods "
+                "keeps its own to itself: use clip_value, or write forward and backward for that layer"
+            )
+        self.model, self.loss, self.metrics = model, loss, metrics
+
+    def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
+        Y = self.model.forward_pass(X, training=True)
+        value, grad = self.loss.value_and_grad(Y, y, weight)
+        self.model.backward_pass(grad)
+        return value, *(metric(Y, y) for metric in self.metrics.values())
+
+    def hand_over(self) -> None:
+        """Do nothing: the layers have their arrays themselves."""
+
+    def snapshot(self) -> Params:
+        return _copies(self.model.params)
+
+    def restore(self, snapshot: Params) -> None:
+        # what a stateful layer keeps to itself cannot be brought back from here
+        self.model.params = snapshot
+
+
+def _copies(params: Params) -> Params:
+    return {
+        k: _copies(v) if isinstance(v, dict) else array_namespace(v).asarray(v, copy=True)
+        for k, v in params.items()
+    }
+
+
+def _trainable(model: Layer) -> Any:
+    own = getattr(model, "layers", None)
+    return model.trainable if own is None else (model.trainable, [_trainable(layer) for layer in own])
+
+
+# ------------------------------------------------------------------------------------- the loop
+
+
+def fit(
+    model: Layer,
+    X: Any,
+    y: Any,
+    *,
+    epochs: int = 10,
+    batch_size: int = 32,
+    loss: str | Loss | None = None,
+    optimizer: Any = None,
+    metrics: Sequence[str | Metric] = (),
+    validation_data: tuple[Any, ...] | None = None,
+    sample_weight: Any = None,
+    shuffle: bool = True,
+    callbacks: Sequence[Any] = (),
+    rng: Any = None,
+    verbose: bool | None = None,
+) -> History:
+    """Train a model on data; documented at :meth:`dense_xp.Sequential.fit`."""
+    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+            raise ValueError(f"{name} must be a positive integer, and is {number!r}")
+    _prepare(model, X, optimizer)
+    backend = model.backend
+    assert backend is not None
+    generator: Rng = as_rng(rng) if rng is not None else (model._rng or np.random)
+    named = dict(map(get_metric, metrics))
+    with backend.scope():
+        samples = _Samples(model, X, y, sample_weight, loss)
+        validation = None
+        if validation_data is not None:
+            validation = _Samples(model, *_three(validation_data), samples.loss)
+        step = (_CompiledStep if is_pure(model) else _EagerStep)(model, samples.loss, named)
+        run = Run(model, History(), int(epochs))
+        hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in callbacks]
+        return _loop(run, step, samples, validation, named, hooks, int(batch_size), shuffle, generator, verbose)
+
+
+def _loop(
+    run: Run,
+    step: _CompiledStep | _EagerStep,
+    samples: _Samples,
+    validation: _Samples | None,
+    metrics: Mapping[str, Metric],
+    hooks: Sequence[Callback],
+    batch_size: int,
+    shuffle: bool,
+    rng: Rng,
+    verbose: bool | None,
+) -> History:
+    history, n = run.history, len(samples)
+    batches = -(-n // batch_size)
+    started = time.perf_counter()
+    for hook in hooks:
+        hook.begin(run)
+    # disable=None: tqdm is silent where standard error is not a terminal
+    bar = tqdm(total=run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
+    try:
+        for epoch in range(1, run.epochs + 1):
+            before: Any = step.snapshot()
+            order = rng.permutation(n) if shuffle else np.arange(n)
+            values, sizes = [], []
+            for start in range(0, n, batch_size):
+                rows = order[start : start + batch_size]
+                values.append(step(*samples.take(rows), rng))
+                sizes.append(samples.size(rows))
+                bar.update()
+            means = _average(step.model.backend, values, sizes, ("loss", *metrics))
+            if not all(map(math.isfinite, means.values())):
+                raise _diverged(step, before, values, epoch, batches, history)
+            step.hand_over()
+            if validation is not None:
+                scores = _score(run.model, validation, metrics, max(batch_size, 256))
+                means |= {f"val_{name}": score for name, score in scores.items()}
+            history.record(means)
+            history.samples += n
+            history.seconds = time.perf_counter() - started
+            bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
+            for hook in hooks:
+                hook.epoch_end(run)
+            if history.stopped:
+                break
+    except KeyboardInterrupt:
+        step.hand_over()  # what was learned is kept
+        raise
+    finally:
+        bar.close()
+        for hook in hooks:
+            hook.end(run)
+    return history
+
+
+class _OnEpochEnd:
+    """A plain function as a callback."""
+
+    def __init__(self, function: Callable[[Run], Any]) -> None:
+        if not callable(function):
+            raise TypeError(
+                f"a callback is a function of the run, or has begin, epoch_end and end; this is a "
+                f"{type(function).__name__}"
+            )
+        self.function = function
+
+    def begin(self, run: Run) -> None:
+        pass
+
+    def epoch_end(self, run: Run) -> None:
+        self.function(run)
+
+    def end(self, run: Run) -> None:
+        pass
+
+
+def _prepare(model: Layer, X: Any, optimizer: Any) -> None:
+    """Initialize a model that is not yet, and give it its optimizer."""
+    if model.backend is None:
+        with use_backend(resolve(model._setting("backend"), X)):
+            model._build_from(X, "adam" if optimizer is None else optimizer)
+    elif optimizer is not None or model.optimizer is None:
+        model.set_optimizer("adam" if optimizer is None else optimizer)
+
+
+def _three(data: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
+    return data[0], data[1], data[2] if len(data) == 3 else None
+
+
+def _average(
+    backend: Backend | None, values: list[tuple[Array, ...]], sizes: list[float], names: Sequence[str]
+) -> dict[str, float]:
+    """Average over batches by their weight; one transfer from the device for each name."""
+    assert backend is not None
+    total = sum(sizes) or 1.0
+    columns = [backend.scalars(column) for column in zip(*values, strict=True)]
+    return {name: float(column @ sizes) / total for name, column in zip(names, columns, strict=True)}
+
+
+def _diverged(
+    step: _CompiledStep | _EagerStep,
+    before: Any,
+    values: list[tuple[Array, ...]],
+    epoch: int,
+    batches: int,
+    history: History,
+) -> DivergenceError:
+    """Bring the last good weights back, and say where it went wrong."""
+    backend = step.model.backend
+    assert backend is not None
+    losses = backend.scalars([value[0] for value in values])
+    bad = np.flatnonzero(~np.isfinite(losses))
+    batch = int(bad[0]) + 1 if len(bad) else batches
+    step.hand_over()
+    broken = [n for n, w in step.model.weights.items() if not np.isfinite(backend.to_numpy(w)).all()]
+    step.restore(before)
+    where = f"no longer finite: {', '.join(broken)}" if broken else "all weights were still finite"
+    return DivergenceError(
+        f"the loss became {losses[batch - 1]} in epoch {epoch}, batch {batch} of {batches} ({where}). "
+        f"The model has its weights from before that epoch again. Try a smaller learning rate, "
+        "clip_norm, or data scaled to about unit size",
+        epoch,
+        batch,
+        history,
+    )
+
+
+# ------------------------------------------------------------------------------------- prediction
+
+
+def _predictor(model: Layer) -> Callable[[Array], Array]:
+    if not is_pure(model):
+        return lambda X: model.forward_pass(X, training=False)
+    backend, params = model.backend, model.params
+    assert backend is not None
+
+    def output(params: Params, X: Array) -> Array:
+        return model.forward(params, X)[0]
+
+    compiled = _compile_once(model, backend, "output", output)
+    return lambda X: compiled(params, X)
+
+
+def _score(model: Layer, samples: _Samples, metrics: Mapping[str, Metric], batch_size: int) -> dict[str, float]:
+    output = _predictor(model)
+    values, sizes = [], []
+    for rows in _slices(len(samples), batch_size):
+        X, y, weight = samples.take(rows)
+        Y = output(X)
+        values.append((samples.loss(Y, y, weight), *(metric(Y, y) for metric in metrics.values())))
+        sizes.append(samples.size(rows))
+    return _average(model.backend, values, sizes, ("loss", *metrics))
+
+
+def _slices(n: int, batch_size: int) -> Iterator[slice]:
+    return (slice(start, min(start + batch_size, n)) for start in range(0, n, batch_size))
+
+
+def _needs_built(model: Layer) -> Backend:
+    if model.backend is None:
+        raise RuntimeError(f"{model.layer_name()} is not initialized: call fit or initialize first")
+    return model.backend
+
+
+def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
+    """Compute the outputs for data; documented at :meth:`dense_xp.Sequential.predict`."""
+    backend = _needs_built(model)
+    with backend.scope():
+        rows = _model_input(model, X, backend)
+        output = _predictor(model)
+        parts = [output(rows.take(chunk)) for chunk in _slices(len(rows), batch_size)]
+        if rows.on_device:
+            return parts[0] if len(parts) == 1 else backend.xp.concat(parts, axis=0)
+        host = [backend.to_numpy(part) for part in parts]
+        return host[0] if len(host) == 1 else np.concatenate(host, axis=0)
+
+
+def evaluate(
+    model: Layer,
+    X: Any,
+    y: Any,
+    *,
+    loss: str | Loss | None = None,
+    metrics: Sequence[str | Metric] = (),
+    sample_weight: Any = None,
+    batch_size: int = 1024,
+) -> dict[str, float]:
+    """Measure a model on data; documented at :meth:`dense_xp.Sequential.evaluate`."""
+    backend = _needs_built(model)
+    with backend.scope():
+        samples = _Samples(model, X, y, sample_weight, loss)
+        return _score(model, samples, dict(map(get_metric, metrics)), batch_size)
