@@ -233,7 +233,7 @@ class _Torch(_Library):
     def put(self, xp: Any, host: np.ndarray[Any, Any], dtype: Any, device: Any) -> Array:
         # torch reads neither negative strides nor, without a warning, read-only memory
         torch = importlib.import_module("torch")
-        host = np.ascontiguousarray(host) if host.flags.writeable else np.array(host, order="C")
+        host = np.asarray(host, order="C") if host.flags.writeable else np.array(host, order="C")
         return torch.from_numpy(host).to(device=device, dtype=dtype)
 
     def get(self, array: Array) -> np.ndarray[Any, Any]:

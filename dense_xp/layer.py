@@ -577,6 +577,9 @@ class Layer:
     def _scope(self) -> contextlib.AbstractContextManager[Any]:
         return self._built().scope()
 
+    def _connect(self) -> None:
+        """Pass the input shape on to layers inside this one, if it has any."""
+
     def _known_input_shape(self) -> tuple[int, ...]:
         if self.input_shape is None:
             raise RuntimeError(

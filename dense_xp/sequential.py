@@ -218,6 +218,7 @@ class Sequential(Layer):
                 )
             if shape is not None and layer.input_shape is None:
                 layer.set_input_shape(shape)
+            layer._connect()
             try:
                 shape = tuple(layer.output_shape())
             except RuntimeError:

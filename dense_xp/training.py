@@ -260,12 +260,12 @@ class _Rows:
             if not xp.isdtype(self.data.dtype, "real floating") or bool(xp.all(xp.isfinite(self.data))):
                 return
         block = max(1, 2**20 // max(1, math.prod(self.shape[1:])))
-        for start in range(0, len(self), block):
-            host = to_numpy(self.data[start : start + block, ...])
+        for chunk in _slices(len(self), block):
+            host = to_numpy(self.data[chunk, ...])
             if host.dtype.kind == "f" and not (good := np.isfinite(host)).all():
-                place = np.argwhere(~good)[0]
-                value = host[tuple(place)]
-                index = ", ".join(str(i) for i in (start + place[0], *place[1:]))
+                first = np.argwhere(~good)[0]
+                value = host[tuple(first)]
+                index = ", ".join(str(i) for i in (chunk.start + first[0], *first[1:]))
                 raise ValueError(
                     f"{self.what}[{index}] is {value}: training needs finite numbers; "
                     "drop or fill such samples first (for example with numpy.nan_to_num)"
@@ -302,7 +302,7 @@ class _Samples:
             self.y.data = self.y.data[..., None]
         self.X.check_finite()
         self.y.check_finite()
-        self.loss.check_target(self.y.data, (*leading, *outputs))
+        self.loss.check_target(self.y.data, (*leading[1:], *outputs))
         self.weight = None if weight is None else _Rows(weight, backend, model.dtype, "sample_weight")
         if self.weight is not None:
             if self.weight.data.dtype.kind != "f" and not self.weight.on_device:

@@ -10,7 +10,7 @@ import pytest
 
 from dense_xp import SGD, Dense, Layer, ReLU, get_backend
 from dense_xp.backend import Backend, BackendError, ForeignArrayError, to_numpy
-from tests.gradients import assert_gradient
+from tests.layer_gradients import assert_gradient
 from tests.support import assert_close, assert_same_kind
 
 
@@ -166,7 +166,7 @@ def test_any_number_of_leading_axes(backend: Backend, lead: tuple[int, ...]) -> 
     assert_close(Y, X @ W + w0[0], backend)
     grad_X, grads = layer.backward(layer.params, cache, backend.asarray(G))
     assert_close(grad_X, G @ W.T, backend)
-    assert_close(grads["W"], np.einsum("...i,...j->ij", X, G), backend)
+    assert_close(grads["W"], X.reshape(-1, 2).T @ G.reshape(-1, 3), backend)
     assert_close(grads["w0"], G.reshape(-1, 3).sum(axis=0, keepdims=True), backend)
     alone = layer.parameter_gradients(layer.params, cache, backend.asarray(G))
     for name, grad in grads.items():

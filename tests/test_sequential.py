@@ -28,7 +28,7 @@ from dense_xp import (
 )
 from dense_xp.backend import Backend, to_numpy
 from dense_xp.layer import is_pure
-from tests.gradients import assert_gradient
+from tests.layer_gradients import assert_gradient
 from tests.support import assert_same_kind
 
 
