@@ -547,8 +547,21 @@ class Layer:
             _CLASSES[cls.__name__] = cls
 
     def __getstate__(self) -> dict[str, Any]:
-        # the last batch is no part of the layer
-        return {key: value for key, value in vars(self).items() if key != "_remembered"}
+        # arrays travel as NumPy's, which every machine reads; the last batch is no part of the layer
+        state = {key: value for key, value in vars(self).items() if key not in ("_remembered", "_dtype")}
+        if self.backend is not None:
+            for key in ("_params", "_optimizer_state"):
+                if key in state:
+                    state[key] = on_host(state[key])
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.backend is not None:
+            with self._scope():
+                self._dtype = self.backend.dtype(self.dtype)
+                self._params = moved(self._params, self.backend, self.dtype)
+                self._optimizer_state = moved(self._optimizer_state, self.backend, None)
 
     def __repr__(self) -> str:
         defaults = inspect.signature(type(self)).parameters
@@ -704,6 +717,13 @@ def moved(tree: Any, target: Backend, dtype: str | None) -> Any:
     if isinstance(tree, dict):
         return {key: moved(value, target, dtype) for key, value in tree.items()}
     return target.asarray(tree, dtype) if hasattr(tree, "dtype") else tree
+
+
+def on_host(tree: Any) -> Any:
+    """Copy every array in nested dicts to NumPy; what is not an array stays as it is."""
+    if isinstance(tree, dict):
+        return {key: on_host(value) for key, value in tree.items()}
+    return to_numpy(tree) if hasattr(tree, "dtype") else tree
 
 
 def place(backend: Backend, tree: Any) -> Any:
