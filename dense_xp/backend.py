@@ -78,9 +78,7 @@ class _Library:
         root = self.module.partition(".")[0]
         package = self.name if root == "array_api_compat" else root
         if importlib.util.find_spec(package) is None:
-            raise NotInstalledError(
-                f"the backend {self.name!r} is not installed: run  {self.install}"
-            )
+            raise NotInstalledError(f"the backend {self.name!r} is not installed: run  {self.install}")
         self.check_packages()
         try:
             return importlib.import_module(self.module)
@@ -98,7 +96,7 @@ class _Library:
         return str(getattr(importlib.import_module(self.name), "__version__", "unknown"))
 
     def devices(self) -> tuple[str, ...]:
-        """The names of the devices that work, the default first."""
+        """Name the devices that work, the default first."""
         return ("cpu",)
 
     def device(self, text: str) -> Any:
@@ -290,9 +288,7 @@ class _Strict(_Library):
 
     def device(self, text: str) -> Any:
         try:
-            return importlib.import_module(self.module).Device(
-                "CPU_DEVICE" if text in ("", "cpu") else text
-            )
+            return importlib.import_module(self.module).Device("CPU_DEVICE" if text in ("", "cpu") else text)
         except ValueError as error:
             raise self.no_device(text, f" ({_first_line(error)})") from error
 

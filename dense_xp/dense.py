@@ -107,9 +107,7 @@ class Dense(Layer):
             params["w0"] = _drawn(self.bias_initializer, (1, self.n_units), rng)
         return params
 
-    def forward(
-        self, params: Params, X: Array, *, training: bool = False, noise: Any = None
-    ) -> tuple[Array, Any]:
+    def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Return the output and what backward needs; see :meth:`Layer.forward`."""
         Z = _affine(X, params["W"], params.get("w0"))
         if self.activation is None:

@@ -53,9 +53,7 @@ class Dropout(Layer):
         """Draw which numbers are kept, as booleans on the host."""
         return rng.uniform(size=batch_shape) >= self.rate if self.rate else None
 
-    def forward(
-        self, params: Params, X: Array, *, training: bool = False, noise: Any = None
-    ) -> tuple[Array, Any]:
+    def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Return X with some numbers left out, and which were kept; see :meth:`Layer.forward`."""
         if not training or not self.rate:
             return X, None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -350,7 +350,7 @@ def initializer_config(initializer: Initializer) -> Any:
     """
     for name, known in _INITIALIZERS.items():
         if type(initializer) is known:
-            arguments = asdict(initializer)
-            plain = name != "constant" and initializer == known()
-            return name if plain else {"name": name, **arguments}
+            arguments: dict[str, Any] = vars(initializer)
+            defaults = {key: getattr(known, key, None) for key in arguments}  # a dataclass keeps them on the class
+            return name if arguments == defaults else {"name": name, **arguments}
     return initializer

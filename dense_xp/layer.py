@@ -109,8 +109,8 @@ class Layer:
     buffers: ClassVar[tuple[str, ...]] = ()
     """Names of the params that no gradient moves: running statistics."""
 
-    _params: Params = {}
-    _optimizer_state: Params = {}
+    _params: Params = {}  # noqa: RUF012 - replaced as a whole, never written into
+    _optimizer_state: Params = {}  # noqa: RUF012
     _own: Mapping[str, Any] = {"backend": None, "dtype": None, "rng": None}
     _inherited: Mapping[str, Any] = {}
     _dtype: Any = None  # the backend's dtype object
@@ -156,9 +156,7 @@ class Layer:
         """
         return {}
 
-    def forward(
-        self, params: Params, X: Array, *, training: bool = False, noise: Any = None
-    ) -> tuple[Array, Any]:
+    def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Compute the output from the input: a pure function.
 
         Parameters
@@ -248,8 +246,7 @@ class Layer:
         shape = (int(given[0]),)
         if self._is_built() and self.input_shape not in (None, shape):
             raise ValueError(
-                f"{self.layer_name()} is initialized for input_shape={self.input_shape}: "
-                f"make a new layer for {shape}"
+                f"{self.layer_name()} is initialized for input_shape={self.input_shape}: make a new layer for {shape}"
             )
         self.input_shape = shape
 
@@ -353,7 +350,7 @@ class Layer:
         if self.backend is None:
             self._build_from(X)
         if not (
-            X.__class__ is self._fast_type
+            type(X) is self._fast_type
             and X.dtype is self._dtype
             and X.shape[-1:] == self.input_shape
             and 0 not in X.shape
@@ -564,7 +561,7 @@ class Layer:
                 self._optimizer_state = moved(self._optimizer_state, self.backend, None)
 
     def __repr__(self) -> str:
-        defaults = inspect.signature(type(self)).parameters
+        defaults = {**inspect.signature(Layer).parameters, **inspect.signature(type(self)).parameters}
         said = [
             f"{key}={value!r}"
             for key, value in self.get_config().items()
@@ -624,8 +621,7 @@ class Layer:
             )
         if 0 in shape:
             raise ValueError(
-                f"X has shape {shape}: the batch is empty. Skip empty batches; "
-                "the pure forward(params, X) accepts them"
+                f"X has shape {shape}: the batch is empty. Skip empty batches; the pure forward(params, X) accepts them"
             )
         return X
 

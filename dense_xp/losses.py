@@ -368,6 +368,8 @@ def get_loss(spec: str | Loss) -> Loss:
     if spec not in _LOSSES:
         near = difflib.get_close_matches(spec, _LOSSES, 1, 0.4)
         raise ValueError(
-            f"unknown loss {spec!r}" + (f"; did you mean {near[0]!r}?" if near else "") + f" Known: {', '.join(_LOSSES)}"
+            f"unknown loss {spec!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+            + f" Known: {', '.join(_LOSSES)}"
         )
     return _LOSSES[spec]()

@@ -31,7 +31,7 @@ class _Normalization(Layer):
         shape = (1, *self._known_input_shape())
         return {"gamma": np.ones(shape), "beta": np.zeros(shape)}
 
-    def _apply(self, params: Params, X: Array, mean: Array, variance: Array) -> tuple[Array, Array, Array]:
+    def _normalized(self, params: Params, X: Array, mean: Array, variance: Array) -> tuple[Array, Array, Array]:
         """Return the output, and x̂ and 1/√(variance + ε) for the way back."""
         xp = array_namespace(X)
         inverse = 1.0 / xp.sqrt(variance + self.epsilon)
@@ -80,12 +80,10 @@ class LayerNorm(_Normalization):
     array([[-1.,  1.]], dtype=float32)
     """
 
-    def forward(
-        self, params: Params, X: Array, *, training: bool = False, noise: Any = None
-    ) -> tuple[Array, Any]:
+    def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Normalize each sample; see :meth:`Layer.forward`."""
         mean, variance = _moments(widened(X), -1)
-        Y, *cache = self._apply(params, X, mean, variance)
+        Y, *cache = self._normalized(params, X, mean, variance)
         return Y, tuple(cache)
 
     def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:
@@ -138,17 +136,15 @@ class BatchNorm(_Normalization):
         shape = (1, *self._known_input_shape())
         return {**super().init_params(rng), "running_mean": np.zeros(shape), "running_variance": np.ones(shape)}
 
-    def forward(
-        self, params: Params, X: Array, *, training: bool = False, noise: Any = None
-    ) -> tuple[Array, Any]:
+    def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Normalize each feature; see :meth:`Layer.forward`."""
         wide = widened(X)
         if not training:
             mean, variance = (_row(params[key], wide) for key in self.buffers)
-            Y, normed, inverse = self._apply(params, X, mean, variance)
+            Y, normed, inverse = self._normalized(params, X, mean, variance)
             return Y, (normed, inverse, None)
         mean, variance = _moments(wide, tuple(range(X.ndim - 1)))
-        Y, normed, inverse = self._apply(params, X, mean, variance)
+        Y, normed, inverse = self._normalized(params, X, mean, variance)
         return Y, (normed, inverse, self._averaged(params, mean, variance, math.prod(X.shape[:-1])))
 
     def _averaged(self, params: Params, mean: Array, variance: Array, n: int) -> Params:

@@ -113,9 +113,7 @@ class Sequential(Layer):
         drawn = {key: layer.init_params(rng) for key, layer in self._items.items()}
         return {key: params for key, params in drawn.items() if params}
 
-    def forward(
-        self, params: Params, X: Array, *, training: bool = False, noise: Any = None
-    ) -> tuple[Array, Any]:
+    def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Return the last output and the caches of all layers; see :meth:`Layer.forward`."""
         caches = []
         noise = noise or {}

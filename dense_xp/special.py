@@ -65,8 +65,8 @@ def softplus(x: Array) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> softplus(np.asarray([0.0, 800.0]))
-    array([  0.69314718, 800.        ])
+    >>> softplus(np.asarray([800.0]))
+    array([800.])
     """
     xp = array_namespace(x)
     return xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))

@@ -29,7 +29,6 @@ from dense_xp.backend import (
 from dense_xp.layer import Layer, Params, Rng, apply_gradients, as_rng, is_pure, merged, place
 from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
 from dense_xp.metrics import Metric, get_metric
-from dense_xp.optimizers import as_optimizer
 
 
 class DivergenceError(ArithmeticError):
@@ -131,7 +130,7 @@ class Callback(Protocol):
         """Training starts."""
 
     def epoch_end(self, run: Run) -> None:
-        """An epoch is in the history and its weights are in the model."""
+        """Look at an epoch: it is in the history, and its weights are in the model."""
 
     def end(self, run: Run) -> None:
         """Training has ended, for whatever reason."""
@@ -204,10 +203,7 @@ class EarlyStopping:
             if self.restore_best_weights:
                 self._weights = _copies(run.model.params)
         elif run.epoch - self._best_epoch > self.patience:
-            run.stop(
-                f"{self.monitor} has not improved for {self.patience + 1} epochs "
-                f"(best: epoch {self._best_epoch})"
-            )
+            run.stop(f"{self.monitor} has not improved for {self.patience + 1} epochs (best: epoch {self._best_epoch})")
 
     def end(self, run: Run) -> None:
         """Give the model its best weights back."""
@@ -276,9 +272,7 @@ def _model_input(model: Layer, X: Any, backend: Backend) -> _Rows:
     rows = _Rows(X, backend, model.dtype, "X")
     if len(rows.shape) < 2 or (model.input_shape is not None and rows.shape[-1:] != model.input_shape):
         wanted = "n_features" if model.input_shape is None else model.input_shape[0]
-        raise ValueError(
-            f"X has shape {rows.shape} and {model.layer_name()} expects (n_samples, ..., {wanted})"
-        )
+        raise ValueError(f"X has shape {rows.shape} and {model.layer_name()} expects (n_samples, ..., {wanted})")
     if not len(rows):
         raise ValueError(f"X has shape {rows.shape}: there are no samples")
     return rows
@@ -451,8 +445,7 @@ class _EagerStep:
 
 def _copies(params: Params) -> Params:
     return {
-        k: _copies(v) if isinstance(v, dict) else array_namespace(v).asarray(v, copy=True)
-        for k, v in params.items()
+        k: _copies(v) if isinstance(v, dict) else array_namespace(v).asarray(v, copy=True) for k, v in params.items()
     }
 
 

@@ -118,11 +118,16 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_use_backend_is_undone_by_an_exception_and_is_of_this_thread_alone() -> None:
     pytest.importorskip("array_api_strict")
     seen = []
-    with pytest.raises(KeyError), use_backend("array_api_strict"):
-        thread = threading.Thread(target=lambda: seen.append(get_backend().spec))
-        thread.start()
-        thread.join()
-        raise KeyError
+    thread = threading.Thread(target=lambda: seen.append(get_backend().spec))
+
+    def leave_by_an_error() -> None:
+        with use_backend("array_api_strict"):
+            thread.start()
+            thread.join()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        leave_by_an_error()
     assert seen == ["numpy"]
     assert get_backend().spec == "numpy"
 
