@@ -114,7 +114,7 @@ class Layer:
     _own: Mapping[str, Any] = {"backend": None, "dtype": None, "rng": None}
     _inherited: Mapping[str, Any] = {}
     _dtype: Any = None  # the backend's dtype object
-    _fast_type: type | None = None  # arrays of this type and dtype need no checking of where they are
+    _fast_type: Any = None  # arrays of this type and dtype need no checking of where they are
     _scoped: bool = False
     _rng: Rng = None
     _remembered: tuple[Params, Any, tuple[int, ...]] | None = None

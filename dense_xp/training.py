@@ -404,9 +404,7 @@ class _CompiledStep:
         self.model.params, self.model.optimizer_state = self.params, self.state
 
     def snapshot(self) -> tuple[Params, Params, int]:
-        # our optimizers replace arrays; one of the user's own may write into them
-        params = self.params if self.optimizer.traceable else _copies(self.params)
-        return params, self.state, self.model.steps
+        return self.params, self.state, self.model.steps  # steps replace arrays, and never write into them
 
     def restore(self, snapshot: tuple[Params, Params, int]) -> None:
         self.params, self.state, self.model.steps = snapshot
