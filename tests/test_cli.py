@@ -1,0 +1,100 @@
+"""The command line, as a user runs it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import dense_xp
+from dense_xp import cli, demo
+from dense_xp.backend import Backend, available_backends
+
+
+def test_the_demo_learns_the_digits(backend: Backend) -> None:
+    """Bars: 97 % of the test images on every backend, from the same weights as NumPy bit for bit."""
+    quick = backend.name in ("numpy", "torch", "jax", "cupy")
+    result = demo.run(backend, epochs=30 if quick else 2)
+    assert result.accuracy >= (0.97 if quick else 0.85)
+    assert result.same_start
+    assert result.samples_per_second > 0
+    # float32 runs of the same steps: rounding errors of 1e-7, which training may magnify
+    assert result.difference_from_numpy < 1e-3
+    assert np.isfinite(result.difference_from_numpy)
+
+
+def test_demo_prints_what_it_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--backend", "numpy", "--epochs", "3", "--seed", "1"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^backend +numpy$", out, re.M)
+    assert re.search(r"^device +cpu$", out, re.M)
+    accuracy = re.search(r"^test accuracy +(0\.\d+) on 360 images$", out, re.M)
+    assert accuracy
+    assert float(accuracy[1]) > 0.85
+    assert re.search(r"^samples per second +[\d,]+$", out, re.M)
+    assert re.search(r"^worst difference from NumPy +0 in a probability", out, re.M)
+
+
+def test_the_same_seed_gives_the_same_network() -> None:
+    backend = dense_xp.get_backend("numpy")
+    one, two, other = (demo.run(backend, epochs=1, seed=seed) for seed in (3, 3, 4))
+    for name, value in one.model.weights.items():
+        np.testing.assert_array_equal(value, two.model.weights[name])
+    assert np.any(other.model.weights["dense.W"] != one.model.weights["dense.W"])
+
+
+def test_info_lists_every_backend_and_why_it_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert f"dense_xp {dense_xp.__version__}" in out
+    for name, found in available_backends().items():
+        line = next(line for line in out.splitlines() if line.split()[0] == name)
+        assert (str(found.version) in line) if found else (f"not available: {found.error}" in line)
+
+
+def test_auto_says_what_it_chose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--backend", "auto", "--epochs", "1"]) == 0
+    assert "auto: " in capsys.readouterr().out
+
+
+def test_the_environment_variable_names_the_backend(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DENSE_XP_BACKEND", "nmpy")
+    assert cli.main(["demo"]) == 2
+    error = capsys.readouterr().err
+    assert "did you mean 'numpy'" in error
+    assert "DENSE_XP_BACKEND" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["demo", "--backend", "nmpy"], "did you mean 'numpy'"),
+        (["demo", "--backend", "numpy:7"], "has no usable device"),
+    ],
+)
+def test_a_backend_that_cannot_be_used_is_one_line_and_status_2(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["demo", "--epochs", "0"], ["demo", "--epochs", "x"], ["train"]])
+def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_python_dash_m() -> None:
+    command = [sys.executable, "-m", "dense_xp", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"dense_xp {dense_xp.__version__}"

@@ -1,0 +1,96 @@
+"""Who may import whom: the arrows of the architecture point one way, and the import is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dense_xp
+
+PACKAGE = Path(dense_xp.__file__).parent
+
+# each module may import those on its own line and on the lines above it; on one line, only what is named first
+LAYERS = (
+    ("backend", "schedules", "initializers"),
+    ("special", "metrics", "datasets"),
+    ("losses", "optimizers"),
+    ("layer",),
+    ("activations", "dropout", "normalization"),
+    ("dense",),
+    ("training",),
+    ("sequential",),
+    ("demo",),
+    ("cli",),
+    ("__main__",),
+)
+LEAVES = {"schedules", "initializers"}  # these import nothing of the package
+ARRAY_LIBRARIES = {"cupy", "torch", "jax", "dpnp", "array_api_strict", "dask", "mlx", "numba", "tensorflow"}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def imports(module: str) -> set[str]:
+    """Return the absolute names that a module imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def level(module: str) -> int:
+    return next(i for i, row in enumerate(LAYERS) if module in row)
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(MODULES) == {name for row in LAYERS for name in row} | {"__init__"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "__init__"])
+def test_imports_point_one_way(module: str) -> None:
+    own = {name.split(".")[1] for name in imports(module) if name.startswith("dense_xp.")}
+    own &= set(MODULES)
+    if module in LEAVES:
+        assert not own
+    assert all(level(other) < level(module) for other in own), f"{module} imports {own}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_array_libraries_are_named_in_backend_only(module: str) -> None:
+    named = {name.partition(".")[0] for name in imports(module)} & ARRAY_LIBRARIES
+    assert not named, f"{module} imports {named}"
+    if module != "backend":
+        text = ast.unparse(_without_docstrings(module))
+        strings = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
+        assert not strings & ARRAY_LIBRARIES, f"{module} names {strings & ARRAY_LIBRARIES}"
+
+
+def _without_docstrings(module: str) -> ast.Module:
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant(None)
+    return tree
+
+
+def test_the_import_is_light() -> None:
+    """NumPy and array-api-compat, and no other array library, also where those are installed."""
+    code = (
+        "import sys, dense_xp\n"
+        f"print(*sorted({{name.partition('.')[0] for name in sys.modules}} & {ARRAY_LIBRARIES | {'scipy', 'sklearn'}}))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    assert done.stderr == ""
+
+
+def test_the_public_names_are_all_there() -> None:
+    assert len(set(dense_xp.__all__)) == len(dense_xp.__all__)
+    for name in dense_xp.__all__:
+        assert getattr(dense_xp, name).__doc__
