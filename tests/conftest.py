@@ -16,6 +16,9 @@ from dense_xp.backend import Backend, BackendError, get_backend
 # the parity runs of these backends need float64, which JAX has only in its 64-bit mode
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 
+# backends whose absence is a failure here, and not a reason to skip: "torch,jax"
+REQUIRED = [name for name in os.environ.get("DENSE_XP_TEST_REQUIRES", "").split(",") if name]
+
 SPECS = (
     "numpy",
     "numpy-readonly",
@@ -46,12 +49,27 @@ def make_backend(spec: str) -> Backend:
     return get_backend(spec)
 
 
+def pytest_report_header() -> list[str]:
+    """Say once which backends the tests run on, and why not on the others."""
+    lines = []
+    for spec in SPECS:
+        try:
+            make_backend(spec)
+        except BackendError as error:
+            lines.append(f"{spec}: skipped: {error}")
+        else:
+            lines.append(f"{spec}: tested")
+    return lines
+
+
 @pytest.fixture(params=SPECS)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """A `Backend`; `backend.asarray(host, dtype)` makes its arrays, `backend.to_numpy` reads them."""
     try:
         chosen = make_backend(request.param)
     except BackendError as error:
+        if request.param.partition(":")[0] in REQUIRED:
+            raise
         pytest.skip(str(error))
     with chosen.scope():
         yield chosen
