@@ -149,6 +149,10 @@ class _Library:
         """Return the context in which this device's work must run; None where any will do."""
         return None
 
+    def tf32(self, device: Any) -> bool:
+        """Whether float32 matrix products round their factors to TF32, as things are set now."""
+        return False
+
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return function
 
@@ -205,6 +209,9 @@ class _CuPy(_Library):
     def scope(self, device: Any) -> contextlib.AbstractContextManager[Any] | None:
         return device  # type: ignore[no-any-return]
 
+    def tf32(self, device: Any) -> bool:
+        return os.environ.get("CUPY_TF32") == "1" and int(device.compute_capability) >= 80
+
 
 class _Torch(_Library):
     def devices(self) -> tuple[str, ...]:
@@ -239,6 +246,10 @@ class _Torch(_Library):
         array = array.detach().cpu()
         # NumPy has no bfloat16, and float32 holds each of its values exactly
         return np.asarray((array.float() if array.dtype == torch.bfloat16 else array).numpy())
+
+    def tf32(self, device: Any) -> bool:
+        torch = importlib.import_module("torch")
+        return bool(device.type == "cuda" and torch.get_float32_matmul_precision() != "highest")
 
 
 class _JAX(_Library):
@@ -275,6 +286,10 @@ class _JAX(_Library):
     def scalars(self, xp: Any, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
         # jnp.stack is traced anew for each number of arrays
         return np.asarray(importlib.import_module("jax").device_get(list(arrays)))
+
+    def tf32(self, device: Any) -> bool:
+        chosen = importlib.import_module("jax").config.jax_default_matmul_precision
+        return bool(device.platform in ("gpu", "cuda") and chosen not in ("highest", "float32"))
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         compiled: Callable[..., Any] = importlib.import_module("jax").jit(function)
@@ -589,6 +604,20 @@ class Backend:
     def needs_scope(self) -> bool:
         """Whether work on this device must run inside :meth:`scope`."""
         return self._library.scope(self.device) is not None
+
+    @property
+    def tf32(self) -> bool:
+        """Whether float32 matrix products are computed from factors rounded to 11 bits: NVIDIA's TF32.
+
+        It is a setting of the library: ``CUPY_TF32=1`` for CuPy, ``torch.set_float32_matmul_precision``,
+        ``jax_default_matmul_precision`` (where it is on unless turned off).
+
+        Examples
+        --------
+        >>> get_backend("numpy").tf32
+        False
+        """
+        return self._library.tf32(self.device)
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Compile a pure function of arrays: ``jax.jit`` for JAX, the function itself elsewhere."""
