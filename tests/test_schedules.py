@@ -10,7 +10,7 @@ import pytest
 from dense_xp import ConstantSchedule, CosineSchedule, ExponentialSchedule, Schedule, StepSchedule, WarmUp
 from dense_xp.schedules import rate_at
 
-STEPS = range(0, 25)
+STEPS = range(25)
 
 
 @pytest.mark.parametrize(
