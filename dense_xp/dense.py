@@ -19,6 +19,7 @@ from dense_xp.activations import activation_config, get_activation
 from dense_xp.backend import Array
 from dense_xp.initializers import get_initializer, initializer_config
 from dense_xp.layer import Layer, Params, Rng
+from dense_xp.special import widened
 
 
 class Dense(Layer):
@@ -134,7 +135,8 @@ class Dense(Layer):
         X, grad_Z = _rows(X), _rows(grad_Z)
         grads = {"W": X.T @ grad_Z}
         if self.use_bias:
-            grads["w0"] = xp.sum(grad_Z, axis=0, keepdims=True)
+            total = xp.sum(widened(grad_Z), axis=0, keepdims=True)
+            grads["w0"] = xp.astype(total, grad_Z.dtype, copy=False)
         return grads
 
     def output_shape(self) -> tuple[int, ...]:

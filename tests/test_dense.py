@@ -140,6 +140,17 @@ def test_each_parameter_has_its_own_copy_of_the_optimizer() -> None:
     assert layer.optimizer_state["w0"].shapes == [(1, 3)] * 2
 
 
+def test_sixteen_bits_sum_in_thirty_two(backend: Backend) -> None:
+    """4,096 rows of ones: their gradient's sum is exact, where float16 would stop at 2,048."""
+    if not hasattr(backend.xp, "float16"):
+        pytest.skip(f"{backend} has no float16")
+    layer = made(backend, dtype="float16")
+    _, cache = layer.forward(layer.params, backend.asarray(np.ones((4096, 2)), "float16"))
+    grads = layer.parameter_gradients(layer.params, cache, backend.asarray(np.ones((4096, 3)), "float16"))
+    assert_same_kind(grads["w0"], backend, "float16", (1, 3))
+    assert np.all(to_numpy(grads["w0"]) == 4096)
+
+
 def test_the_argument_is_not_written_to_and_dtypes_do_not_drift(backend: Backend) -> None:
     for dtype in ("float32", "float64"):
         layer = made(backend, dtype=dtype, optimizer="adam", activation="gelu")

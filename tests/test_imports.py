@@ -15,7 +15,7 @@ PACKAGE = Path(dense_xp.__file__).parent
 
 # each module may import those on its own line and on the lines above it; on one line, only what is named first
 LAYERS = (
-    ("backend", "schedules", "initializers"),
+    ("backend", "schedules", "initializers", "rounding"),
     ("special", "metrics", "datasets"),
     ("losses", "optimizers"),
     ("layer",),
@@ -23,11 +23,11 @@ LAYERS = (
     ("dense",),
     ("training",),
     ("sequential",),
-    ("demo",),
+    ("demo", "parity"),
     ("cli",),
     ("__main__",),
 )
-LEAVES = {"schedules", "initializers"}  # these import nothing of the package
+LEAVES = {"schedules", "initializers", "rounding"}  # these import nothing of the package
 ARRAY_LIBRARIES = {"cupy", "torch", "jax", "dpnp", "array_api_strict", "dask", "mlx", "numba", "tensorflow"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
