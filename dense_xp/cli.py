@@ -1,14 +1,16 @@
-"""The command line: ``python -m dense_xp demo`` and ``python -m dense_xp info``."""
+"""The command line: ``python -m dense_xp demo``, ``parity`` and ``info``."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 
 import dense_xp
-from dense_xp import demo
-from dense_xp.backend import BackendError, get_backend, set_backend, show_config
+from dense_xp import demo, parity
+from dense_xp.backend import BackendError, available_backends, get_backend, set_backend, show_config
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -28,6 +30,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=_positive, default=30, help="how often to go through the data (default: 30)")
     train.add_argument("--seed", type=int, default=0, help="seed of everything that is random (default: 0)")
     train.set_defaults(run=_demo)
+
+    compare = commands.add_parser(
+        "parity",
+        parents=[backend],
+        help="hold every number against its rounding-error bound; status 1 if one is broken",
+    )
+    compare.add_argument("--seed", type=int, default=0, help="seed of the numbers (default: 0)")
+    compare.add_argument("--json", action="store_true", help="print a report for machines")
+    compare.set_defaults(run=_parity)
 
     commands.add_parser("info", parents=[backend], help="show what is available, and why anything is not").set_defaults(
         run=_info
@@ -61,6 +72,38 @@ def _demo(arguments: argparse.Namespace) -> int:
     for name, value in rows.items():
         print(f"{name:<{width}}  {value}")
     return 0
+
+
+def _parity(arguments: argparse.Namespace) -> int:
+    backend = get_backend()
+    rows, skipped = parity.table(backend, seed=arguments.seed)
+    passed = all(row.passed for row in rows)
+    about = {
+        "backend": backend.spec,
+        "device": str(backend.device),
+        "version": available_backends()[backend.name].version if backend.name in available_backends() else None,
+        "numpy": available_backends()["numpy"].version,
+        "tf32": backend.tf32,
+    }
+    if arguments.json:
+        lines = [dataclasses.asdict(row) | {"passed": row.passed} for row in rows]
+        print(json.dumps({**about, "passed": passed, "rows": lines, "skipped": skipped}, indent=1))
+        return 0 if passed else 1
+    print(
+        f"{backend} ({backend.device}, {backend.name} {about['version']}), beside NumPy {about['numpy']}; "
+        f"float32 products {'in TF32' if backend.tf32 else 'in full precision (TF32 off)'}"
+    )
+    print("worst error as a share of its rounding-error bound; at most 1 by theory\n")
+    print(f"{'':22} {'dtype':9} {'share':>6} {'NumPy':>6}  {'where':24} {'numbers':>9}")
+    for row in rows:
+        numpy_share = "" if row.numpy_share is None else f"{row.numpy_share:.3f}"
+        mark = "" if row.passed else "  BROKEN"
+        print(f"{row.name:22} {row.dtype:9} {row.share:6.3f} {numpy_share:>6}  {row.where:24} {row.compared:9,}{mark}")
+    for dtype, why in skipped.items():
+        print(f"{dtype}: not compared: {why}")
+    broken = sum(not row.passed for row in rows)
+    print("\nevery bound holds" if passed else f"\n{broken} of {len(rows)} bounds are BROKEN")
+    return 0 if passed else 1
 
 
 def _info(arguments: argparse.Namespace) -> int:

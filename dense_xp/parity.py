@@ -224,8 +224,6 @@ def measure(case: Case, backend: Backend, dtype: str) -> Result:
     ------
     TypeError
         If the backend has no such dtype.
-    AssertionError
-        If a result has another dtype than its input.
     """
     precision = precision_of(backend, dtype)
     own_dtype = backend.dtype(dtype)
@@ -238,8 +236,8 @@ def measure(case: Case, backend: Backend, dtype: str) -> Result:
     reference = exact(case, {key: backend.to_numpy(value) for key, value in placed.items()}, precision)
     worst = Result(case.name, dtype, case.shape, math.nan, "", 0)
     for output, value in actual.items():
-        if value.dtype != own_dtype:
-            raise AssertionError(f"{case.name}: {output} has dtype {value.dtype}, and the input has {own_dtype}")
+        if value.dtype != own_dtype:  # digits that were not asked for are as wrong as digits that are missing
+            return dataclasses.replace(worst, share=math.inf, output=f"{output} is {value.dtype}")
         share, compared = share_of_bound(backend.to_numpy(value), reference[output])
         total = worst.compared + compared
         if compared and not share <= worst.share:
