@@ -351,10 +351,9 @@ def table(
     results: dict[tuple[str, str], tuple[list[Result], list[Result]]] = {}
     for case, dtype in tqdm(work, unit="case", disable=None if verbose is None else not verbose):
         own, theirs = results.setdefault((case.name, dtype), ([], []))
-        own.append(measure(case, backend, dtype))
-        if dtype != "bfloat16":
-            with np.errstate(all="ignore"):  # overflow is looked for on purpose
-                theirs.append(measure(case, numpy, dtype))
+        own.append(_tried(case, backend, dtype))
+        if hasattr(numpy.xp, dtype):
+            theirs.append(_tried(case, numpy, dtype))
     rows = []
     for (name, dtype), (own, theirs) in results.items():
         worst = max(own, key=lambda result: result.share)
@@ -362,3 +361,12 @@ def table(
         compared = sum(result.compared for result in own)
         rows.append(Row(name, dtype, worst.share, numpy_share, f"{worst.output} {worst.shape}", compared))
     return rows, skipped
+
+
+def _tried(case: Case, backend: Backend, dtype: str) -> Result:
+    try:
+        with np.errstate(all="ignore"):  # overflow is looked for on purpose
+            return measure(case, backend, dtype)
+    except Exception as error:  # what the library cannot do is a line of the table, and not its end
+        why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return Result(case.name, dtype, case.shape, math.inf, why, 0)
