@@ -376,14 +376,15 @@ class Sequential(Layer):
         Parameters
         ----------
         X : array, shape (n_samples, ..., n_features)
-            On the host or on the model's device.
+            On the host or on the model's device; or a dask array, which may be larger than memory.
         batch_size : int, default 1024
             How many samples are on the device at a time.
 
         Returns
         -------
         array
-            Of the same kind as `X`: NumPy for host data, on the device for device data.
+            Of the same kind as `X`: NumPy for host data, on the device for device data. For a dask array it
+            is one too, and each block is computed when it is asked for.
         """
         return training.predict(self, X, batch_size=batch_size)
 

@@ -660,6 +660,8 @@ def _needs_built(model: Layer) -> Backend:
 def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
     """Compute the outputs for data; documented at :meth:`dense_xp.Sequential.predict`."""
     backend = _needs_built(model)
+    if hasattr(X, "map_blocks"):
+        return _predicted_by_blocks(model, X, batch_size)
     with backend.scope():
         rows = _model_input(model, X, backend)
         output = _predictor(model)
@@ -668,6 +670,19 @@ def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
             return parts[0] if len(parts) == 1 else backend.xp.concat(parts, axis=0)
         host = [backend.to_numpy(part) for part in parts]
         return host[0] if len(host) == 1 else np.concatenate(host, axis=0)
+
+
+def _predicted_by_blocks(model: Layer, X: Any, batch_size: int) -> Any:
+    """Return the outputs for a chunked array as one: nothing is computed until it is asked for."""
+    if X.ndim < 2 or (model.input_shape is not None and X.shape[-1:] != model.input_shape):
+        raise ValueError(f"X has shape {X.shape} and {model.layer_name()} expects (n_samples, ..., n_features)")
+    whole_samples = X.rechunk({X.ndim - 1: -1})
+    return whole_samples.map_blocks(
+        lambda block: predict(model, block, batch_size=batch_size),
+        chunks=(*whole_samples.chunks[:-1], model.output_shape()),
+        dtype=model.dtype,
+        meta=np.empty((0,) * X.ndim, dtype=model.dtype),
+    )
 
 
 def evaluate(
