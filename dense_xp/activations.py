@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.layer import Layer, Params, layer_class
-from dense_xp.special import log_softmax, normal_cdf, sigmoid, softplus, widened
+from dense_xp.special import in_dtype, log_softmax, normal_cdf, sigmoid, softplus, widened
 
 
 class Activation(Layer):
@@ -150,15 +150,13 @@ class GELU(Activation):
 
     def function(self, X: Array) -> tuple[Array, Any]:
         """Return x Φ(x), and X."""
-        xp = array_namespace(X)
         cdf, _ = normal_cdf(widened(X))
-        return X * xp.astype(cdf, X.dtype, copy=False), X
+        return X * in_dtype(cdf, X.dtype), X
 
     def derivative(self, cache: Any) -> Array:
         """Return Φ(x) + x φ(x)."""
-        xp = array_namespace(cache)
         cdf, density = normal_cdf(X := widened(cache))
-        return xp.astype(cdf + X * density, cache.dtype, copy=False)
+        return in_dtype(cdf + X * density, cache.dtype)
 
 
 class SiLU(Activation):

@@ -19,7 +19,7 @@ from dense_xp.activations import activation_config, get_activation
 from dense_xp.backend import Array
 from dense_xp.initializers import get_initializer, initializer_config
 from dense_xp.layer import Layer, Params, Rng
-from dense_xp.special import widened
+from dense_xp.special import in_dtype, widened
 
 
 class Dense(Layer):
@@ -136,7 +136,7 @@ class Dense(Layer):
         grads = {"W": X.T @ grad_Z}
         if self.use_bias:
             total = xp.sum(widened(grad_Z), axis=0, keepdims=True)
-            grads["w0"] = xp.astype(total, grad_Z.dtype, copy=False)
+            grads["w0"] = in_dtype(total, grad_Z.dtype)
         return grads
 
     def output_shape(self) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_array
 
 from dense_xp.backend import Array
-from dense_xp.special import log_softmax, sigmoid, softplus, widened
+from dense_xp.special import in_dtype, log_softmax, sigmoid, softplus, widened
 
 
 class Loss:
@@ -71,14 +71,14 @@ class Loss:
         if own is None and weight is None:
             value, share = xp.mean(losses), 1.0 / max(1, math.prod(losses.shape))
         else:
-            given = own if weight is None else xp.astype(weight, losses.dtype, copy=False)
+            given = own if weight is None else in_dtype(weight, losses.dtype)
             # the class weight is part of the sample's loss already, and counts in the denominator too
             total = xp.sum(given if own is None or weight is None else given * own)
             total = xp.where(total > 0, total, xp.ones_like(total))  # a batch of weight zero has the loss zero
             value = xp.sum(losses if weight is None else losses * given) / total
             share = 1.0 / total if weight is None else xp.expand_dims(given / total, axis=-1)
         dtype = prediction.dtype
-        return xp.astype(value, dtype, copy=False), xp.astype(gradients * share, dtype, copy=False)
+        return in_dtype(value, dtype), in_dtype(gradients * share, dtype)
 
     def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
         """Return the loss alone, as a 0-d array."""
@@ -111,7 +111,7 @@ class Loss:
 
 
 def _difference(prediction: Array, target: Array) -> Array:
-    return prediction - array_namespace(prediction).astype(target, prediction.dtype, copy=False)
+    return prediction - in_dtype(target, prediction.dtype)
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,8 @@ class SoftmaxCrossEntropy(Loss):
         n_classes = prediction.shape[-1]
         if target.ndim < prediction.ndim:
             labels = xp.arange(n_classes, device=device(prediction))
-            target = xp.expand_dims(xp.astype(target, labels.dtype, copy=False), axis=-1) == labels
-        target = xp.astype(target, prediction.dtype, copy=False)
+            target = xp.expand_dims(in_dtype(target, labels.dtype), axis=-1) == labels
+        target = in_dtype(target, prediction.dtype)
         own = None
         wanted = target
         if self.label_smoothing:
@@ -317,7 +317,7 @@ class SigmoidCrossEntropy(Loss):
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Return losses and gradients; see :meth:`Loss.sample_losses`."""
         xp = array_namespace(prediction)
-        yes = xp.astype(target, prediction.dtype, copy=False)
+        yes = in_dtype(target, prediction.dtype)
         no = 1.0 - yes
         yes = yes * self.positive_weight
         losses = xp.mean(yes * softplus(-prediction) + no * softplus(prediction), axis=-1)

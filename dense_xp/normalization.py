@@ -16,7 +16,7 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.layer import Layer, Params, Rng
-from dense_xp.special import widened
+from dense_xp.special import in_dtype, widened
 
 
 class _Normalization(Layer):
@@ -37,7 +37,7 @@ class _Normalization(Layer):
         inverse = 1.0 / xp.sqrt(variance + self.epsilon)
         normed = (widened(X) - mean) * inverse
         gamma, beta = (_row(params[key], normed) for key in ("gamma", "beta"))
-        return xp.astype(normed * gamma + beta, X.dtype, copy=False), normed, inverse
+        return in_dtype(normed * gamma + beta, X.dtype), normed, inverse
 
     def _gradients(self, normed: Array, grad_Y: Array) -> Params:
         """Return the gradients of ``gamma`` and ``beta``: sums over all but the last axis."""
@@ -46,8 +46,8 @@ class _Normalization(Layer):
         wide = widened(grad_Y)
         shape = (1, grad_Y.shape[-1])
         return {
-            "gamma": xp.astype(xp.reshape(xp.sum(wide * normed, axis=axes), shape), grad_Y.dtype, copy=False),
-            "beta": xp.astype(xp.reshape(xp.sum(wide, axis=axes), shape), grad_Y.dtype, copy=False),
+            "gamma": in_dtype(xp.reshape(xp.sum(wide * normed, axis=axes), shape), grad_Y.dtype),
+            "beta": in_dtype(xp.reshape(xp.sum(wide, axis=axes), shape), grad_Y.dtype),
         }
 
     def get_config(self) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class BatchNorm(_Normalization):
             old = params[key]
             value = xp.reshape(value, tuple(old.shape))
             mixed = (1.0 - self.momentum) * widened(old) + self.momentum * value
-            averaged[key] = xp.astype(mixed, old.dtype, copy=False)
+            averaged[key] = in_dtype(mixed, old.dtype)
         return averaged
 
     def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:
@@ -164,9 +164,8 @@ class BatchNorm(_Normalization):
         normed, inverse, updated = cache
         grads = self._gradients(normed, grad_Y)
         if updated is None:  # the statistics were constants
-            xp = array_namespace(grad_Y)
             wide = widened(grad_Y) * _row(params["gamma"], normed) * inverse
-            return xp.astype(wide, grad_Y.dtype, copy=False), grads
+            return in_dtype(wide, grad_Y.dtype), grads
         return _back(params, normed, inverse, grad_Y, tuple(range(grad_Y.ndim - 1))), grads
 
     def updated_buffers(self, cache: Any) -> Params:
@@ -190,7 +189,7 @@ def _back(params: Params, normed: Array, inverse: Array, grad_Y: Array, axis: in
     grad = widened(grad_Y) * _row(params["gamma"], normed)
     along = xp.mean(grad * normed, axis=axis, keepdims=True)
     grad_X = (grad - xp.mean(grad, axis=axis, keepdims=True) - normed * along) * inverse
-    return xp.astype(grad_X, grad_Y.dtype, copy=False)
+    return in_dtype(grad_X, grad_Y.dtype)
 
 
 def _row(param: Array, like: Array) -> Array:

@@ -27,7 +27,7 @@ from array_api_compat import array_namespace, is_array_api_obj
 
 from dense_xp.backend import Array
 from dense_xp.schedules import Schedule, rate_at
-from dense_xp.special import widened
+from dense_xp.special import in_dtype, widened
 
 State = dict[str, Array]
 
@@ -115,7 +115,7 @@ class Optimizer:
         direction, state = self.direction(wide, widened(grad), state)
         if self.weight_decay:
             wide = wide * (1.0 - rate * self.weight_decay)
-        return array_namespace(param).astype(wide - rate * direction, param.dtype, copy=False), state
+        return in_dtype(wide - rate * direction, param.dtype), state
 
     def update(self, weights: Array, grad: Array) -> Array:
         """Move one parameter, and remember here what there is to remember.
@@ -170,7 +170,7 @@ class Optimizer:
         squares = [xp.sum(xp.square(widened(grad))) for grad in leaves]
         norm = xp.sqrt(sum(squares[1:], squares[0]))
         scale = self.clip_norm / xp.maximum(norm, self.clip_norm)
-        return _mapped(grads, lambda grad: grad * xp.astype(scale, grad.dtype, copy=False))
+        return _mapped(grads, lambda grad: grad * in_dtype(scale, grad.dtype))
 
 
 @dataclass
@@ -492,7 +492,7 @@ class ForeignOptimizer(Optimizer):
             raise ValueError(f"{name} returned weights of shape {tuple(new.shape)} for {tuple(param.shape)}")
         if not xp.isdtype(new.dtype, ("integral", "real floating")):
             raise TypeError(f"{name} returned weights of dtype {new.dtype}; they must be real numbers")
-        return xp.astype(new, param.dtype, copy=False), state
+        return in_dtype(new, param.dtype), state
 
     def __repr__(self) -> str:
         return f"ForeignOptimizer({self.optimizer!r})"

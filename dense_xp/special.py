@@ -1,15 +1,28 @@
 """Functions that the Array API standard lacks, written with those that it has.
 
-They hold for all finite arguments: nothing overflows, and no result is a difference of large numbers.
+Those of mathematics hold for all finite arguments: nothing overflows, and no result is a difference of large numbers.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
+
+
+def in_dtype(x: Array, dtype: Any) -> Array:
+    """Return an array in a dtype: itself if it has it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> in_dtype(np.asarray([True, False]), np.dtype("float32"))
+    array([1., 0.], dtype=float32)
+    """
+    return x if x.dtype == dtype else array_namespace(x).astype(x, dtype)
 
 
 def widened(x: Array) -> Array:
