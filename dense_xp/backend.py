@@ -697,6 +697,11 @@ def get_backend(spec: str | ModuleType | Backend | None = None) -> Backend:
 
 
 @functools.cache
+def _loaded(name: str) -> ModuleType:
+    """Import a library once; looking through the installed packages takes milliseconds."""
+    return _LIBRARIES[name].load()
+
+
 def _from_name(text: str) -> Backend:
     name, _, device = text.partition(":")
     name = name.replace("-", "_")
@@ -708,8 +713,7 @@ def _from_name(text: str) -> Backend:
             + f" Known: {', '.join([*_LIBRARIES, 'auto'])}, or an Array API namespace passed as a module"
         )
     library = _LIBRARIES[name]
-    xp = library.load()
-    return Backend(name, xp, library.device(device), library)
+    return Backend(name, _loaded(name), library.device(device), library)
 
 
 def _from_module(module: ModuleType) -> Backend:
@@ -807,7 +811,7 @@ def backend_of(array: Any) -> Backend | None:
         return None
     for name, library in _LIBRARIES.items():
         if name.partition(".")[0] in sys.modules and library.owns(array):
-            xp = library.load()
+            xp = _loaded(name)
             if name == "jax":
                 return Backend(name, xp, next(iter(array.devices())), library)
             return Backend(name, xp, library.device_of(array), library)

@@ -11,10 +11,8 @@ import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_array
+from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array
 from dense_xp.special import in_dtype, log_softmax, sigmoid, softplus, widened
@@ -261,7 +259,7 @@ class SoftmaxCrossEntropy(Loss):
 
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
         """Look at all targets once; see :meth:`Loss.check_target`."""
-        xp, n_classes = _namespace(target), sample_shape[-1]
+        xp, n_classes = array_namespace(target), sample_shape[-1]
         if self.class_weight is not None and len(self.class_weight) != n_classes:
             raise ValueError(f"class_weight has {len(self.class_weight)} numbers, and there are {n_classes} classes")
         shape = tuple(target.shape[1:])
@@ -327,13 +325,9 @@ class SigmoidCrossEntropy(Loss):
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
         """Look at all targets once; see :meth:`Loss.check_target`."""
         super().check_target(target, sample_shape)
-        xp = _namespace(target)
+        xp = array_namespace(target)
         if not xp.isdtype(target.dtype, "bool") and (bool(xp.any(target < 0)) or bool(xp.any(target > 1))):
             raise ValueError("the targets of SigmoidCrossEntropy must lie between 0 and 1")
-
-
-def _namespace(array: Array) -> Any:
-    return array_namespace(np.empty(0) if is_numpy_array(array) else array)
 
 
 _LOSSES: dict[str, type[Loss]] = {

@@ -83,7 +83,9 @@ def xp(backend: Backend) -> Any:
 
 @pytest.fixture(autouse=True)
 def _clean_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test sees the backend that another one, or the shell, has set."""
+    """No test sees the backend that another one, or the shell, has set, nor what another one has found out."""
     monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
+    backends._loaded.cache_clear()
+    backends._dtype.cache_clear()
     yield
     backends.set_backend(None)

@@ -172,7 +172,6 @@ def test_auto_falls_back_to_numpy_and_says_why() -> None:
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, name: str, load: Any) -> None:
     """Make the library `name` look installed, with `load` standing for its import."""
-    module._from_name.cache_clear()
     real_spec, real_import = importlib.util.find_spec, importlib.import_module
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: object() if n == name else real_spec(n, *a))
     monkeypatch.setattr(
@@ -186,7 +185,6 @@ def _no_distribution(name: str) -> Any:
 
 
 def test_not_installed_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    module._from_name.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(NotInstalledError, match=r'pip install "dense-xp\[torch\]"'):
         get_backend("torch")
@@ -229,7 +227,6 @@ def test_cupy_without_the_device_that_was_asked_for(monkeypatch: pytest.MonkeyPa
     assert get_backend("cupy:1").spec == "cupy:1"
     assert get_backend("cupy:cuda:1").spec == "cupy:1"
     assert get_backend("cupy").spec == "cupy:0"
-    module._from_name.cache_clear()
 
 
 def test_real_cupy_without_a_gpu() -> None:

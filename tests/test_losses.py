@@ -197,6 +197,33 @@ def test_targets_that_do_not_fit(backend: Backend, loss: Loss, target: Any, says
             loss.check_target(given, (4,))
 
 
+def test_what_is_said_of_wrong_targets() -> None:
+    loss = SoftmaxCrossEntropy()
+    with pytest.raises(
+        ValueError,
+        match=r"^y has shape \(2, 5\), and SoftmaxCrossEntropy needs labels of shape \(2, 3\) or one-hot rows of shape "
+        r"\(2, 3, 4\)$",
+    ):
+        loss.check_target(np.zeros((2, 5), "int64"), (3, 4))
+    rows = np.full((2, 4), 0.25)
+    for wrong in (rows + 2e-3 / 4, np.asarray([[-0.5, 0.5, 0.5, 0.5]]), rows[None] * [[[1.1], [0.9]]]):
+        with pytest.raises(
+            ValueError, match=r"^each row of one-hot targets must be probabilities: not negative, with sum 1$"
+        ):
+            loss.check_target(wrong, wrong.shape[1:])
+    loss.check_target(rows + 5e-4 / 4, (4,))
+    with pytest.raises(ValueError, match=r"^the targets of SigmoidCrossEntropy must lie between 0 and 1$"):
+        SigmoidCrossEntropy().check_target(np.asarray([[2.0]]), (1,))
+
+
+def test_class_weights_are_kept_as_numbers() -> None:
+    assert SoftmaxCrossEntropy(class_weight=np.asarray([0.25, 0, 0.5])).class_weight == (0.25, 0.0, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="class_weight must hold"):
+        SoftmaxCrossEntropy(class_weight=[1, float("inf")])
+    grad = SoftmaxCrossEntropy(class_weight=[1, 3]).gradient(np.zeros((2, 2)), np.asarray([0, 1]))
+    np.testing.assert_allclose(grad, [[-0.125, 0.125], [0.375, -0.375]])
+
+
 def test_targets_that_fit(backend: Backend) -> None:
     for loss, target in [case[:2] for case in CASES] + [
         (SoftmaxCrossEntropy(), np.eye(4, dtype="int64")[LABELS]),
@@ -230,11 +257,15 @@ def test_losses_by_name() -> None:
         assert get_loss(name) == kind()
     loss = Huber(2.0)
     assert get_loss(loss) is loss
-    with pytest.raises(ValueError, match="did you mean 'huber'"):
-        get_loss("hubert")
+    known = "mean_squared_error, mean_absolute_error, huber, softmax_cross_entropy, sigmoid_cross_entropy"
+    for wrong, near in (("hubert", "huber"), ("squared", "mean_squared_error")):
+        with pytest.raises(ValueError, match=rf"^unknown loss '{wrong}'; did you mean '{near}'\? Known: {known}$"):
+            get_loss(wrong)
+    with pytest.raises(ValueError, match=rf"^unknown loss 'zzz' Known: {known}$"):
+        get_loss("zzz")
     with pytest.raises(TypeError, match=r"pass Huber\(\)"):
         get_loss(Huber)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="a subclass of Loss serves"):
+    with pytest.raises(TypeError, match=r"and this is .*; a subclass of Loss serves$"):
         get_loss(lambda p, t: 0)  # type: ignore[arg-type]
-    with pytest.raises(NotImplementedError, match="has no sample_losses"):
+    with pytest.raises(NotImplementedError, match=r"^Loss has no sample_losses"):
         Loss()(LOGITS, LABELS)

@@ -322,25 +322,42 @@ def test_what_is_no_optimizer(spec: Any, error: type, says: str) -> None:
         (lambda: SGD(True), "learning_rate"),
         (lambda: SGD(math.nan), "learning_rate"),
         (lambda: SGD(math.inf), "learning_rate"),
-        (lambda: SGD(weight_decay=-1), "weight_decay"),
+        (lambda: SGD(weight_decay=-1), "^weight_decay must be a number"),
         (lambda: SGD(clip_norm=0), "clip_norm must be a number, above 0, and is 0"),
         (lambda: SGD(clip_value=-1), "clip_value"),
         (lambda: SGD(momentum=1.0), "momentum must be a number, at least 0 and below 1, and is 1.0"),
-        (lambda: SGD(nesterov=True), "nesterov=True needs a momentum"),
-        (lambda: RMSprop(rho=1), "rho"),
-        (lambda: RMSprop(momentum=-0.1), "momentum"),
-        (lambda: RMSprop(epsilon=-1), "epsilon"),
-        (lambda: Adam(beta_1=1), "beta_1"),
-        (lambda: Adam(beta_2=-0.1), "beta_2"),
-        (lambda: Adam(epsilon=-1e-8), "epsilon"),
-        (lambda: Adagrad(epsilon=-1), "epsilon"),
-        (lambda: Lion(beta_1=1.5), "beta_1"),
-        (lambda: Lion(beta_2=1), "beta_2"),
+        (lambda: SGD(nesterov=True), "^nesterov=True needs a momentum, for example momentum=0.9$"),
+        (lambda: RMSprop(momentum=1), "^momentum must be a number, at least 0 and below 1, and is 1$"),
+        (lambda: Adam(beta_2=1.0), "^beta_2 must be a number, at least 0 and below 1"),
+        (lambda: RMSprop(rho=1), "^rho must be a number"),
+        (lambda: RMSprop(momentum=-0.1), "^momentum must be a number"),
+        (lambda: RMSprop(epsilon=-1), "^epsilon must be a number"),
+        (lambda: Adam(beta_1=1), "^beta_1 must be a number"),
+        (lambda: Adam(beta_2=-0.1), "^beta_2 must be a number"),
+        (lambda: Adam(epsilon=-1e-8), "^epsilon must be a number"),
+        (lambda: Adagrad(epsilon=-1), "^epsilon must be a number"),
+        (lambda: Lion(beta_1=1.5), "^beta_1 must be a number"),
+        (lambda: Lion(beta_2=1), "^beta_2 must be a number"),
     ],
 )
 def test_arguments_out_of_range(make: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_the_state_is_no_larger_than_it_must_be() -> None:
+    states = [
+        (SGD(), set()),
+        (SGD(momentum=0.5), {"velocity"}),
+        (RMSprop(), {"mean_square"}),
+        (RMSprop(momentum=0.5), {"mean_square", "velocity"}),
+        (Adam(), {"mean", "mean_square", "steps"}),
+        (Adagrad(), {"sum_of_squares"}),
+        (Lion(), {"momentum"}),
+    ]
+    for optimizer, names in states:
+        assert set(optimizer.init(PARAM)) == names
+        assert set(optimizer.step(PARAM, GRADS[0], optimizer.init(PARAM))[1]) == names
 
 
 def test_defaults_and_schedules() -> None:
