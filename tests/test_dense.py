@@ -447,3 +447,39 @@ def test_a_layer_without_any_half_says_what_to_write() -> None:
     layer = Empty()
     with pytest.raises(NotImplementedError, match="Empty writes neither forward and backward"):
         layer.forward_pass([[1.0]])
+
+
+def test_the_name_is_kept() -> None:
+    assert Dense(2, name="head").name == "head"
+    assert Dense(2, name="head").layer_name() == "head"
+
+
+def test_both_initializers_draw_from_the_seed() -> None:
+    draws = []
+    for seed in (1, 1, 2):
+        layer = Dense(3, (2,), bias_initializer="random_normal", rng=seed)
+        layer.initialize()
+        draws.append((layer.W, layer.w0))
+    for part in range(2):
+        np.testing.assert_array_equal(draws[0][part], draws[1][part])
+        assert np.any(draws[0][part] != draws[2][part])
+
+
+def test_the_activation_is_told_all_that_a_layer_is_told() -> None:
+    seen: list[Any] = []
+
+    class Watching(Layer):
+        def forward(self, params: Any, X: Any, *, training: bool = False, noise: Any = None) -> Any:
+            seen.append((params, training))
+            return X, "kept"
+
+        def backward(self, params: Any, cache: Any, grad_Y: Any) -> Any:
+            seen.append((params, cache))
+            return grad_Y, {}
+
+    layer = Dense(3, (2,), activation=Watching(), rng=0)
+    layer.initialize("sgd")
+    layer.forward_pass([[1.0, 2.0]])
+    layer.backward_pass([[1.0, 1.0, 1.0]])
+    layer.forward_pass([[1.0, 2.0]], training=False)
+    assert seen == [({}, True), ({}, "kept"), ({}, False)]
