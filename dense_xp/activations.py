@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.layer import Layer, Params, layer_class
+from dense_xp.names import by_name
 from dense_xp.special import in_dtype, log_softmax, normal_cdf, sigmoid, softplus, widened
 
 
@@ -304,14 +304,7 @@ def get_activation(spec: str | Mapping[str, Any] | Layer | None) -> Layer | None
     if isinstance(spec, Mapping):
         return layer_class(spec["class"]).from_config(spec["config"])
     if isinstance(spec, str):
-        if spec in _ACTIVATIONS:
-            return _ACTIVATIONS[spec]()
-        near = difflib.get_close_matches(spec, _ACTIVATIONS, 1, 0.5)
-        raise ValueError(
-            f"unknown activation {spec!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-            + f" Known: {', '.join(_ACTIVATIONS)}, linear, or a layer without parameters"
-        )
+        return by_name("activation", _ACTIVATIONS, spec, ", linear, or a layer without parameters")()
     if not isinstance(spec, Layer):
         hint = f": pass {spec.__name__}()" if isinstance(spec, type) else ""
         raise TypeError(f"an activation is a name or a layer, and this is {spec!r}{hint}")

@@ -6,13 +6,14 @@ An initializer is a function ``f(shape, rng)`` that returns a NumPy array. `shap
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from dense_xp.names import by_name
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 
@@ -328,14 +329,7 @@ def get_initializer(spec: str | Mapping[str, Any] | Initializer) -> Initializer:
 
 
 def _class_named(name: str) -> type[Any]:
-    if name not in _INITIALIZERS:
-        near = difflib.get_close_matches(name, _INITIALIZERS, 3, 0.5)
-        raise ValueError(
-            f"unknown initializer {name!r}"
-            + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
-            + f" Known: {', '.join(_INITIALIZERS)}, or a function f(shape, rng)"
-        )
-    return _INITIALIZERS[name]
+    return by_name("initializer", _INITIALIZERS, name, ", or a function f(shape, rng)")
 
 
 def initializer_config(initializer: Initializer) -> Any:

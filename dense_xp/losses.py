@@ -7,7 +7,6 @@ logits, so that softmax or sigmoid and the logarithm cancel and no digit is lost
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array
+from dense_xp.names import by_name
 from dense_xp.special import in_dtype, log_softmax, sigmoid, softplus, widened
 
 
@@ -120,6 +120,7 @@ class MeanSquaredError(Loss):
 
     Examples
     --------
+    >>> import numpy as np
     >>> float(MeanSquaredError()(np.asarray([[1.0, 3.0]]), np.asarray([[1.0, 1.0]])))
     2.0
     """
@@ -140,6 +141,7 @@ class MeanAbsoluteError(Loss):
 
     Examples
     --------
+    >>> import numpy as np
     >>> float(MeanAbsoluteError()(np.asarray([[1.0, 4.0]]), np.asarray([[1.0, 1.0]])))
     1.5
     """
@@ -171,6 +173,7 @@ class Huber(Loss):
 
     Examples
     --------
+    >>> import numpy as np
     >>> float(Huber()(np.asarray([[0.0, 3.0]]), np.asarray([[0.0, 0.0]])))
     1.25
     """
@@ -220,6 +223,7 @@ class SoftmaxCrossEntropy(Loss):
 
     Examples
     --------
+    >>> import numpy as np
     >>> loss = SoftmaxCrossEntropy()
     >>> loss.gradient(np.asarray([[0.0, 0.0]]), np.asarray([1]))
     array([[ 0.5, -0.5]])
@@ -302,6 +306,7 @@ class SigmoidCrossEntropy(Loss):
 
     Examples
     --------
+    >>> import numpy as np
     >>> float(SigmoidCrossEntropy()(np.asarray([[1000.0]]), np.asarray([[1]])))
     0.0
     """
@@ -359,11 +364,4 @@ def get_loss(spec: str | Loss) -> Loss:
     if not isinstance(spec, str):
         hint = f": pass {spec.__name__}()" if isinstance(spec, type) else "; a subclass of Loss serves"
         raise TypeError(f"a loss is a name or a Loss, and this is {spec!r}{hint}")
-    if spec not in _LOSSES:
-        near = difflib.get_close_matches(spec, _LOSSES, 1, 0.4)
-        raise ValueError(
-            f"unknown loss {spec!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-            + f" Known: {', '.join(_LOSSES)}"
-        )
-    return _LOSSES[spec]()
+    return by_name("loss", _LOSSES, spec)()

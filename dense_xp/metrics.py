@@ -8,6 +8,7 @@ from typing import TypeAlias
 from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
+from dense_xp.names import by_name
 
 Metric: TypeAlias = Callable[[Array, Array], Array]
 
@@ -56,9 +57,5 @@ def get_metric(spec: str | Metric) -> tuple[str, Metric]:
     """
     if callable(spec):
         return getattr(spec, "__name__", type(spec).__name__), spec
-    if spec not in _METRICS:
-        raise ValueError(
-            f"unknown metric {spec!r}; known are {', '.join(_METRICS)}, "
-            "or pass a function of (prediction, target) that returns a 0-d array"
-        )
-    return spec, _METRICS[spec]
+    otherwise = ", or a function of (prediction, target) that returns a 0-d array"
+    return spec, by_name("metric", _METRICS, spec, otherwise)

@@ -17,7 +17,6 @@ References
 from __future__ import annotations
 
 import copy
-import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from typing import Any, ClassVar
 from array_api_compat import array_namespace, is_array_api_obj
 
 from dense_xp.backend import Array
+from dense_xp.names import by_name
 from dense_xp.schedules import Schedule, rate_at
 from dense_xp.special import in_dtype, widened
 
@@ -526,14 +526,7 @@ def as_optimizer(spec: Any) -> Optimizer | None:
     if spec is None or isinstance(spec, Optimizer):
         return spec
     if isinstance(spec, str):
-        if spec in _OPTIMIZERS:
-            return _OPTIMIZERS[spec]()
-        near = difflib.get_close_matches(spec, _OPTIMIZERS, 1, 0.4)
-        raise ValueError(
-            f"unknown optimizer {spec!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-            + f" Known: {', '.join(_OPTIMIZERS)}, or an object with update(weights, grad)"
-        )
+        return by_name("optimizer", _OPTIMIZERS, spec, ", or an object with update(weights, grad)")()
     if isinstance(spec, type):
         raise TypeError(f"{spec.__name__} is a class: pass an optimizer with update, {spec.__name__}(...)")
     if not callable(getattr(spec, "update", None)) or isinstance(spec, dict | set):

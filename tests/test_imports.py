@@ -15,8 +15,8 @@ PACKAGE = Path(dense_xp.__file__).parent
 
 # each module may import those on its own line and on the lines above it; on one line, only what is named first
 LAYERS = (
-    ("backend", "schedules", "initializers", "rounding"),
-    ("special", "metrics", "datasets"),
+    ("backend", "schedules", "rounding", "names"),
+    ("special", "metrics", "datasets", "initializers"),
     ("losses", "optimizers"),
     ("layer",),
     ("activations", "dropout", "normalization"),
@@ -27,7 +27,7 @@ LAYERS = (
     ("cli",),
     ("__main__",),
 )
-LEAVES = {"schedules", "initializers", "rounding"}  # these import nothing of the package
+LEAVES = {"schedules", "rounding", "names"}  # these import nothing of the package
 ARRAY_LIBRARIES = {"cupy", "torch", "jax", "dpnp", "array_api_strict", "dask", "mlx", "numba", "tensorflow"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 

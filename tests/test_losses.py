@@ -261,7 +261,7 @@ def test_losses_by_name() -> None:
     for wrong, near in (("hubert", "huber"), ("squared", "mean_squared_error")):
         with pytest.raises(ValueError, match=rf"^unknown loss '{wrong}'; did you mean '{near}'\? Known: {known}$"):
             get_loss(wrong)
-    with pytest.raises(ValueError, match=rf"^unknown loss 'zzz' Known: {known}$"):
+    with pytest.raises(ValueError, match=rf"^unknown loss 'zzz'\. Known: {known}$"):
         get_loss("zzz")
     with pytest.raises(TypeError, match=r"pass Huber\(\)"):
         get_loss(Huber)  # type: ignore[arg-type]

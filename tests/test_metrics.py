@@ -38,5 +38,5 @@ def test_a_single_output_is_a_yes_where_it_is_positive(backend: Backend) -> None
 def test_metrics_by_name_and_by_function() -> None:
     assert get_metric("accuracy") == ("accuracy", accuracy)
     assert get_metric(accuracy)[0] == "accuracy"
-    with pytest.raises(ValueError, match=r"unknown metric 'f1'; known are accuracy, or pass a function"):
+    with pytest.raises(ValueError, match=r"unknown metric 'f1'. Known: accuracy, or a function"):
         get_metric("f1")
