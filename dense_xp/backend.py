@@ -93,7 +93,7 @@ class _Library:
         """Raise if the installed packages cannot work together."""
 
     def version(self) -> str:
-        return str(getattr(importlib.import_module(self.name), "__version__", "unknown"))
+        return str(importlib.import_module(self.name).__version__)
 
     def devices(self) -> tuple[str, ...]:
         """Name the devices that work, the default first."""
@@ -136,8 +136,8 @@ class _Library:
         """Strip what a subclass or a tape adds to the library's own array."""
         return array
 
-    def put(self, xp: Any, host: np.ndarray[Any, Any], dtype: Any, device: Any) -> Array:
-        return xp.asarray(host, dtype=dtype, device=device)
+    def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Array:
+        return xp.asarray(host, device=device)
 
     def get(self, array: Array) -> np.ndarray[Any, Any]:
         return np.asarray(array)
@@ -161,8 +161,8 @@ class _NumPy(_Library):
     def device_name(self, device: Any) -> str:
         return ""
 
-    def put(self, xp: Any, host: np.ndarray[Any, Any], dtype: Any, device: Any) -> Array:
-        return np.asarray(host, dtype=dtype)
+    def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Array:
+        return host
 
 
 class _CuPy(_Library):
@@ -198,9 +198,9 @@ class _CuPy(_Library):
     def owns(self, array: Any) -> bool:
         return bool(array_api_compat.is_cupy_array(array))
 
-    def put(self, xp: Any, host: np.ndarray[Any, Any], dtype: Any, device: Any) -> Array:
+    def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Array:
         with device:
-            return xp.asarray(host, dtype=dtype)
+            return xp.asarray(host)
 
     def get(self, array: Array) -> np.ndarray[Any, Any]:
         with array.device:
@@ -235,11 +235,10 @@ class _Torch(_Library):
         # the layer has its own backward pass; torch's tape would only keep every batch alive
         return array.detach()
 
-    def put(self, xp: Any, host: np.ndarray[Any, Any], dtype: Any, device: Any) -> Array:
+    def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Array:
         # torch reads neither negative strides nor, without a warning, read-only memory
-        torch = importlib.import_module("torch")
-        host = np.asarray(host, order="C") if host.flags.writeable else np.array(host, order="C")
-        return torch.from_numpy(host).to(device=device, dtype=dtype)
+        host = np.require(host, requirements=["C", "W"])
+        return importlib.import_module("torch").from_numpy(host).to(device)
 
     def get(self, array: Array) -> np.ndarray[Any, Any]:
         torch = importlib.import_module("torch")
@@ -278,10 +277,10 @@ class _JAX(_Library):
         # an array under a trace has no device yet: it takes the one that the compiled function runs on
         return isinstance(array, jax.core.Tracer) or device in array.devices()
 
-    def put(self, xp: Any, host: np.ndarray[Any, Any], dtype: Any, device: Any) -> Array:
+    def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Array:
         jax = importlib.import_module("jax")
         # JAX may alias host memory on a CPU device: hand it a copy that nobody else writes to
-        return jax.device_put(np.array(host, dtype=dtype), device)
+        return jax.device_put(np.array(host), device)
 
     def scalars(self, xp: Any, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
         # jnp.stack is traced anew for each number of arrays
@@ -363,8 +362,8 @@ class _Other(_Library):
     def same_device(self, array: Array, device: Any) -> bool:
         return True
 
-    def put(self, xp: Any, host: np.ndarray[Any, Any], dtype: Any, device: Any) -> Array:
-        return xp.asarray(host, dtype=dtype)
+    def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Array:
+        return xp.asarray(host)
 
     def get(self, array: Array) -> np.ndarray[Any, Any]:
         return np.asarray(array) if hasattr(array, "__array__") else np.from_dlpack(array)
@@ -503,7 +502,7 @@ class Backend:
             # without its 64-bit mode JAX narrows with a warning; say it is meant
             jax = importlib.import_module("jax")
             host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False)
-        return self._library.put(self.xp, host, getattr(self.xp, host.dtype.name), self.device)
+        return self._library.put(self.xp, host, self.device)
 
     def accept(self, data: Any, dtype: Any, what: str = "X") -> Array:
         """Check an array that a user handed to a layer, and give it the layer's dtype.
@@ -546,8 +545,7 @@ class Backend:
                 f"{what} is a {type(data).__name__} of {owner} and the layer is on {self}: move the data with  "
                 f"layer.backend.asarray({what})  or the layer with  layer.to({owner!r})"
             )
-        host = self.read(data, what)
-        return host.astype(dtype, copy=False) if self.name == "numpy" else self.cast(self.asarray(host), dtype)
+        return self.cast(self.asarray(self.read(data, what)), dtype)
 
     def cast(self, array: Array, dtype: Any, what: str = "X") -> Array:
         """Give an array of this backend another dtype; no copy if it has it already."""

@@ -34,8 +34,8 @@ SPECS = (
 class _ReadOnlyNumPy(backends._NumPy):
     """NumPy whose host data arrive read-only, so that writing into an argument is an error."""
 
-    def put(self, xp: Any, host: np.ndarray[Any, Any], dtype: Any, device: Any) -> Any:
-        array = np.array(host, dtype=dtype)
+    def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Any:
+        array = np.array(host)
         array.flags.writeable = False
         return array
 

@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import io
 import pickle
+import re
 import sys
 import types
 from typing import Any
@@ -366,10 +367,6 @@ def test_what_the_plain_libraries_answer() -> None:
     assert found["numpy"].version == np.__version__
     assert found["numpy"].devices == ("cpu",)
     assert found["numpy"].error is None
-    strict = found["array_api_strict"]
-    if strict:
-        assert strict.devices[:2] == ("cpu", "device1")
-        assert strict.version == importlib.import_module("array_api_strict").__version__
     assert get_backend("numpy:cpu") == get_backend("numpy")
     assert get_backend("numpy").asarray([1, 2], "float32").dtype == "float32"
     assert get_backend("numpy").device == "cpu"
@@ -450,3 +447,131 @@ def test_numpy_arrays_are_not_copied_without_need() -> None:
     x = np.ones(3, "float32")
     assert backend.accept(x, backend.dtype("float32")) is x
     assert backend.asarray(x, "float32") is x
+
+
+def test_the_strict_library_and_its_devices() -> None:
+    strict = pytest.importorskip("array_api_strict")
+    found = available_backends()["array_api_strict"]
+    assert found.devices[:2] == ("cpu", "device1")
+    assert found.version == strict.__version__
+    assert get_backend("array_api_strict:device1").spec == "array_api_strict:device1"
+    assert get_backend("array_api_strict").spec == "array_api_strict:cpu"
+    with pytest.raises(NoDeviceError, match=r"_strict:x' has no usable device \(.*x.*\)\. Usable here: .*:cpu, "):
+        get_backend("array_api_strict:x")
+    assert not module._LIBRARIES["array_api_strict"].owns(3)
+
+
+def test_torch_puts_data_on_the_device_that_was_named() -> None:
+    pytest.importorskip("torch")
+    meta = get_backend("torch:meta")
+    assert meta.asarray([1.0], "float32").device.type == "meta"
+    backend = get_backend("torch")
+    for host in (np.arange(6.0)[::-2], np.asfortranarray(np.ones((2, 3))), np.broadcast_to(1.0, (3,))):
+        np.testing.assert_array_equal(backend.to_numpy(backend.asarray(host)), host)
+
+
+KNOWN_CUPY = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-5-0", "cupy-rocm-7-0")
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN_CUPY if name != "cupy-cuda13x"])
+def test_any_second_package_of_cupy_is_a_conflict(cupy: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def distribution(asked: str) -> Any:
+        if asked not in (name, "cupy-cuda13x"):
+            raise importlib.metadata.PackageNotFoundError(asked)
+        return object()
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    both = [known for known in KNOWN_CUPY if known in (name, "cupy-cuda13x")]
+    says = f"installed at once ({', '.join(both)}) and break each other: run  pip uninstall -y {' '.join(both)}  and"
+    with pytest.raises(dense_xp.ConflictingPackagesError, match=re.escape(says)):
+        get_backend("cupy")
+
+
+def test_what_a_driver_says_is_passed_on(cupy: Any) -> None:
+    def fails() -> int:
+        raise RuntimeError("no driver\nat all")
+
+    cupy.cuda.runtime.getDeviceCount = fails
+    for text in ("cupy", "cupy:1"):
+        with pytest.raises(
+            NoDeviceError,
+            match=rf"^the backend '{text}' has no usable device \(no driver\); check the driver with  nvidia-smi\. "
+            r"Usable here: none; ",
+        ):
+            get_backend(text)
+    found = available_backends()["cupy"]
+    assert (found.version, found.devices) == ("14.0", ())
+    assert str(found.error).startswith("the backend 'cupy' has no usable device (no driver). Usable here: none; ")
+    assert isinstance(found.error, NoDeviceError)
+    assert isinstance(found.error.__cause__, RuntimeError)
+
+
+def test_what_is_not_installed_has_no_version_and_no_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "dpnp" else real_spec(n, *a))
+    found = available_backends()["dpnp"]
+    assert (found.version, found.devices) == (None, ())
+    assert str(found.error) == "the backend 'dpnp' is not installed: run  pip install dpnp"
+
+
+def test_no_devices_at_all_is_a_fault_too(cupy: Any) -> None:
+    cupy.cuda.runtime.getDeviceCount = lambda: 0
+    assert str(available_backends()["cupy"].error).startswith("the backend 'cupy' has no usable device. Usable")
+
+
+def test_auto_without_a_gpu_says_why_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_spec = importlib.util.find_spec
+    gone = ("cupy", "torch", "jax")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n in gone else real_spec(n, *a))
+    chosen = get_backend("auto")
+    assert chosen == get_backend("numpy")
+    assert chosen.reason.startswith("no GPU can be used. cupy: the backend 'cupy' is not installed: run  pip ")
+    assert " | torch:cuda: the backend 'torch' is not installed" in chosen.reason
+    assert " | jax:gpu: the backend 'jax' is not installed" in chosen.reason
+
+
+def test_show_config_knows_a_block() -> None:
+    text = io.StringIO()
+    with dense_xp.use_backend("numpy"):
+        dense_xp.show_config(text)
+    assert text.getvalue().startswith("backend in force: numpy (from: use_backend)\n")
+
+
+def test_a_library_is_what_it_was_made_from() -> None:
+    library = module._Library("a", "b.c", "pip install a")
+    assert (library.name, library.module, library.install) == ("a", "b.c", "pip install a")
+    other = module._Other(other_library())
+    assert (other.name, other.module, other.install) == ("other_arrays", "other_arrays", "pip install other_arrays")
+    with pytest.raises(
+        NoDeviceError,
+        match=r"^the backend 'other_arrays:x' has no usable device: a namespace passed as a module ",
+    ):
+        other.device("x")
+
+
+def test_arrays_that_are_read_by_the_exchange_protocol() -> None:
+    class Exchanged:
+        """Neither of NumPy nor readable by it, but for DLPack."""
+
+        host = np.asarray([1.0, 2.0])
+
+        def __dlpack__(self, **kwargs: Any) -> Any:
+            return self.host.__dlpack__(**kwargs)
+
+        def __dlpack_device__(self) -> Any:
+            return self.host.__dlpack_device__()
+
+    np.testing.assert_array_equal(module._Other(other_library()).get(Exchanged()), [1, 2])
+
+
+def test_what_is_read_is_named_and_hints_at_the_remedy() -> None:
+    class Sparse:
+        def toarray(self) -> Any: ...
+
+    backend = get_backend("numpy")
+    with pytest.raises(TypeError, match=r"^X must hold real numbers, .*; a sparse matrix needs  \.toarray\(\)$"):
+        backend.read(Sparse())
+    with pytest.raises(TypeError, match=r"^X must hold real numbers, and NumPy reads it as dtype <U1$"):
+        backend.read(["a"])
+    with pytest.raises(TypeError, match=r"^X must hold real numbers, and its dtype is complex128$"):
+        backend.cast(np.ones(1, complex), backend.dtype("float32"))

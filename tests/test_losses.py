@@ -212,6 +212,7 @@ def test_what_is_said_of_wrong_targets() -> None:
         ):
             loss.check_target(wrong, wrong.shape[1:])
     loss.check_target(rows + 5e-4 / 4, (4,))
+    loss.check_target(np.broadcast_to(rows, (3, 2, 4)), (2, 4))
     with pytest.raises(ValueError, match=r"^the targets of SigmoidCrossEntropy must lie between 0 and 1$"):
         SigmoidCrossEntropy().check_target(np.asarray([[2.0]]), (1,))
 

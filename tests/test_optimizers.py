@@ -360,6 +360,12 @@ def test_the_state_is_no_larger_than_it_must_be() -> None:
         assert set(optimizer.step(PARAM, GRADS[0], optimizer.init(PARAM))[1]) == names
 
 
+def test_the_rate_of_a_step_is_what_it_is_told_or_the_first() -> None:
+    optimizer = SGD(StepSchedule(0.5, every=1))
+    np.testing.assert_allclose(optimizer.step(PARAM, GRADS[0], {}, 0.25)[0], PARAM - 0.25 * GRADS[0])
+    np.testing.assert_allclose(optimizer.step(PARAM, GRADS[0], {})[0], PARAM - 0.5 * GRADS[0])
+
+
 def test_defaults_and_schedules() -> None:
     rates = {name: kind().learning_rate_at(0) for name, kind in _OPTIMIZERS.items()}
     assert rates == {"sgd": 0.01, "rmsprop": 0.001, "adam": 0.001, "adamw": 0.001, "adagrad": 0.01, "lion": 1e-4}
