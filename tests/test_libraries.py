@@ -313,8 +313,9 @@ def test_torch_without_cuda_says_that_it_is_the_build(monkeypatch: pytest.Monkey
         NoDeviceError, match=r"'torch:cuda' has no usable device \(.+; this torch is a build without CUDA\)"
     ):
         library.device("cuda")
-    with pytest.raises(NoDeviceError) as caught:
+    with pytest.raises(NoDeviceError, match=r"nonsense.*nonsense") as caught:
         library.device("nonsense")
+    assert "() " not in str(caught.value)
     assert "build without" not in str(caught.value)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(NoDeviceError) as caught:
@@ -575,3 +576,19 @@ def test_what_is_read_is_named_and_hints_at_the_remedy() -> None:
         backend.read(["a"])
     with pytest.raises(TypeError, match=r"^X must hold real numbers, and its dtype is complex128$"):
         backend.cast(np.ones(1, complex), backend.dtype("float32"))
+
+
+def test_the_owner_of_a_foreign_array_is_named() -> None:
+    torch = pytest.importorskip("torch")
+    backend = get_backend("numpy")
+    with pytest.raises(
+        ForeignArrayError, match=r"X is a Tensor of torch and the layer is on numpy: .* layer\.to\('torch'\)"
+    ):
+        backend.accept(torch.ones(1), backend.dtype("float32"))
+
+
+def test_specs_with_two_colons_are_read_back() -> None:
+    pytest.importorskip("jax")
+    backend = get_backend("jax:cpu:0")
+    assert pickle.loads(pickle.dumps(backend)) == backend
+    assert backend.spec == "jax:cpu:0"

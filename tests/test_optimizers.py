@@ -302,7 +302,7 @@ def test_optimizers_by_name() -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "says"),
     [
-        ("adma", ValueError, "did you mean 'adam'"),
+        ("adma", ValueError, r"^unknown optimizer 'adma'; did you mean 'adam'\?"),
         ("zzz", ValueError, "Known: sgd, rmsprop, adam, adamw, adagrad, lion, or an object with update"),
         (Adam, TypeError, "Adam is a class"),
         (3, TypeError, r"an object with update\(weights, grad\)"),
