@@ -144,11 +144,15 @@ def test_names() -> None:
 @pytest.mark.parametrize(
     ("spec", "error", "says"),
     [
-        ("rleu", ValueError, "did you mean 'relu'"),
-        ("zzz", ValueError, "Known: relu, leaky_relu, .*linear, or a layer without parameters"),
+        ("rleu", ValueError, r"^unknown activation 'rleu'; did you mean 'relu'\? Known: relu, leaky_relu, "),
+        (
+            "zzz",
+            ValueError,
+            r"^unknown activation 'zzz'\. Known: relu, .*, softmax, linear, or a layer without parameters$",
+        ),
         (ReLU, TypeError, r"pass ReLU\(\)"),
-        (abs, TypeError, "an activation is a name or a layer"),
-        (Dense(3), ValueError, "Dense cannot be an activation.*put it after this layer in a Sequential"),
+        (abs, TypeError, "^an activation is a name or a layer, and this is <built-in function abs>$"),
+        (Dense(3), ValueError, r"^Dense cannot be an activation, .*: put it after this layer in a Sequential$"),
         (Dropout(0.5), ValueError, "Dropout cannot be an activation"),
         (Layer(), ValueError, "Layer cannot be an activation"),
     ],
