@@ -592,3 +592,36 @@ def test_specs_with_two_colons_are_read_back() -> None:
     backend = get_backend("jax:cpu:0")
     assert pickle.loads(pickle.dumps(backend)) == backend
     assert backend.spec == "jax:cpu:0"
+
+
+def test_jax_compiles_what_it_is_given() -> None:
+    pytest.importorskip("jax")
+    traced = []
+
+    def double(x: Any) -> Any:
+        traced.append(type(x).__name__)
+        return x * 2
+
+    backend = get_backend("jax")
+    compiled = backend.compile(double)
+    for value in (1.0, 3.0):
+        assert float(compiled(backend.asarray(value, "float32"))) == 2 * value
+    assert len(traced) == 1
+    assert "Tracer" in traced[0]
+    with pytest.raises(
+        NoDeviceError, match=r"^the backend 'jax:cpu:99' has no usable device \(.+\)\. Usable here: jax:cpu:0"
+    ):
+        get_backend("jax:cpu:99")
+
+
+def test_dpnp_and_its_devices() -> None:
+    pytest.importorskip("dpnp")
+    found = available_backends()["dpnp"]
+    if not found:
+        pytest.skip(str(found.error))
+    for name in found.devices:
+        assert get_backend(f"dpnp:{name}").spec == f"dpnp:{name}"
+    assert get_backend("dpnp").spec.removeprefix("dpnp:") in found.devices
+    with pytest.raises(NoDeviceError, match=r"^the backend 'dpnp:x' has no usable device \(.+\)\. Usable here: dpnp:"):
+        get_backend("dpnp:x")
+    assert not module._LIBRARIES["dpnp"].owns(np.ones(1))
