@@ -60,8 +60,13 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, near: str) -> N
 
 
 def test_a_name_like_no_other_is_answered_with_all() -> None:
-    with pytest.raises(UnknownBackendError, match=r"unknown backend 'zzz' Known: numpy, cupy, torch, jax"):
+    known = "numpy, cupy, torch, jax, array_api_strict, dpnp, auto, or an Array API namespace passed as a module"
+    with pytest.raises(UnknownBackendError, match=rf"^unknown backend 'zzz' Known: {known}$"):
         get_backend("zzz")
+    with pytest.raises(UnknownBackendError, match=r"did you mean 'auto'\?"):
+        get_backend("atuo")
+    with pytest.raises(UnknownBackendError, match=r"and this is a int$"):
+        get_backend(3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [3, ["numpy"], np.ones(2)])
@@ -289,6 +294,7 @@ def test_asarray_places_and_to_numpy_brings_back(backend: Backend) -> None:
         assert back.dtype == dtype
         np.testing.assert_array_equal(back, host)
         assert backend_of(array) == backend
+        assert backend_of(array).xp is backend.xp
         np.testing.assert_array_equal(to_numpy(array), host)
 
 
