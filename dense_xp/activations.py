@@ -302,7 +302,7 @@ def get_activation(spec: str | Mapping[str, Any] | Layer | None) -> Layer | None
     if spec is None or spec == "linear":
         return None
     if isinstance(spec, Mapping):
-        return layer_class(spec["class"]).from_config(spec["config"])
+        spec = layer_class(spec["class"]).from_config(spec["config"])
     if isinstance(spec, str):
         return by_name("activation", _ACTIVATIONS, spec, ", linear, or a layer without parameters")()
     if not isinstance(spec, Layer):

@@ -36,6 +36,8 @@ def accuracy(prediction: Array, target: Array) -> Array:
     0.5
     """
     xp = array_namespace(prediction)
+    if target.ndim == prediction.ndim:  # as numbers: the standard neither orders nor ranks booleans
+        target = xp.astype(target, prediction.dtype)
     if prediction.shape[-1] == 1:
         right = (prediction > 0) == (target > 0)
     else:

@@ -155,6 +155,7 @@ def test_names() -> None:
         (Dense(3), ValueError, r"^Dense cannot be an activation, .*: put it after this layer in a Sequential$"),
         (Dropout(0.5), ValueError, "Dropout cannot be an activation"),
         (Layer(), ValueError, "Layer cannot be an activation"),
+        ({"class": "Dense", "config": {"n_units": 3}}, ValueError, "Dense cannot be an activation"),
     ],
 )
 def test_what_is_no_activation(spec: Any, error: type, says: str) -> None:

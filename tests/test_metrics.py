@@ -35,6 +35,13 @@ def test_a_single_output_is_a_yes_where_it_is_positive(backend: Backend) -> None
     assert float(to_numpy(value)) == pytest.approx(2 / 3)
 
 
+def test_booleans_are_targets_too(backend: Backend) -> None:
+    yes = accuracy(backend.asarray(np.asarray([[0.5], [-0.5]])), backend.asarray(np.asarray([[True], [True]])))
+    assert float(to_numpy(yes)) == 0.5
+    rows = np.eye(3)[[1, 0, 0, 0]].astype(bool)
+    assert float(to_numpy(accuracy(backend.asarray(LOGITS), backend.asarray(rows)))) == 0.75
+
+
 def test_metrics_by_name_and_by_function() -> None:
     assert get_metric("accuracy") == ("accuracy", accuracy)
     assert get_metric(accuracy)[0] == "accuracy"
