@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -26,6 +26,7 @@ from dense_xp.backend import (
     to_numpy,
     use_backend,
 )
+from dense_xp.fused import FusedStep
 from dense_xp.layer import Layer, Params, Rng, apply_gradients, as_rng, is_pure, merged, place
 from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
 from dense_xp.metrics import Metric, get_metric
@@ -441,6 +442,9 @@ class _EagerStep:
         self.model.params = snapshot
 
 
+_Step: TypeAlias = FusedStep | _CompiledStep | _EagerStep
+
+
 def _copies(params: Params) -> Params:
     return {
         k: _copies(v) if isinstance(v, dict) else array_namespace(v).asarray(v, copy=True) for k, v in params.items()
@@ -486,15 +490,24 @@ def fit(
         validation = None
         if validation_data is not None:
             validation = _Samples(model, *_three(validation_data), samples.loss)
-        step = (_CompiledStep if is_pure(model) else _EagerStep)(model, samples.loss, named)
+        step = _stepper(model, samples, named, min(int(batch_size), len(samples)))
         run = Run(model, History(), int(epochs))
         hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in callbacks]
         return _loop(run, step, samples, validation, named, hooks, int(batch_size), shuffle, generator, verbose)
 
 
+def _stepper(model: Layer, samples: _Samples, metrics: Mapping[str, Metric], batch_size: int) -> _Step:
+    """Return what steps this model fastest."""
+    if not is_pure(model):
+        return _EagerStep(model, samples.loss, metrics)
+    if FusedStep.serves(model, samples.X.data.ndim):
+        return FusedStep(model, samples.loss, tuple(metrics.values()), batch_size)
+    return _CompiledStep(model, samples.loss, metrics)
+
+
 def _loop(
     run: Run,
-    step: _CompiledStep | _EagerStep,
+    step: _Step,
     samples: _Samples,
     validation: _Samples | None,
     metrics: Mapping[str, Metric],
@@ -593,7 +606,7 @@ def _average(
 
 
 def _diverged(
-    step: _CompiledStep | _EagerStep,
+    step: _Step,
     before: Any,
     values: list[tuple[Array, ...]],
     epoch: int,

@@ -1,0 +1,495 @@
+"""The training step on NumPy, in memory that it owns: the twin of :func:`dense_xp.training.train_step`.
+
+Three things cost what the matrix products do not: fresh arrays (their pages have to be mapped), passes over
+memory, and calls. So each layer of the model becomes a stage that keeps its arrays for all batches. On the way
+forward a stage adds its bias and applies its activation in place; on the way back it overwrites its output,
+which nobody needs any more, with the gradient. A parameter is moved as soon as its gradient is there, some
+rows at a time, so that the gradient never leaves the cache and is never held as a whole.
+
+A stage that has no kernels calls the pure functions of its layer, so every pure layer, loss and metric serves.
+The model's own arrays are never written into: after each epoch the model is given copies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dense_xp.activations import ReLU
+from dense_xp.backend import Array
+from dense_xp.dense import Dense
+from dense_xp.dropout import Dropout
+from dense_xp.kernels import host_kernels
+from dense_xp.layer import Layer, Params, Rng
+from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
+from dense_xp.metrics import Metric
+from dense_xp.normalization import LayerNorm
+from dense_xp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
+
+TILE = 1 << 17
+"""Numbers of a gradient that are computed, and then used up, at a time."""
+
+
+class Update:
+    """One optimizer's kernel, and its constants for a step."""
+
+    def __init__(self, optimizer: Optimizer, kernels: Any) -> None:
+        self.optimizer = optimizer
+        self.slots, self.kernel, self.constants = _UPDATES[type(optimizer)](optimizer, kernels)
+        self._last: tuple[Any, tuple[Any, ...]] = (None, ())
+
+    @staticmethod
+    def serves(optimizer: Optimizer) -> bool:
+        """Whether there is a kernel for this optimizer; a subclass may compute something else."""
+        return type(optimizer) in _UPDATES and not (type(optimizer) is RMSprop and optimizer.momentum)
+
+    def at(self, rate: float, steps: int) -> tuple[Any, ...]:
+        """Return the kernel's constants for a learning rate and the number of steps, this one included."""
+        if self._last[0] != (rate, steps):
+            decay = 1.0 - rate * self.optimizer.weight_decay
+            self._last = ((rate, steps), (rate, decay, *self.constants(steps)))
+        return self._last[1]
+
+
+def _sgd(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable[[int], tuple[Any, ...]]]:
+    if o.momentum:
+        return ("velocity",), k.momentum, lambda t: (o.momentum, o.nesterov)
+    return (), k.sgd, lambda t: ()
+
+
+def _adam(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable[[int], tuple[Any, ...]]]:
+    def one_minus_power(beta: float, t: int) -> float:
+        return -math.expm1(t * math.log(beta)) if beta else 1.0
+
+    def constants(t: int) -> tuple[float, ...]:
+        return o.beta_1, o.beta_2, o.epsilon, one_minus_power(o.beta_1, t), one_minus_power(o.beta_2, t)
+
+    return ("mean", "mean_square"), k.adam, constants
+
+
+_UPDATES: dict[type[Optimizer], Callable[[Any, Any], Any]] = {
+    SGD: _sgd,
+    RMSprop: lambda o, k: (("mean_square",), k.rmsprop, lambda t: (o.rho, o.epsilon)),
+    Adam: _adam,
+    AdamW: _adam,
+    Adagrad: lambda o, k: (("sum_of_squares",), k.adagrad, lambda t: (o.epsilon,)),
+    Lion: lambda o, k: (("momentum",), k.lion, lambda t: (o.beta_1, o.beta_2)),
+}
+
+
+class _Block:
+    """Parameters with the same number of columns, one above the other in one array, and their state alike."""
+
+    def __init__(self, params: Params, state: Params, update: Update) -> None:
+        self.names = tuple(params)
+        self.update = update
+        self.values = _stacked([params[name] for name in self.names])
+        self.shape = self.values.shape
+        self.state = [_stacked([state[name][slot] for name in self.names]) for slot in update.slots]
+        self.has_steps = "steps" in state[self.names[0]]
+        self.steps = int(state[self.names[0]]["steps"]) if self.has_steps else 0
+        self.rows: dict[str, slice] = {}
+        start = 0
+        for name in self.names:
+            self.rows[name] = slice(start, start + params[name].shape[0])
+            start = self.rows[name].stop
+
+    def tiles(self, size: int) -> list[slice]:
+        """Return slices of rows of about `size` numbers; the last row is in the last of them."""
+        rows = max(1, size // self.shape[1])
+        count = max(1, round(self.shape[0] / rows))
+        edges = [round(i * self.shape[0] / count) for i in range(count + 1)]
+        return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+    def flat(self, rows: slice) -> tuple[Array, tuple[Array, ...]]:
+        """Return the values and the states of some rows as flat views."""
+        return self.values[rows].reshape(-1), tuple(array[rows].reshape(-1) for array in self.state)
+
+    def params(self) -> Params:
+        return {name: self.values[rows].copy() for name, rows in self.rows.items()}
+
+    def optimizer_state(self) -> Params:
+        state: Params = {}
+        for name, rows in self.rows.items():
+            state[name] = {
+                slot: array[rows].copy() for slot, array in zip(self.update.slots, self.state, strict=True)
+            }
+            if self.has_steps:
+                state[name]["steps"] = np.asarray(self.steps, dtype=self.values.dtype)
+        return state
+
+
+def _stacked(arrays: Sequence[Array]) -> Array:
+    return np.concatenate(arrays, axis=0)
+
+
+# ------------------------------------------------------------------------------------- stages
+
+
+class _Stage:
+    """One layer in a step: the pure functions of the layer, and parameters that are moved in place.
+
+    Attributes
+    ----------
+    blocks : list of _Block
+        The parameters that it moves; none if it is frozen.
+    """
+
+    def __init__(self, path: tuple[str, ...], layer: Layer, learns: bool, run: FusedStep) -> None:
+        self.path, self.layer, self.run = path, layer, run
+        self.params = layer.params
+        names = [name for name in layer.params if name not in layer.buffers] if learns else []
+        self.blocks = self.made_blocks(names)
+        for block in self.blocks:
+            self.params = {**self.params, **{name: block.values[rows] for name, rows in block.rows.items()}}
+        self.grads: list[Array] = []
+
+    def made_blocks(self, names: Sequence[str]) -> list[_Block]:
+        layer, update = self.layer, self.run.update
+        return [_Block({name: layer.params[name]}, layer.optimizer_state, update) for name in names]
+
+    def resize(self, n: int) -> None:
+        """Prepare for batches of n samples."""
+
+    def forward(self, X: Array, noise: Any) -> Array:
+        Y, self.cache = self.layer.forward(self.params, X, training=True, noise=noise)
+        self.params = {**self.params, **self.layer.updated_buffers(self.cache)}
+        return Y
+
+    def backward(self, grad: Array, wanted: bool) -> Array | None:
+        """Pull the gradient back, if `wanted`, and move the parameters or keep their gradients."""
+        if wanted:
+            grad_X, grads = self.layer.backward(self.params, self.cache, grad)
+        else:
+            grad_X, grads = None, self.layer.parameter_gradients(self.params, self.cache, grad)
+        del self.cache
+        for block in self.blocks:
+            self.moved(block, np.ascontiguousarray(grads[block.names[0]]))
+        return grad_X
+
+    def moved(self, block: _Block, grad: Array) -> None:
+        block.steps += 1
+        if self.run.keeps_gradients:
+            self.grads.append(grad)
+        else:
+            self.run.move(*block.flat(slice(None)), grad.reshape(-1), block.steps)
+
+    def move_all(self) -> None:
+        """Move the parameters by the gradients that were kept."""
+        for block, grad in zip(self.blocks, self.grads, strict=True):
+            self.run.move(*block.flat(slice(None)), grad.reshape(-1), block.steps)
+        self.grads = []
+
+    def own_params(self) -> Params:
+        """Return copies of the parameters, and the buffers."""
+        moved = {name: value for block in self.blocks for name, value in block.params().items()}
+        return {**self.params, **moved}
+
+    def own_state(self) -> Params:
+        moved = {name: value for block in self.blocks for name, value in block.optimizer_state().items()}
+        return {**self.layer.optimizer_state, **moved}
+
+
+class _DenseStage(_Stage):
+    """A Dense layer, linear or with ReLU: W and w0 are one array, and so are Y and the gradient of it."""
+
+    def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, run: FusedStep) -> None:
+        super().__init__(path, layer, learns, run)
+        kernels = run.kernels
+        rectifies = type(layer.activation) is ReLU
+        self.apply = kernels.relu if rectifies else kernels.linear
+        self.back = kernels.relu_backward if rectifies else kernels.linear_backward
+        self.W = self.params["W"]
+        zero_row = np.zeros((1, layer.n_units), dtype=layer.dtype)
+        self.w0 = self.params.get("w0", zero_row)
+        self.storage = run.empty(run.batch_size, layer.n_units)
+        self.grad_w0 = np.empty_like(zero_row)
+        self.tiles = self.blocks[0].tiles(TILE) if self.blocks and not run.keeps_gradients else [slice(None)]
+        self.work: list[tuple[slice, Array, Array, tuple[Array, ...]]] = []
+        if self.blocks:
+            self.plan(self.blocks[0])
+
+    def plan(self, block: _Block) -> None:
+        """Lay out, for each tile, the columns of X, the gradient of the tile and its flat views."""
+        n_in = self.layer.params["W"].shape[0]
+        own = np.empty(block.shape, dtype=block.values.dtype) if self.run.keeps_gradients else None
+        for rows in self.tiles:
+            start, stop, _ = rows.indices(block.shape[0])
+            grad = self.run.gradient_tile(stop - start, block.shape[1]) if own is None else own
+            self.work.append((slice(start, min(stop, n_in)), grad, *block.flat(rows)))
+
+    def made_blocks(self, names: Sequence[str]) -> list[_Block]:
+        layer = self.layer
+        return [_Block({n: layer.params[n] for n in names}, layer.optimizer_state, self.run.update)] if names else []
+
+    def resize(self, n: int) -> None:
+        self.Y = self.storage[:n]
+
+    def forward(self, X: Array, noise: Any) -> Array:
+        self.X = X
+        np.dot(X, self.W, out=self.Y)
+        self.apply(self.Y, self.w0)
+        return self.Y
+
+    def backward(self, grad: Array, wanted: bool) -> Array | None:
+        self.back(grad, self.Y, self.grad_w0)
+        grad, grad_X = self.Y, None
+        if wanted:
+            grad_X = self.run.scratch(*self.X.shape)
+            np.dot(grad, self.W.T, out=grad_X)
+        if not self.blocks:
+            return grad_X
+        block, Xt = self.blocks[0], self.X.T
+        block.steps += 1
+        keeps, move = self.run.keeps_gradients, self.run.move
+        for columns, tile, values, state in self.work:
+            n = columns.stop - columns.start
+            if n:
+                np.dot(Xt[columns], grad, out=tile[:n])
+            if n < tile.shape[0]:
+                tile[n] = self.grad_w0[0]
+            if keeps:
+                self.grads.append(tile)
+            else:
+                move(values, state, tile.reshape(-1), block.steps)
+        return grad_X
+
+
+class _DropoutStage(_Stage):
+    """Dropout into an array of its own, over which the gradient is written."""
+
+    def __init__(self, path: tuple[str, ...], layer: Dropout, learns: bool, run: FusedStep) -> None:
+        super().__init__(path, layer, learns, run)
+        self.scale = 1.0 / (1.0 - layer.rate)
+        self.storage = run.empty(run.batch_size, *layer.output_shape())
+
+    def resize(self, n: int) -> None:
+        self.Y = self.storage[:n]
+
+    def forward(self, X: Array, noise: Any) -> Array:
+        self.keep = noise
+        if noise is None:
+            return X
+        self.run.kernels.dropout(X, noise, self.scale, self.Y)
+        return self.Y
+
+    def backward(self, grad: Array, wanted: bool) -> Array | None:
+        if self.keep is None:
+            return grad
+        self.run.kernels.dropout(grad, self.keep, self.scale, self.Y)
+        return self.Y
+
+
+class _LayerNormStage(_Stage):
+    """Layer normalization into arrays of its own."""
+
+    def __init__(self, path: tuple[str, ...], layer: LayerNorm, learns: bool, run: FusedStep) -> None:
+        super().__init__(path, layer, learns, run)
+        shape = run.batch_size, *layer.output_shape()
+        self.storage = run.empty(*shape), run.empty(*shape), run.empty(shape[0], 1)
+        self.gradients = {name: np.empty_like(value) for name, value in self.params.items()}
+
+    def resize(self, n: int) -> None:
+        self.Y, self.normed, self.inverse = (array[:n] for array in self.storage)
+
+    def forward(self, X: Array, noise: Any) -> Array:
+        gamma, beta = self.params["gamma"], self.params["beta"]
+        self.run.kernels.layer_norm(X, gamma, beta, self.layer.epsilon, self.normed, self.inverse, self.Y)  # type: ignore[attr-defined]
+        return self.Y
+
+    def backward(self, grad: Array, wanted: bool) -> Array | None:
+        own = self.gradients
+        self.run.kernels.layer_norm_backward(
+            grad, self.params["gamma"], self.normed, self.inverse, own["gamma"], own["beta"], self.Y
+        )
+        for block in self.blocks:
+            self.moved(block, own[block.names[0]])
+        return self.Y
+
+
+def _stage(path: tuple[str, ...], layer: Layer, learns: bool, run: FusedStep) -> _Stage:
+    # a subclass may compute something else: it is taken at its pure functions' word
+    if type(layer) is Dense and (layer.activation is None or type(layer.activation) is ReLU):
+        return _DenseStage(path, layer, learns, run)
+    if type(layer) is Dropout:
+        return _DropoutStage(path, layer, learns, run)
+    if type(layer) is LayerNorm:
+        return _LayerNormStage(path, layer, learns, run)
+    return _Stage(path, layer, learns, run)
+
+
+def _leaves(layer: Layer, path: tuple[str, ...] = (), learns: bool = True) -> Iterator[tuple[Any, Layer, bool]]:
+    """Yield the layers inside a model in order, each with its path and whether it learns."""
+    items: Mapping[str, Layer] | None = getattr(layer, "_items", None)
+    learns = learns and (layer.trainable or not path)
+    if items is None:
+        yield path, layer, learns
+    else:
+        for key, inner in items.items():
+            yield from _leaves(inner, (*path, key), learns)
+
+
+# ------------------------------------------------------------------------------------- the step
+
+
+class FusedStep:
+    """Steps a model on NumPy; its arrays are here while it trains, and copies of them in the model.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized, pure, on NumPy.
+    loss : Loss
+        What is minimised.
+    metrics : sequence of callables
+        Computed from the same prediction.
+    batch_size : int
+        The most samples that a batch will have.
+    """
+
+    def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Metric], batch_size: int) -> None:
+        assert model.optimizer is not None
+        self.model, self.loss, self.metrics, self.batch_size = model, loss, tuple(metrics), batch_size
+        self.optimizer = model.optimizer
+        self.kernels = host_kernels()
+        self.update = Update(self.optimizer, self.kernels)
+        self.keeps_gradients = self.optimizer.clip_norm is not None
+        self.dtype = np.dtype(model.dtype)
+        self._scratch = self.empty(0)
+        self._gradient = self.empty(0)
+        self.stages = [_stage(path, layer, learns, self) for path, layer, learns in _leaves(model)]
+        learning = [i for i, stage in enumerate(self.stages) if stage.blocks]
+        self.first = min(learning, default=len(self.stages))
+        self.size = 0
+        self.rate = 0.0
+
+    @staticmethod
+    def serves(model: Layer, X_ndim: int) -> bool:
+        """Whether the step of this model can be taken here."""
+        optimizer = model.optimizer
+        return (
+            model.backend is not None
+            and model.backend.name == "numpy"
+            and model.dtype in ("float32", "float64")
+            and X_ndim == 2
+            and optimizer is not None
+            and Update.serves(optimizer)
+            and all(_one_count(layer) for _, layer, _ in _leaves(model))
+        )
+
+    # ------------------------------------------------------------------ memory
+
+    def empty(self, *shape: int) -> Array:
+        return np.empty(shape, dtype=self.dtype)
+
+    def scratch(self, *shape: int) -> Array:
+        """Return memory for the gradient of an input, which is used up before the next one is asked for."""
+        size = math.prod(shape)
+        if self._scratch.size < size:
+            self._scratch = self.empty(size)
+        return self._scratch[:size].reshape(shape)
+
+    def gradient_tile(self, *shape: int) -> Array:
+        """Return memory for a gradient that is used up at once; tiles planned earlier keep theirs."""
+        size = math.prod(shape)
+        if self._gradient.size < size:
+            self._gradient = self.empty(max(size, min(TILE, size * 2)))
+        return self._gradient[:size].reshape(shape)
+
+    # ------------------------------------------------------------------ one step
+
+    def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Any, ...]:
+        if len(X) != self.size:
+            self.size = len(X)
+            for stage in self.stages:
+                stage.resize(self.size)
+        self.rate = self.optimizer.learning_rate_at(self.model.steps)
+        noise = self.model.draw_noise(rng, X.shape)
+        Y = X
+        for stage in self.stages:
+            Y = stage.forward(Y, noise if noise is None else _at(noise, stage.path))
+        values = [metric(Y, y) for metric in self.metrics]
+        value, grad = self.value_and_grad(Y, y, weight)
+        for i in range(len(self.stages) - 1, self.first - 1, -1):
+            grad = self.stages[i].backward(grad, i > self.first)
+        if self.keeps_gradients:
+            self.move_clipped()
+        self.model.steps += 1
+        return (value, *values)
+
+    def value_and_grad(self, Y: Array, y: Array, weight: Any) -> tuple[Any, Array]:
+        """Return the loss and its gradient, written over the prediction where that is ours and not needed."""
+        loss, last = self.loss, self.stages[-1]
+        if type(last) is _DenseStage and last.apply is self.kernels.linear and weight is None:
+            if type(loss) is SoftmaxCrossEntropy and y.ndim == 1 and loss.class_weight is None:
+                return self.kernels.softmax_cross_entropy(Y, y, loss.label_smoothing), Y
+            if type(loss) is MeanSquaredError and y.dtype == Y.dtype:
+                return self.kernels.squared_error(Y, y), Y
+        return loss.value_and_grad(Y, y, weight)
+
+    def move(self, values: Array, state: tuple[Array, ...], grad: Array, steps: int) -> None:
+        """Move some parameters by their gradient."""
+        limit = self.optimizer.clip_value
+        if limit is not None and not self.keeps_gradients:
+            np.clip(grad, -limit, limit, out=grad)
+        self.update.kernel(values, grad, *state, *self.update.at(self.rate, steps))
+
+    def move_clipped(self) -> None:
+        """Scale all gradients down to the common norm that is allowed, and move all parameters."""
+        grads = [grad.reshape(-1) for stage in self.stages for grad in stage.grads]
+        limit, allowed = self.optimizer.clip_value, self.optimizer.clip_norm
+        assert allowed is not None
+        if limit is not None:
+            for grad in grads:
+                np.clip(grad, -limit, limit, out=grad)
+        scale = allowed / max(self.kernels.norm(grads), allowed)
+        for grad in grads:
+            grad *= scale
+        for stage in self.stages:
+            stage.move_all()
+
+    # ------------------------------------------------------------------ the model's share
+
+    def hand_over(self) -> None:
+        """Give the model copies of the arrays as they are now."""
+        self.model.params = _tree((stage.path, stage.own_params()) for stage in self.stages)
+        self.model.optimizer_state = _tree((stage.path, stage.own_state()) for stage in self.stages)
+
+    def snapshot(self) -> tuple[Params, Params, int]:
+        """Return what the model has: the arrays of the last epoch, which no step writes into."""
+        return self.model.params, self.model.optimizer_state, self.model.steps
+
+    def restore(self, snapshot: tuple[Params, Params, int]) -> None:
+        """Give the model those back. The training is over after that."""
+        self.model.params, self.model.optimizer_state, self.model.steps = snapshot
+
+
+def _one_count(layer: Layer) -> bool:
+    """Whether all parameters of a layer were moved equally often, as one kernel call assumes."""
+    steps = [float(own["steps"]) for own in layer.optimizer_state.values() if "steps" in own]
+    return len(set(steps)) <= 1
+
+
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        if tree is None:
+            return None
+        tree = tree.get(key)
+    return tree
+
+
+def _tree(leaves: Any) -> Params:
+    tree: Params = {}
+    for path, own in leaves:
+        if not own:
+            continue
+        if not path:
+            return dict(own)
+        inner = tree
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = own
+    return tree

@@ -1,0 +1,227 @@
+"""Kernels of NumPy alone: in place, and in blocks that stay in the cache from one operation to the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = np.ndarray[Any, Any]
+
+NAME = "numpy"
+
+BLOCK = 16384
+"""Numbers in a block: with its gradient, state and scratch it fills a second-level cache by half."""
+
+# ------------------------------------------------------------------------------------- layers
+
+
+def linear(Z: Array, bias: Array) -> None:
+    """Add the bias, of shape (1, n), to each row of Z."""
+    np.add(Z, bias, out=Z)
+
+
+def linear_backward(grad: Array, Z: Array, grad_bias: Array) -> None:
+    """Write the gradient into Z, unless it is there already, and its sum over the rows into `grad_bias`."""
+    if grad is not Z:
+        np.copyto(Z, grad)
+    np.sum(Z, axis=0, keepdims=True, out=grad_bias)
+
+
+def relu(Z: Array, bias: Array) -> None:
+    """Replace Z by max(Z + bias, 0)."""
+    np.add(Z, bias, out=Z)
+    np.maximum(Z, 0.0, out=Z)
+
+
+def relu_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
+    """Replace the output Y by the gradient where it is positive, and sum that over the rows."""
+    np.multiply(grad, Y > 0, out=Y)
+    np.sum(Y, axis=0, keepdims=True, out=grad_bias)
+
+
+def dropout(X: Array, keep: Array, scale: float, out: Array) -> None:
+    """Write X times `scale` where it is kept, and 0 elsewhere, into `out`, which may be X."""
+    np.multiply(X, scale, out=out)
+    out[~keep] = 0.0
+
+
+def layer_norm(X: Array, gamma: Array, beta: Array, epsilon: float, normed: Array, inverse: Array, Y: Array) -> None:
+    """Write x̂, 1/√(variance + ε), of shape (rows, 1), and γ x̂ + β."""
+    np.subtract(X, np.mean(X, axis=1, keepdims=True), out=normed)
+    np.multiply(normed, normed, out=Y)
+    np.mean(Y, axis=1, keepdims=True, out=inverse)
+    np.divide(1.0, np.sqrt(inverse + epsilon), out=inverse)
+    np.multiply(normed, inverse, out=normed)
+    np.multiply(normed, gamma, out=Y)
+    np.add(Y, beta, out=Y)
+
+
+def layer_norm_backward(
+    grad: Array, gamma: Array, normed: Array, inverse: Array, grad_gamma: Array, grad_beta: Array, out: Array
+) -> None:
+    """Write (g γ - mean(g γ) - x̂ mean(g γ x̂))/√(variance + ε) and the two sums over the rows; x̂ is lost."""
+    np.multiply(grad, normed, out=out)
+    np.sum(out, axis=0, keepdims=True, out=grad_gamma)
+    np.sum(grad, axis=0, keepdims=True, out=grad_beta)
+    np.multiply(out, gamma, out=out)
+    normed *= np.mean(out, axis=1, keepdims=True)
+    np.multiply(grad, gamma, out=out)
+    normed += np.mean(out, axis=1, keepdims=True)
+    out -= normed
+    out *= inverse
+
+
+# ------------------------------------------------------------------------------------- losses
+
+
+def softmax_cross_entropy(Z: Array, labels: Array, smoothing: float) -> float:
+    """Return the mean cross-entropy of logits and labels, and replace the logits by its gradient."""
+    n, n_classes = Z.shape
+    rows = np.arange(n)
+    share = smoothing / n_classes
+    Z -= np.max(Z, axis=1, keepdims=True)
+    loss = -(1.0 - smoothing) * np.sum(Z[rows, labels], dtype="float64")
+    if smoothing:
+        loss -= share * np.sum(Z, dtype="float64")
+    np.exp(Z, out=Z)
+    total = np.sum(Z, axis=1, keepdims=True)
+    loss += np.sum(np.log(total), dtype="float64")
+    Z /= total
+    Z[rows, labels] -= 1.0 - smoothing
+    if smoothing:
+        Z -= share
+    Z *= 1.0 / n
+    return float(loss / n)
+
+
+def squared_error(Y: Array, target: Array) -> float:
+    """Return the mean squared error, and replace the prediction by its gradient."""
+    np.subtract(Y, target, out=Y)
+    loss = np.mean(np.square(Y), dtype="float64")
+    Y *= 2.0 / Y.size
+    return float(loss)
+
+
+# ------------------------------------------------------------------------------------- optimizers
+#
+# All arrays are flat. `decay` is what weight decay leaves of the parameter, 1 - η λ.
+
+
+def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    scratch = np.empty(min(BLOCK, arrays[0].size), dtype=arrays[0].dtype)
+    for start in range(0, arrays[0].size, BLOCK):
+        block = [array[start : start + BLOCK] for array in arrays]
+        yield (*block, scratch[: block[0].size])
+
+
+def _decayed(param: Array, decay: float) -> None:
+    if decay != 1.0:
+        param *= decay
+
+
+def sgd(param: Array, grad: Array, rate: float, decay: float) -> None:
+    """θ ← θ decay - η g."""
+    for p, g, t in _blocks(param, grad):
+        _decayed(p, decay)
+        np.multiply(g, rate, out=t)
+        p -= t
+
+
+def momentum(param: Array, grad: Array, velocity: Array, rate: float, decay: float, mu: float, nesterov: bool) -> None:
+    """v ← μ v + g; then θ ← θ decay - η v, or - η (g + μ v)."""
+    for p, g, v, t in _blocks(param, grad, velocity):
+        v *= mu
+        v += g
+        _decayed(p, decay)
+        if nesterov:
+            np.multiply(v, mu, out=t)
+            t += g
+            t *= rate
+        else:
+            np.multiply(v, rate, out=t)
+        p -= t
+
+
+def rmsprop(
+    param: Array, grad: Array, mean_square: Array, rate: float, decay: float, rho: float, epsilon: float
+) -> None:
+    """s ← ρ s + (1 - ρ) g²; θ ← θ decay - η g/(√s + ε)."""
+    for p, g, s, t in _blocks(param, grad, mean_square):
+        np.multiply(g, g, out=t)
+        t *= 1.0 - rho
+        s *= rho
+        s += t
+        np.sqrt(s, out=t)
+        t += epsilon
+        np.divide(g, t, out=t)
+        t *= rate
+        _decayed(p, decay)
+        p -= t
+
+
+def adam(
+    param: Array,
+    grad: Array,
+    mean: Array,
+    mean_square: Array,
+    rate: float,
+    decay: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    correction_1: float,
+    correction_2: float,
+) -> None:
+    """Step Adam; the corrections are 1 - β₁ᵗ and 1 - β₂ᵗ."""
+    for p, g, m, v, t in _blocks(param, grad, mean, mean_square):
+        np.multiply(g, g, out=t)
+        t *= 1.0 - beta_2
+        v *= beta_2
+        v += t
+        np.multiply(g, 1.0 - beta_1, out=t)
+        m *= beta_1
+        m += t
+        np.multiply(v, 1.0 / correction_2, out=t)
+        np.sqrt(t, out=t)
+        t += epsilon
+        np.divide(m, t, out=t)
+        t *= rate / correction_1
+        _decayed(p, decay)
+        p -= t
+
+
+def adagrad(param: Array, grad: Array, total: Array, rate: float, decay: float, epsilon: float) -> None:
+    """s ← s + g²; θ ← θ decay - η g/(√s + ε)."""
+    for p, g, s, t in _blocks(param, grad, total):
+        np.multiply(g, g, out=t)
+        s += t
+        np.sqrt(s, out=t)
+        t += epsilon
+        np.divide(g, t, out=t)
+        t *= rate
+        _decayed(p, decay)
+        p -= t
+
+
+def lion(
+    param: Array, grad: Array, momentum: Array, rate: float, decay: float, beta_1: float, beta_2: float
+) -> None:
+    """θ ← θ decay - η sign(β₁ m + (1 - β₁) g); m ← β₂ m + (1 - β₂) g."""
+    for p, g, m, t in _blocks(param, grad, momentum):
+        np.multiply(g, 1.0 - beta_1, out=t)
+        t += beta_1 * m
+        np.sign(t, out=t)
+        t *= rate
+        _decayed(p, decay)
+        p -= t
+        np.multiply(g, 1.0 - beta_2, out=t)
+        m *= beta_2
+        m += t
+
+
+def norm(grads: list[Array]) -> float:
+    """Return the Euclidean norm of all gradients together."""
+    return math.sqrt(sum(float(np.dot(grad, grad)) for grad in grads))
