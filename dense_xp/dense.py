@@ -181,10 +181,11 @@ def _rows(X: Array) -> Array:
 
 
 def _affine(X: Array, W: Array, w0: Array | None) -> Array:
-    Z = _rows(X) @ W
+    flat = X.ndim == 2
+    Z = (X if flat else _rows(X)) @ W
     if w0 is not None:
         Z += w0  # Z is ours: on a CPU a second array of its size would cost more than the addition
-    return Z if X.ndim == 2 else array_namespace(X).reshape(Z, (*X.shape[:-1], W.shape[1]))
+    return Z if flat else array_namespace(X).reshape(Z, (*X.shape[:-1], W.shape[1]))
 
 
 def _drawn(initializer: Callable[..., Any], shape: tuple[int, int], rng: Rng) -> np.ndarray[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -35,6 +34,8 @@ def by_name(kind: str, table: Mapping[str, T], name: str, otherwise: str = "") -
     """
     if name in table:
         return table[name]
+    import difflib  # only needed here
+
     near = difflib.get_close_matches(name, table, 1, 0.4)
     raise ValueError(
         f"unknown {kind} {name!r}"

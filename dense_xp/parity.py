@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from dense_xp import rounding
 from dense_xp.activations import _ACTIVATIONS
@@ -338,6 +337,8 @@ def table(
     skipped : dict of str to str
         The dtypes that the backend does not have, and why.
     """
+    from tqdm.auto import tqdm
+
     numpy = get_backend("numpy")
     skipped: dict[str, str] = {}
     work: list[tuple[Case, str]] = []

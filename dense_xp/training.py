@@ -16,7 +16,6 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from array_api_compat import array_namespace
-from tqdm.auto import tqdm
 
 from dense_xp.backend import (
     Array,
@@ -334,12 +333,14 @@ def _loss_for(spec: Any, y: _Rows, outputs: tuple[int, ...]) -> Loss:
 _compiled: weakref.WeakKeyDictionary[Layer, dict[Any, Callable[..., Any]]] = weakref.WeakKeyDictionary()
 
 
-def _compile_once(model: Layer, backend: Backend, key: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def _compile_once(
+    model: Layer, backend: Backend, key: str, function: Callable[..., Any], donated: tuple[int, ...] = ()
+) -> Callable[..., Any]:
     """Compile a function of this model; the same function for the same key, so that it is traced once."""
     cache = _compiled.setdefault(model, {})
     full = (backend.spec, key, repr(model.get_config()))
     if full not in cache:
-        cache[full] = backend.compile(function)
+        cache[full] = backend.compile(function, donated)
     return cache[full]
 
 
@@ -379,7 +380,7 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Call
 
 
 class _CompiledStep:
-    """Steps a pure model; its arrays are here while it trains, and in the model after each epoch."""
+    """Steps a pure model by one function of arrays; they are here while it trains, in the model after each epoch."""
 
     def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Metric]) -> None:
         assert model.optimizer is not None
@@ -389,7 +390,7 @@ class _CompiledStep:
         step = train_step(model, loss, tuple(metrics.values()))
         if self.optimizer.traceable:
             key = f"step {loss!r} {self.optimizer!r} {list(metrics.items())} {_trainable(model)}"
-            step = _compile_once(model, self.backend, key, step)
+            step = _compile_once(model, self.backend, key, step, (0, 1))  # parameters and state
         self.step = step
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
@@ -405,7 +406,10 @@ class _CompiledStep:
         self.model.params, self.model.optimizer_state = self.params, self.state
 
     def snapshot(self) -> tuple[Params, Params, int]:
-        return self.params, self.state, self.model.steps  # steps replace arrays, and never write into them
+        before = self.params, self.state, self.model.steps
+        if self.backend.donates:  # the model keeps those, and the steps use up copies
+            self.params, self.state = _copies(self.params), _copies(self.state)
+        return before
 
     def restore(self, snapshot: tuple[Params, Params, int]) -> None:
         self.params, self.state, self.model.steps = snapshot
@@ -522,6 +526,8 @@ def _loop(
     started = time.perf_counter()
     for hook in hooks:
         hook.begin(run)
+    from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
+
     # disable=None: tqdm is silent where standard error is not a terminal
     bar = tqdm(total=run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
     try:

@@ -21,6 +21,7 @@ LAYERS = (
     ("layer",),
     ("activations", "dropout", "normalization"),
     ("dense",),
+    ("fused",),
     ("training",),
     ("sequential",),
     ("demo", "parity"),
@@ -28,6 +29,8 @@ LAYERS = (
     ("__main__",),
 )
 LEAVES = {"schedules", "rounding", "names"}  # these import nothing of the package
+KERNEL_USERS = {"fused", "cli"}  # the only ones who see the kernels, which see nobody
+KERNELS = sorted(path.stem for path in (PACKAGE / "kernels").glob("*.py"))
 ARRAY_LIBRARIES = {"cupy", "torch", "jax", "dpnp", "array_api_strict", "dask", "mlx", "numba", "tensorflow"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -55,10 +58,18 @@ def test_every_module_has_its_place() -> None:
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "__init__"])
 def test_imports_point_one_way(module: str) -> None:
     own = {name.split(".")[1] for name in imports(module) if name.startswith("dense_xp.")}
+    assert "kernels" not in own or module in KERNEL_USERS
     own &= set(MODULES)
     if module in LEAVES:
         assert not own
     assert all(level(other) < level(module) for other in own), f"{module} imports {own}"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_kernels_know_arrays_alone_and_one_library_each(kernel: str) -> None:
+    used = imports(f"kernels/{kernel}")
+    assert all(name.startswith("dense_xp.kernels") for name in used if name.startswith("dense_xp"))
+    assert {name.partition(".")[0] for name in used} & ARRAY_LIBRARIES <= {kernel}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from dense_xp.kernels.numpy import Array, dropout, layer_norm, layer_norm_backward, linear, norm, squared_error
+from dense_xp.kernels.numpy import Array, dropout, layer_norm, layer_norm_backward, norm, squared_error
 
 __all__ = [
     "NAME", "adagrad", "adam", "dropout", "layer_norm", "layer_norm_backward", "linear", "linear_backward",
@@ -27,6 +27,16 @@ _compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
 
 
 # ------------------------------------------------------------------------------------- layers
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def linear(Z: Array, bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.linear`."""
+    b = bias[0]
+    for i in range(Z.shape[0]):
+        z = Z[i]
+        for j in range(z.size):
+            z[j] += b[j]
 
 
 @_compiled  # type: ignore[untyped-decorator]
@@ -192,9 +202,7 @@ def adagrad(param: Array, grad: Array, total: Array, rate: float, decay: float, 
 
 
 @_compiled  # type: ignore[untyped-decorator]
-def lion(
-    param: Array, grad: Array, momentum: Array, rate: float, decay: float, beta_1: float, beta_2: float
-) -> None:
+def lion(param: Array, grad: Array, momentum: Array, rate: float, decay: float, beta_1: float, beta_2: float) -> None:
     """As :func:`dense_xp.kernels.numpy.lion`."""
     kind = param.dtype.type
     eta, keep = kind(rate), kind(decay)

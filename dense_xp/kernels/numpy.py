@@ -131,7 +131,7 @@ def sgd(param: Array, grad: Array, rate: float, decay: float) -> None:
 
 
 def momentum(param: Array, grad: Array, velocity: Array, rate: float, decay: float, mu: float, nesterov: bool) -> None:
-    """v ← μ v + g; then θ ← θ decay - η v, or - η (g + μ v)."""
+    """V ← μ v + g; then θ ← θ decay - η v, or - η (g + μ v)."""
     for p, g, v, t in _blocks(param, grad, velocity):
         v *= mu
         v += g
@@ -148,7 +148,7 @@ def momentum(param: Array, grad: Array, velocity: Array, rate: float, decay: flo
 def rmsprop(
     param: Array, grad: Array, mean_square: Array, rate: float, decay: float, rho: float, epsilon: float
 ) -> None:
-    """s ← ρ s + (1 - ρ) g²; θ ← θ decay - η g/(√s + ε)."""
+    """S ← ρ s + (1 - ρ) g²; θ ← θ decay - η g/(√s + ε)."""
     for p, g, s, t in _blocks(param, grad, mean_square):
         np.multiply(g, g, out=t)
         t *= 1.0 - rho
@@ -194,7 +194,7 @@ def adam(
 
 
 def adagrad(param: Array, grad: Array, total: Array, rate: float, decay: float, epsilon: float) -> None:
-    """s ← s + g²; θ ← θ decay - η g/(√s + ε)."""
+    """S ← s + g²; θ ← θ decay - η g/(√s + ε)."""
     for p, g, s, t in _blocks(param, grad, total):
         np.multiply(g, g, out=t)
         s += t
@@ -206,9 +206,7 @@ def adagrad(param: Array, grad: Array, total: Array, rate: float, decay: float, 
         p -= t
 
 
-def lion(
-    param: Array, grad: Array, momentum: Array, rate: float, decay: float, beta_1: float, beta_2: float
-) -> None:
+def lion(param: Array, grad: Array, momentum: Array, rate: float, decay: float, beta_1: float, beta_2: float) -> None:
     """θ ← θ decay - η sign(β₁ m + (1 - β₁) g); m ← β₂ m + (1 - β₂) g."""
     for p, g, m, t in _blocks(param, grad, momentum):
         np.multiply(g, 1.0 - beta_1, out=t)
