@@ -110,7 +110,12 @@ class Dense(Layer):
 
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Return the output and what backward needs; see :meth:`Layer.forward`."""
-        Z = _affine(X, params["W"], params.get("w0"))
+        rows = X if X.ndim == 2 else _rows(X)
+        Z = rows @ params["W"]
+        if "w0" in params:
+            Z += params["w0"]  # Z is ours: on a CPU a second array of its size would cost more than the addition
+        if rows is not X:
+            Z = array_namespace(X).reshape(Z, (*X.shape[:-1], self.n_units))
         if self.activation is None:
             return Z, (X, None)
         Y, hidden = self.activation.forward({}, Z, training=training)
@@ -120,7 +125,7 @@ class Dense(Layer):
         """Return grad_X and the gradients of ``W`` and ``w0``; see :meth:`Layer.backward`."""
         X, hidden = cache
         grad_Z = self._through_activation(hidden, grad_Y)
-        return _affine(grad_Z, params["W"].T, None), self._parameter_gradients(X, grad_Z)
+        return _product(grad_Z, params["W"].T), self._parameter_gradients(X, grad_Z)
 
     def parameter_gradients(self, params: Params, cache: Any, grad_Y: Array) -> Params:
         """Return the gradients of ``W`` and ``w0`` alone, and save the third product."""
@@ -180,12 +185,9 @@ def _rows(X: Array) -> Array:
     return X if X.ndim == 2 else array_namespace(X).reshape(X, (math.prod(X.shape[:-1]), X.shape[-1]))
 
 
-def _affine(X: Array, W: Array, w0: Array | None) -> Array:
-    flat = X.ndim == 2
-    Z = (X if flat else _rows(X)) @ W
-    if w0 is not None:
-        Z += w0  # Z is ours: on a CPU a second array of its size would cost more than the addition
-    return Z if flat else array_namespace(X).reshape(Z, (*X.shape[:-1], W.shape[1]))
+def _product(X: Array, W: Array) -> Array:
+    Z = _rows(X) @ W
+    return Z if X.ndim == 2 else array_namespace(X).reshape(Z, (*X.shape[:-1], W.shape[1]))
 
 
 def _drawn(initializer: Callable[..., Any], shape: tuple[int, int], rng: Rng) -> np.ndarray[Any, Any]:

@@ -116,7 +116,8 @@ class Layer:
     _own: Mapping[str, Any] = {"backend": None, "dtype": None, "rng": None}
     _inherited: Mapping[str, Any] = {}
     _dtype: Any = None  # the backend's dtype object
-    _fast_type: Any = None  # arrays of this type and dtype need no checking of where they are
+    _fast_type: Any = None  # arrays of this type and dtype, and of the shape of the last batch, need no checking
+    _last_shape: Any = None
     _scoped: bool = False
     _rng: Rng = None
     _remembered: tuple[Params, Any, tuple[int, ...]] | None = None
@@ -290,7 +291,7 @@ class Layer:
         self._params, self._optimizer_state, self.optimizer, self.steps = params, state, optimizer, 0
 
     def _settle(self, backend: Backend, dtype: Any) -> None:
-        self.backend, self._dtype, self._remembered = backend, dtype, None
+        self.backend, self._dtype, self._remembered, self._last_shape = backend, dtype, None, None
         self._scoped = backend.needs_scope
         self._fast_type = np.ndarray if backend.name == "numpy" else None
 
