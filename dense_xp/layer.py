@@ -352,8 +352,9 @@ class Layer:
         """
         if self.backend is None:
             self._build_from(X)
-        if not (type(X) is self._fast_type and X.dtype is self._dtype and X.shape[-1:] == self.input_shape and X.size):
+        if not (type(X) is self._fast_type and X.dtype is self._dtype and X.shape == self._last_shape):
             X = self._accept_batch(X)
+            self._last_shape = X.shape
         if self._scoped:
             with self._scope():
                 return self._forward(X, training)
@@ -545,7 +546,7 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         # arrays travel as NumPy's, which every machine reads; the last batch is no part of the layer
-        state = {key: value for key, value in vars(self).items() if key not in ("_remembered", "_dtype")}
+        state = {key: value for key, value in vars(self).items() if key not in ("_remembered", "_dtype", "_last_shape")}
         if self.backend is not None:
             for key in ("_params", "_optimizer_state"):
                 if key in state:

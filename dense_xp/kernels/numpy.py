@@ -38,7 +38,8 @@ def relu(Z: Array, bias: Array) -> None:
 
 def relu_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
     """Replace the output Y by the gradient where it is positive, and sum that over the rows."""
-    np.multiply(grad, Y > 0, out=Y)
+    np.greater(Y, 0.0, out=Y)
+    np.multiply(grad, Y, out=Y)
     np.sum(Y, axis=0, keepdims=True, out=grad_bias)
 
 
