@@ -151,6 +151,8 @@ class _Library:
         """Whether float32 matrix products round their factors to TF32, as things are set now."""
         return False
 
+    everyday = True  # False for a library that is made for tests
+
     donates = False
 
     def compile(self, function: Callable[..., Any], donated: tuple[int, ...]) -> Callable[..., Any]:
@@ -298,6 +300,8 @@ class _JAX(_Library):
 
 
 class _Strict(_Library):
+    everyday = False
+
     def devices(self) -> tuple[str, ...]:
         info = importlib.import_module(self.module).__array_namespace_info__()
         return tuple(map(self.device_name, info.devices()))
@@ -897,6 +901,23 @@ def available_backends() -> dict[str, Availability]:
     True
     """
     return {name: _probe(library) for name, library in _LIBRARIES.items()}
+
+
+def everyday_backends() -> list[Backend]:
+    """Return NumPy, and every other backend that works here, on each of its devices; none that is made for tests.
+
+    Examples
+    --------
+    >>> everyday_backends()[0].name
+    'numpy'
+    """
+    found = available_backends()
+    return [
+        get_backend(name if library.devices() == ("cpu",) else f"{name}:{device}")
+        for name, library in _LIBRARIES.items()
+        if library.everyday and found[name]
+        for device in found[name].devices
+    ]
 
 
 def _probe(library: _Library) -> Availability:

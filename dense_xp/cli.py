@@ -1,4 +1,4 @@
-"""The command line: ``python -m dense_xp demo``, ``parity`` and ``info``."""
+"""The command line: ``python -m dense_xp demo``, ``parity``, ``bench`` and ``info``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ import sys
 from collections.abc import Sequence
 
 import dense_xp
-from dense_xp import demo, parity
-from dense_xp.backend import BackendError, available_backends, get_backend, set_backend, show_config
+from dense_xp import bench, demo, parity
+from dense_xp.backend import (
+    BackendError,
+    available_backends,
+    everyday_backends,
+    get_backend,
+    set_backend,
+    show_config,
+)
+from dense_xp.kernels import host_kernels
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,6 +47,25 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--seed", type=int, default=0, help="seed of the numbers (default: 0)")
     compare.add_argument("--json", action="store_true", help="print a report for machines")
     compare.set_defaults(run=_parity)
+
+    race = commands.add_parser(
+        "bench",
+        help="time the backends of this machine, side by side",
+        description="Time a layer, a training step, an epoch and a prediction on each backend, and say from which "
+        "width on one overtakes the first.",
+        epilog="example: python -m dense_xp bench --backend numpy,cupy --plot bench.png",
+    )
+    race.add_argument(
+        "--backend",
+        dest="backends",
+        metavar="NAMES",
+        help="names with commas between them; ratios are to the first (default: all that work here, NumPy first)",
+    )
+    race.add_argument("--rounds", type=_positive, default=7, help="how often each is timed (default: 7)")
+    race.add_argument("--quick", action="store_true", help="small work only, some seconds")
+    race.add_argument("--json", action="store_true", help="print a report for machines")
+    race.add_argument("--plot", metavar="FILE", help="draw the time of a step against its width (needs matplotlib)")
+    race.set_defaults(run=_bench, backend=None)
 
     commands.add_parser("info", parents=[backend], help="show what is available, and why anything is not").set_defaults(
         run=_info
@@ -106,8 +133,61 @@ def _parity(arguments: argparse.Namespace) -> int:
     return 0 if passed else 1
 
 
+def _bench(arguments: argparse.Namespace) -> int:
+    named = arguments.backends
+    backends = [get_backend(name) for name in named.split(",")] if named else everyday_backends()
+    if arguments.plot:
+        bench.check_plot()
+    timings: list[bench.Timing] = []
+    group = ""
+    if not arguments.json:
+        print(f"kernels on NumPy: {host_kernels().NAME}; times are medians, ratios are to {backends[0].spec}")
+    for rows in bench.run(backends, quick=arguments.quick, rounds=arguments.rounds):
+        timings += rows
+        if arguments.json:
+            continue
+        if rows[0].group != group:
+            group = rows[0].group
+            print(f"\n{group}")
+        print(f"  {rows[0].work}")
+        for row in rows:
+            if row.seconds is None:
+                print(f"    {row.backend:20} failed: {row.error}")
+                continue
+            ratio = "" if row.ratio is None else f"{row.ratio:8.2f}"
+            print(f"    {row.backend:20} {_time(row.seconds)} {ratio}  {row.samples_per_second:14,.0f} samples/s")
+        sys.stdout.flush()
+    crossed = bench.crossovers(timings)
+    if arguments.plot:
+        bench.plot(timings, arguments.plot)
+    if arguments.json:
+        report = {
+            "kernels": host_kernels().NAME,
+            "versions": {
+                b.name: available_backends()[b.name].version for b in backends if b.name in available_backends()
+            },
+            "timings": [dataclasses.asdict(row) for row in timings],
+            "faster_from_width": crossed,
+        }
+        print(json.dumps(report, indent=1))
+        return 0
+    print()
+    for spec, width in crossed.items():
+        print(
+            f"{spec} trains layers n-n-n, batch 128, faster than {backends[0].spec} "
+            + ("at none of these widths" if width is None else f"from n = {width} on")
+        )
+    return 0
+
+
+def _time(seconds: float) -> str:
+    unit, factor = next((u, f) for u, f in (("s ", 1.0), ("ms", 1e3), ("µs", 1e6)) if seconds * f >= 1 or u == "µs")
+    return f"{seconds * factor:10.4g} {unit}"
+
+
 def _info(arguments: argparse.Namespace) -> int:
     print(f"dense_xp {dense_xp.__version__}, Python {sys.version.split()[0]}")
+    print(f"kernels on NumPy: {host_kernels().NAME}")
     show_config()
     return 0
 
@@ -132,6 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = arguments.run(arguments)
     except BackendError as error:
         print(f"dense_xp: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        return 2
+    except ImportError as error:  # an optional package; the message has the command that installs it
+        print(f"dense_xp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

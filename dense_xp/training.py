@@ -509,6 +509,42 @@ def _stepper(model: Layer, samples: _Samples, metrics: Mapping[str, Metric], bat
     return _CompiledStep(model, samples.loss, metrics)
 
 
+def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = None) -> Callable[[], Any]:
+    """Return a function that takes one step of :func:`fit` on one batch; for measuring.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized, with an optimizer. Its own arrays stay as they are.
+    X, y : array
+        The batch.
+    loss : str or Loss, optional
+        As in :meth:`dense_xp.Sequential.fit`.
+
+    Returns
+    -------
+    callable
+        Without arguments; returns the loss of the step, which may still be on its way.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dense_xp import Dense
+    >>> layer = Dense(1, (2,), rng=0)
+    >>> layer.initialize("adam")
+    >>> step = repeated_step(layer, np.ones((4, 2)), np.ones(4))
+    >>> bool(step() > step())
+    True
+    """
+    with _needs_built(model).scope():
+        samples = _Samples(model, X, y, None, loss)
+        step = _stepper(model, samples, {}, len(samples))
+        step.snapshot()
+        batch = samples.take(slice(0, len(samples)))
+    rng = model._rng or np.random
+    return lambda: step(*batch, rng)[0]
+
+
 def _loop(
     run: Run,
     step: _Step,

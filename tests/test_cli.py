@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import dense_xp
-from dense_xp import cli, demo
+from dense_xp import bench, cli, demo
 from dense_xp.backend import Backend, available_backends
 
 
@@ -98,3 +101,56 @@ def test_python_dash_m() -> None:
     command = [sys.executable, "-m", "dense_xp", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"dense_xp {dense_xp.__version__}"
+
+
+def test_bench_times_backends_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--backend", "numpy,array_api_strict", "--quick", "--rounds", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {row["group"] for row in report["timings"]} == {"layer", "step", "epoch", "predict", "width"}
+    for own in (row for row in report["timings"] if row["backend"] == "numpy"):
+        assert own["seconds"] > 0
+        assert own["ratio"] == 1.0
+    assert all(row["error"] == "" and row["ratio"] > 0 for row in report["timings"])
+    assert set(report["faster_from_width"]) == {"array_api_strict:cpu"}
+    assert report["kernels"] in ("numpy", "numba")
+
+
+def test_bench_prints_a_table_and_goes_on_after_a_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(backend: Backend) -> bench.Call:
+        if backend.name != "numpy":
+            raise MemoryError("no room")
+        return lambda: 1.0
+
+    monkeypatch.setattr(bench, "works", lambda quick: [bench.Work("width", "32-32-32, batch 1", 1, make)])
+    assert cli.main(["bench", "--backend", "numpy,array_api_strict", "--rounds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^    numpy .* 1\.00 .*samples/s$", out, re.M)
+    assert re.search(r"^    array_api_strict:cpu +failed: MemoryError: no room$", out, re.M)
+
+
+def test_bench_finds_where_one_overtakes_the_other() -> None:
+    def rows(backend: str, *seconds: float) -> list[bench.Timing]:
+        widths = zip((32, 64, 128), seconds, strict=True)
+        return [bench.Timing("width", f"{n}-{n}-{n}, batch 128", backend, s, 1.0, 1.0) for n, s in widths]
+
+    timings = rows("a", 2.0, 2.0, 2.0) + rows("b", 1.0, 3.0, 1.0) + rows("c", 1.0, 1.0, 1.0) + rows("d", 1.0, 1.0, 2.5)
+    assert bench.crossovers(timings) == {"b": 128, "c": 32, "d": None}
+    assert bench.crossovers([]) == {}
+
+
+def test_bench_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "bench.png"
+    assert cli.main(["bench", "--backend", "numpy", "--quick", "--rounds", "1", "--plot", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_without_matplotlib_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    assert cli.main(["bench", "--backend", "numpy", "--plot", "x.png"]) == 2
+    assert capsys.readouterr().err.strip() == 'dense_xp: the plot needs matplotlib: run  pip install "dense-xp[bench]"'

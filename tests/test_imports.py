@@ -24,7 +24,7 @@ LAYERS = (
     ("fused",),
     ("training",),
     ("sequential",),
-    ("demo", "parity"),
+    ("bench", "demo", "parity"),
     ("cli",),
     ("__main__",),
 )

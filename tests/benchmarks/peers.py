@@ -100,12 +100,7 @@ def _dense_xp(spec: str) -> Callable[[Task], Step]:
         names = [layer.name for layer in model.layers]
         for name, (W, w0) in zip(names, task.weights, strict=True):
             model.set_weights({f"{name}.W": W, f"{name}.w0": w0})
-        samples = training._Samples(model, task.X, task.y, None, None)
-        stepper = training._stepper(model, samples, {}, len(task.X))
-        stepper.snapshot()
-        batch = samples.take(slice(0, len(task.X)))
-        rng = np.random.default_rng(0)
-        return lambda: stepper(*batch, rng)[0]
+        return training.repeated_step(model, task.X, task.y)
 
     return make
 
