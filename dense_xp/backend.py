@@ -153,7 +153,7 @@ class _Library:
 
     everyday = True  # False for a library that is made for tests
 
-    donates = False
+    compiles = False
 
     def compile(self, function: Callable[..., Any], donated: tuple[int, ...]) -> Callable[..., Any]:
         return function
@@ -292,7 +292,7 @@ class _JAX(_Library):
         chosen = importlib.import_module("jax").config.jax_default_matmul_precision
         return bool(device.platform in ("gpu", "cuda") and chosen not in ("highest", "float32"))
 
-    donates = True
+    compiles = True
 
     def compile(self, function: Callable[..., Any], donated: tuple[int, ...]) -> Callable[..., Any]:
         compiled: Callable[..., Any] = importlib.import_module("jax").jit(function, donate_argnums=donated)
@@ -626,9 +626,9 @@ class Backend:
         return self._library.tf32(self.device)
 
     @property
-    def donates(self) -> bool:
-        """Whether a compiled function destroys the arguments that were donated to it."""
-        return self._library.donates
+    def compiles(self) -> bool:
+        """Whether :meth:`compile` compiles: donated arguments are destroyed, and Python numbers cost a transfer."""
+        return self._library.compiles
 
     def compile(self, function: Callable[..., Any], donated: tuple[int, ...] = ()) -> Callable[..., Any]:
         """Compile a pure function of arrays: ``jax.jit`` for JAX, the function itself elsewhere.
@@ -638,7 +638,7 @@ class Backend:
         function : callable
             A pure function of arrays and nested dicts of arrays.
         donated : tuple of int
-            Positions of arguments whose memory the results may take. Where :attr:`donates` is true, the
+            Positions of arguments whose memory the results may take. Where :attr:`compiles` is true, the
             caller must own these arrays alone, and not use them again.
 
         Returns

@@ -56,6 +56,9 @@ class Optimizer:
     traceable: ClassVar[bool] = True
     """Whether :meth:`step` is a pure function of arrays, so that it may be compiled."""
 
+    counts: ClassVar[tuple[str, ...]] = ()
+    """Names in the state under which steps are counted: the same number for parameters that move together."""
+
     _kept: ClassVar[Any] = None  # the state of update, once it was called
     _steps: ClassVar[int] = 0
 
@@ -315,6 +318,8 @@ class Adam(Optimizer):
     beta_1: float = field(default=0.9, kw_only=True)
     beta_2: float = field(default=0.999, kw_only=True)
     epsilon: float = field(default=1e-8, kw_only=True)
+
+    counts: ClassVar[tuple[str, ...]] = ("steps",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

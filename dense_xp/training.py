@@ -26,9 +26,10 @@ from dense_xp.backend import (
     use_backend,
 )
 from dense_xp.fused import FusedStep
-from dense_xp.layer import Layer, Params, Rng, apply_gradients, as_rng, is_pure, merged, place
+from dense_xp.layer import Layer, Params, Rng, apply_gradients, as_rng, flatten, is_pure, merged, place
 from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
 from dense_xp.metrics import Metric, get_metric
+from dense_xp.optimizers import Optimizer
 
 
 class DivergenceError(ArithmeticError):
@@ -379,6 +380,62 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Call
     return step
 
 
+class _Packing:
+    """Arrays in nested dicts as one list: at each call of a compiled step, each array and each dict costs time.
+
+    Parameters
+    ----------
+    tree : dict
+        What is to be packed.
+    shared : tuple of str
+        Names under which the same array stands everywhere; it is packed once.
+    """
+
+    def __init__(self, tree: Params, shared: tuple[str, ...] = ()) -> None:
+        self.shared, self.size = shared, 0
+        self.places = self._numbered(tree, {})
+
+    def _numbered(self, tree: Params, seen: dict[str, int]) -> Params:
+        places: Params = {}
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                places[key] = self._numbered(value, seen)
+            elif key in seen:
+                places[key] = seen[key]
+            else:
+                places[key] = self.size
+                self.size += 1
+                if key in self.shared:
+                    seen[key] = places[key]
+        return places
+
+    def pack(self, tree: Params) -> list[Any]:
+        arrays: list[Any] = [None] * self.size
+
+        def put(places: Params, tree: Params) -> None:
+            for key, at in places.items():
+                if isinstance(at, dict):
+                    put(at, tree[key])
+                else:
+                    arrays[at] = tree[key]
+
+        put(self.places, tree)
+        return arrays
+
+    def unpack(self, arrays: Sequence[Any]) -> Params:
+        def taken(places: Params) -> Params:
+            return {key: taken(at) if isinstance(at, dict) else arrays[at] for key, at in places.items()}
+
+        return taken(self.places)
+
+
+def _common_counts(optimizer: Optimizer, backend: Backend, state: Params) -> tuple[str, ...]:
+    """Return the counts of an optimizer if they are the same for all parameters: then one will do."""
+    flat = flatten(state)
+    counted = [value for key, value in flat.items() if key.rpartition(".")[2] in optimizer.counts]
+    return optimizer.counts if counted and len(set(backend.scalars(counted).tolist())) == 1 else ()
+
+
 class _CompiledStep:
     """Steps a pure model by one function of arrays; they are here while it trains, in the model after each epoch."""
 
@@ -386,33 +443,54 @@ class _CompiledStep:
         assert model.optimizer is not None
         assert model.backend is not None
         self.model, self.backend, self.optimizer = model, model.backend, model.optimizer
-        self.params, self.state = model.params, model.optimizer_state
+        self.compiles = self.optimizer.traceable and self.backend.compiles
+        state = model.optimizer_state
+        shared = _common_counts(self.optimizer, self.backend, state) if self.compiles else ()
+        self.packing = packing = _Packing(model.params), _Packing(state, shared)
+        self._take(model.params, state)
+        self._rate: tuple[float, Any] = (math.nan, None)
         step = train_step(model, loss, tuple(metrics.values()))
+
+        def packed(params: list[Any], state: list[Any], *rest: Any) -> tuple[list[Any], list[Any], tuple[Array, ...]]:
+            new_params, new_state, values = step(packing[0].unpack(params), packing[1].unpack(state), *rest)
+            return packing[0].pack(new_params), packing[1].pack(new_state), values
+
+        self.step = packed
         if self.optimizer.traceable:
-            key = f"step {loss!r} {self.optimizer!r} {list(metrics.items())} {_trainable(model)}"
-            step = _compile_once(model, self.backend, key, step, (0, 1))  # parameters and state
-        self.step = step
+            key = f"step {loss!r} {self.optimizer!r} {list(metrics.items())} {_trainable(model)} {packing[1].places}"
+            self.step = _compile_once(model, self.backend, key, packed, (0, 1))  # parameters and state
+
+    def _take(self, params: Params, state: Params) -> None:
+        self.params, self.state = self.packing[0].pack(params), self.packing[1].pack(state)
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
         noise = self.model.draw_noise(rng, tuple(X.shape))
         if noise is not None:
             noise = place(self.backend, noise)
-        rate = self.optimizer.learning_rate_at(self.model.steps)
+        rate: Any = self.optimizer.learning_rate_at(self.model.steps)
+        if self.compiles:
+            if rate != self._rate[0]:
+                wide = "float64" if self.model.dtype == "float64" else "float32"
+                self._rate = rate, self.backend.asarray(rate, wide)
+            rate = self._rate[1]
         self.params, self.state, values = self.step(self.params, self.state, X, y, weight, noise, rate)
         self.model.steps += 1
         return tuple(values)
 
     def hand_over(self) -> None:
-        self.model.params, self.model.optimizer_state = self.params, self.state
+        self.model.params, self.model.optimizer_state = (
+            packing.unpack(arrays) for packing, arrays in zip(self.packing, (self.params, self.state), strict=True)
+        )
 
     def snapshot(self) -> tuple[Params, Params, int]:
-        before = self.params, self.state, self.model.steps
-        if self.backend.donates:  # the model keeps those, and the steps use up copies
-            self.params, self.state = _copies(self.params), _copies(self.state)
+        before = self.model.params, self.model.optimizer_state, self.model.steps
+        if self.compiles:  # the model keeps its arrays, and the steps use up copies
+            self._take(_copies(before[0]), _copies(before[1]))
         return before
 
     def restore(self, snapshot: tuple[Params, Params, int]) -> None:
-        self.params, self.state, self.model.steps = snapshot
+        self._take(*snapshot[:2])
+        self.model.steps = snapshot[2]
         self.hand_over()
 
 

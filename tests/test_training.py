@@ -425,3 +425,29 @@ def test_jax_compiles_once() -> None:
     assert len(traces) == 2
     model.fit(X, LABELS, 2, 16)
     assert len(traces) == 2
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_the_counts_of_steps_after_a_compiled_step(backend: Backend, uneven: bool) -> None:
+    """A compiled step takes a count that all parameters share once; one that differs stays what it is."""
+
+    def trained(where: Any) -> Sequential:
+        model = Sequential([Dense(4, activation="relu"), Dense(3)], input_shape=(6,), backend=where, rng=0)
+        model.initialize(Adam(0.01))
+        if uneven:
+            own = model.layers[0].optimizer_state["w0"]
+            own["steps"] = own["steps"] + 3.0
+        X = np.random.default_rng(0).normal(size=(20, 6))
+        for _ in range(2):
+            model.fit(X, np.arange(20) % 3, 2, 8, rng=0)
+        return model
+
+    model, reference = trained(backend), trained("numpy")
+    state, expected = model.layers[0].optimizer_state, reference.layers[0].optimizer_state
+    assert [float(state[key]["steps"]) for key in ("W", "w0")] == [12, 15 if uneven else 12]
+    for key in ("W", "w0"):
+        for slot, value in expected[key].items():
+            np.testing.assert_allclose(to_numpy(state[key][slot]), value, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(
+            to_numpy(getattr(model.layers[0], key)), getattr(reference.layers[0], key), atol=1e-5
+        )
