@@ -154,12 +154,15 @@ class _Library:
     everyday = True  # False for a library that is made for tests
 
     compiles = False
+    kernels = ""
 
     def compile(self, function: Callable[..., Any], donated: tuple[int, ...]) -> Callable[..., Any]:
         return function
 
 
 class _NumPy(_Library):
+    kernels = "host"
+
     def device_name(self, device: Any) -> str:
         return ""
 
@@ -168,6 +171,8 @@ class _NumPy(_Library):
 
 
 class _CuPy(_Library):
+    kernels = "cupy"
+
     def check_packages(self) -> None:
         names = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-5-0", "cupy-rocm-7-0")
         found = [name for name in names if _is_distribution(name)]
@@ -216,6 +221,8 @@ class _CuPy(_Library):
 
 
 class _Torch(_Library):
+    kernels = "torch"
+
     def devices(self) -> tuple[str, ...]:
         torch = importlib.import_module("torch")
         cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -629,6 +636,11 @@ class Backend:
     def compiles(self) -> bool:
         """Whether :meth:`compile` compiles: donated arguments are destroyed, and Python numbers cost a transfer."""
         return self._library.compiles
+
+    @property
+    def kernels(self) -> str:
+        """Which of :mod:`dense_xp.kernels` work on its arrays in place; empty if none do."""
+        return self._library.kernels
 
     def compile(self, function: Callable[..., Any], donated: tuple[int, ...] = ()) -> Callable[..., Any]:
         """Compile a pure function of arrays: ``jax.jit`` for JAX, the function itself elsewhere.

@@ -25,6 +25,7 @@ WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
 """Widths of the two layers whose step is timed to find where one backend overtakes another."""
 
 _ROUND_SECONDS = 0.05  # each round repeats the work for about this long
+_PAUSE = 0.02  # before each: a library's threads spin for a while after its work, and would slow the next one
 
 Call = Callable[[], Any]  # does the work once; returns an array that is there when the work is done
 
@@ -211,6 +212,8 @@ def compare(work: Work, backends: Sequence[Backend], rounds: int = 7) -> list[Ti
     for _ in range(rounds):
         for i, call in calls.items():
             with backends[i].scope():
+                time.sleep(_PAUSE)
+                _timed(backends[i], call, 1)
                 taken[i].append(_timed(backends[i], call, times[i]))
     timings = []
     for i, backend in enumerate(backends):

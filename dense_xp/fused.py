@@ -1,4 +1,4 @@
-"""The training step on NumPy, in memory that it owns: the twin of :func:`dense_xp.training.train_step`.
+"""The training step in memory that it owns: the twin of :func:`dense_xp.training.train_step`.
 
 Three things cost what the matrix products do not: fresh arrays (their pages have to be mapped), passes over
 memory, and calls. So each layer of the model becomes a stage that keeps its arrays for all batches. On the way
@@ -6,8 +6,9 @@ forward a stage adds its bias and applies its activation in place; on the way ba
 which nobody needs any more, with the gradient. A parameter is moved as soon as its gradient is there, some
 rows at a time where it is large, so that the gradients are never held all at once.
 
-A stage that has no kernels calls the pure functions of its layer, so every pure layer, loss and metric serves.
-The model's own arrays are never written into: after each epoch the model is given copies.
+It serves every library whose arrays can be written into and for which there are kernels; nothing in it waits for
+a device. A stage that has no kernels calls the pure functions of its layer, so every pure layer, loss and metric
+serves. The model's own arrays are never written into: after each epoch the model is given copies.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from array_api_compat import array_namespace, device
 
 from dense_xp.activations import ReLU
-from dense_xp.backend import Array
+from dense_xp.backend import Array, Backend, to_numpy
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
-from dense_xp.kernels import host_kernels
-from dense_xp.layer import Layer, Params, Rng
+from dense_xp.kernels import kernels_for
+from dense_xp.layer import Layer, Params, Rng, place
 from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.metrics import Metric
 from dense_xp.normalization import LayerNorm
@@ -65,13 +66,7 @@ def _sgd(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable
 
 
 def _adam(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable[[int], tuple[Any, ...]]]:
-    def one_minus_power(beta: float, t: int) -> float:
-        return -math.expm1(t * math.log(beta)) if beta else 1.0
-
-    def constants(t: int) -> tuple[float, ...]:
-        return o.beta_1, o.beta_2, o.epsilon, one_minus_power(o.beta_1, t), one_minus_power(o.beta_2, t)
-
-    return ("mean", "mean_square"), k.adam, constants
+    return ("mean", "mean_square"), k.adam, lambda t: (o.beta_1, o.beta_2, o.epsilon, t)
 
 
 _UPDATES: dict[type[Optimizer], Callable[[Any, Any], Any]] = {
@@ -91,10 +86,10 @@ class _Block:
         self.names = tuple(params)
         self.update = update
         self.values = _stacked([params[name] for name in self.names])
-        self.shape = self.values.shape
+        self.shape = tuple(self.values.shape)
         self.state = [_stacked([state[name][slot] for name in self.names]) for slot in update.slots]
         self.has_steps = "steps" in state[self.names[0]]
-        self.steps = int(state[self.names[0]]["steps"]) if self.has_steps else 0
+        self.steps = int(to_numpy(state[self.names[0]]["steps"])) if self.has_steps else 0
         self.rows: dict[str, slice] = {}
         start = 0
         for name in self.names:
@@ -112,19 +107,26 @@ class _Block:
         return self.values[rows].reshape(-1), tuple(array[rows].reshape(-1) for array in self.state)
 
     def params(self) -> Params:
-        return {name: self.values[rows].copy() for name, rows in self.rows.items()}
+        return {name: _copy(self.values[rows, ...]) for name, rows in self.rows.items()}
 
     def optimizer_state(self) -> Params:
         state: Params = {}
         for name, rows in self.rows.items():
-            state[name] = {slot: array[rows].copy() for slot, array in zip(self.update.slots, self.state, strict=True)}
+            state[name] = {
+                slot: _copy(array[rows, ...]) for slot, array in zip(self.update.slots, self.state, strict=True)
+            }
             if self.has_steps:
-                state[name]["steps"] = np.asarray(self.steps, dtype=self.values.dtype)
+                xp = array_namespace(self.values)
+                state[name]["steps"] = xp.asarray(self.steps, dtype=self.values.dtype, device=device(self.values))
         return state
 
 
 def _stacked(arrays: Sequence[Array]) -> Array:
-    return np.concatenate(arrays, axis=0)
+    return array_namespace(arrays[0]).concat(list(arrays), axis=0)
+
+
+def _copy(array: Array) -> Array:
+    return array_namespace(array).asarray(array, copy=True)
 
 
 # ------------------------------------------------------------------------------------- stages
@@ -175,20 +177,20 @@ class _Stage:
             grad_X, grads = None, self.layer.parameter_gradients(self.params, self.cache, grad)
         del self.cache
         for block in self.blocks:
-            self.moved(block, np.ascontiguousarray(grads[block.names[0]]))
+            self.moved(block, grads[block.names[0]])
         return grad_X
 
     def moved(self, block: _Block, grad: Array) -> None:
         block.steps += 1
         if self.run.keeps_gradients:
-            self.grads.append(grad)
+            self.grads.append(grad.reshape(-1))
         else:
             self.run.move(*block.flat(slice(None)), grad.reshape(-1), block.steps)
 
     def move_all(self) -> None:
         """Move the parameters by the gradients that were kept."""
         for block, grad in zip(self.blocks, self.grads, strict=True):
-            self.run.move(*block.flat(slice(None)), grad.reshape(-1), block.steps)
+            self.run.move(*block.flat(slice(None)), grad, block.steps)
         self.grads = []
 
     def own_params(self) -> Params:
@@ -211,10 +213,12 @@ class _DenseStage(_Stage):
         self.apply = kernels.relu if rectifies else kernels.linear
         self.back = kernels.relu_backward if rectifies else kernels.linear_backward
         self.W = self.params["W"]
-        zero_row = np.zeros((1, layer.n_units), dtype=layer.dtype)
-        self.w0 = self.params.get("w0", zero_row)
+        no_bias = run.empty(1, layer.n_units)
+        no_bias[...] = 0.0
+        self.w0 = self.params.get("w0", no_bias)
+        self.product, self.columns_product = kernels.product, kernels.columns_product
         self.storage = run.empty(run.batch_size, layer.n_units)
-        self.grad_w0 = np.empty_like(zero_row)
+        self.grad_w0 = run.empty(1, layer.n_units)
         self.tiles: list[slice] = []
         if self.blocks:
             block = self.blocks[0]
@@ -241,7 +245,7 @@ class _DenseStage(_Stage):
 
     def forward(self, X: Array, noise: Any) -> Array:
         self.X = X
-        np.dot(X, self.W, out=self.Y)
+        self.product(X, self.W, out=self.Y)
         self.apply(self.Y, self.w0)
         return self.Y
 
@@ -250,7 +254,7 @@ class _DenseStage(_Stage):
         grad, grad_X = self.Y, None
         if wanted:
             grad_X = self.run.scratch(*self.X.shape)
-            np.dot(grad, self.W.T, out=grad_X)
+            self.product(grad, self.W.T, out=grad_X)
         if not self.blocks:
             return grad_X
         block, Xt = self.blocks[0], self.X.T
@@ -259,11 +263,11 @@ class _DenseStage(_Stage):
         for columns, tile, values, state in self.work:
             n = columns.stop - columns.start
             if n:
-                np.matmul(Xt[columns], grad, out=tile[:n])  # numpy.dot would copy columns that are not all of X
+                self.columns_product(Xt[columns, :], grad, out=tile[:n, :])
             if n < tile.shape[0]:
                 tile[n] = self.grad_w0[0]
             if keeps:
-                self.grads.append(tile)
+                self.grads.append(tile.reshape(-1))
             else:
                 move(values, state, tile.reshape(-1), block.steps)
         return grad_X
@@ -301,7 +305,7 @@ class _LayerNormStage(_Stage):
         super().__init__(path, layer, learns, run)
         shape = run.batch_size, *layer.output_shape()
         self.storage = run.empty(*shape), run.empty(*shape), run.empty(shape[0], 1)
-        self.gradients = {name: np.empty_like(value) for name, value in self.params.items()}
+        self.gradients = {name: run.empty(*value.shape) for name, value in self.params.items()}
 
     def resize(self, n: int) -> None:
         self.Y, self.normed, self.inverse = (array[:n] for array in self.storage)
@@ -327,7 +331,7 @@ def _stage(path: tuple[str, ...], layer: Layer, learns: bool, run: FusedStep) ->
         return _DenseStage(path, layer, learns, run)
     if type(layer) is Dropout:
         return _DropoutStage(path, layer, learns, run)
-    if type(layer) is LayerNorm:
+    if type(layer) is LayerNorm and hasattr(run.kernels, "layer_norm"):
         return _LayerNormStage(path, layer, learns, run)
     return _Stage(path, layer, learns, run)
 
@@ -347,12 +351,12 @@ def _leaves(layer: Layer, path: tuple[str, ...] = (), learns: bool = True) -> It
 
 
 class FusedStep:
-    """Steps a model on NumPy; its arrays are here while it trains, and copies of them in the model.
+    """Steps a model; its arrays are here while it trains, and copies of them in the model.
 
     Parameters
     ----------
     model : Layer
-        Initialized, pure, on NumPy.
+        Initialized, pure, on a backend with kernels.
     loss : Loss
         What is minimised.
     metrics : sequence of callables
@@ -363,13 +367,15 @@ class FusedStep:
 
     def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Metric], batch_size: int) -> None:
         assert model.optimizer is not None
+        assert model.backend is not None
+        self.backend = model.backend
         self.model, self.loss, self.metrics, self.batch_size = model, loss, tuple(metrics), batch_size
         self.optimizer = model.optimizer
-        self.kernels = host_kernels()
+        self.kernels = kernels_for(self.backend.kernels)
         self.update = Update(self.optimizer, self.kernels)
         self.keeps_gradients = self.optimizer.clip_norm is not None
-        self.dtype = np.dtype(model.dtype)
-        self._scratch = self.empty(0)
+        self.dtype = self.backend.dtype(model.dtype)
+        self._scratch, self._scratch_size = self.empty(0), 0
         self.stages = [_stage(path, layer, learns, self) for path, layer, learns in _leaves(model)]
         gradient = self.empty(0 if self.keeps_gradients else max(stage.largest_tile() for stage in self.stages))
         for stage in self.stages:
@@ -385,37 +391,39 @@ class FusedStep:
         optimizer = model.optimizer
         return (
             model.backend is not None
-            and model.backend.name == "numpy"
+            and bool(model.backend.kernels)
             and model.dtype in ("float32", "float64")
             and X_ndim == 2
             and optimizer is not None
             and Update.serves(optimizer)
-            and all(_one_count(layer) for _, layer, _ in _leaves(model))
+            and all(_one_count(layer, model.backend) for _, layer, _ in _leaves(model))
         )
 
     # ------------------------------------------------------------------ memory
 
     def empty(self, *shape: int) -> Array:
         """Return new memory of the model's dtype."""
-        return np.empty(shape, dtype=self.dtype)
+        return self.backend.xp.empty(shape, dtype=self.dtype, device=self.backend.device)
 
     def scratch(self, *shape: int) -> Array:
         """Return memory for the gradient of an input, which is used up before the next one is asked for."""
         size = math.prod(shape)
-        if self._scratch.size < size:
-            self._scratch = self.empty(size)
+        if self._scratch_size < size:
+            self._scratch, self._scratch_size = self.empty(size), size
         return self._scratch[:size].reshape(shape)
 
     # ------------------------------------------------------------------ one step
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Any, ...]:
         """Take one step on a batch; return the loss and the metrics."""
-        if len(X) != self.size:
-            self.size = len(X)
+        if X.shape[0] != self.size:
+            self.size = X.shape[0]
             for stage in self.stages:
                 stage.resize(self.size)
         self.rate = self.optimizer.learning_rate_at(self.model.steps)
-        noise = self.model.draw_noise(rng, X.shape)
+        noise = self.model.draw_noise(rng, tuple(X.shape))
+        if noise is not None:
+            noise = place(self.backend, noise)
         Y = X
         for stage in self.stages:
             Y = stage.forward(Y, noise if noise is None else _at(noise, stage.path))
@@ -442,20 +450,17 @@ class FusedStep:
         """Move some parameters by their gradient."""
         limit = self.optimizer.clip_value
         if limit is not None and not self.keeps_gradients:
-            np.clip(grad, -limit, limit, out=grad)
+            self.kernels.clip(grad, limit)
         self.update.kernel(values, grad, *state, *self.update.at(self.rate, steps))
 
     def move_clipped(self) -> None:
         """Scale all gradients down to the common norm that is allowed, and move all parameters."""
-        grads = [grad.reshape(-1) for stage in self.stages for grad in stage.grads]
-        limit, allowed = self.optimizer.clip_value, self.optimizer.clip_norm
-        assert allowed is not None
-        if limit is not None:
+        grads = [grad for stage in self.stages for grad in stage.grads]
+        if self.optimizer.clip_value is not None:
             for grad in grads:
-                np.clip(grad, -limit, limit, out=grad)
-        scale = allowed / max(self.kernels.norm(grads), allowed)
-        for grad in grads:
-            grad *= scale
+                self.kernels.clip(grad, self.optimizer.clip_value)
+        if grads:
+            self.kernels.clip_norm(grads, self.optimizer.clip_norm)
         for stage in self.stages:
             stage.move_all()
 
@@ -475,10 +480,10 @@ class FusedStep:
         self.model.params, self.model.optimizer_state, self.model.steps = snapshot
 
 
-def _one_count(layer: Layer) -> bool:
+def _one_count(layer: Layer, backend: Backend) -> bool:
     """Whether all parameters of a layer were moved equally often, as one kernel call assumes."""
-    steps = [float(own["steps"]) for own in layer.optimizer_state.values() if "steps" in own]
-    return len(set(steps)) <= 1
+    steps = [own["steps"] for own in layer.optimizer_state.values() if "steps" in own]
+    return not steps or len(set(backend.scalars(steps).tolist())) == 1
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,13 @@ from dense_xp import (
     Softmax,
     fused,
 )
+from dense_xp.backend import Backend, get_backend, to_numpy, use_backend
 from dense_xp.fused import FusedStep
-from dense_xp.layer import Layer, flatten
+from dense_xp.layer import Layer, flatten, place
 from dense_xp.losses import Huber, Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.metrics import accuracy
 from dense_xp.training import train_step
+from tests.kernel_sets import KERNEL_SETS, kernel_set
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(30, 6))
@@ -101,10 +103,13 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.fixture(params=["numpy", "numba"], autouse=True)
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip(request.param)
-    monkeypatch.setattr(fused, "host_kernels", lambda: importlib.import_module(f"dense_xp.kernels.{request.param}"))
+@pytest.fixture(params=KERNEL_SETS, autouse=True)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """Each test runs with the kernels of each library, on the backend that they are for."""
+    module, chosen = kernel_set(request.param)
+    monkeypatch.setattr(fused, "kernels_for", lambda family: module)
+    with use_backend(chosen), chosen.scope():
+        yield chosen
 
 
 def built(name: str, optimizer: Any) -> Layer:
@@ -116,7 +121,8 @@ def built(name: str, optimizer: Any) -> Layer:
 
 def compare(model: Layer, loss: Loss, y: Any, weight: Any = None, rounds: int = 2, tile: int | None = None) -> None:
     """Some epochs of both, batch by batch; neither may write into what the model had."""
-    before = {key: value.copy() for key, value in flatten(model.params).items()}
+    backend = get_backend()
+    before = {key: to_numpy(value).copy() for key, value in flatten(model.params).items()}
     own = model.params
     assert FusedStep.serves(model, 2)
     step = FusedStep(model, loss, (accuracy,), 12)
@@ -125,24 +131,25 @@ def compare(model: Layer, loss: Loss, y: Any, weight: Any = None, rounds: int = 
     ours, theirs = np.random.default_rng(7), np.random.default_rng(7)
     for _ in range(rounds):
         for rows in BATCHES:
-            x, target = X[rows].copy(), y[rows].copy()
-            w = None if weight is None else weight[rows]
-            noise = model.draw_noise(theirs, x.shape)
+            x, target = backend.asarray(X[rows].copy()), backend.asarray(y[rows].copy())
+            w = None if weight is None else backend.asarray(weight[rows])
+            noise = model.draw_noise(theirs, tuple(x.shape))
+            noise = None if noise is None else place(backend, noise)
             rate = model.optimizer.learning_rate_at(model.steps)  # type: ignore[union-attr]
             params, state, expected = pure(params, state, x, target, w, noise, rate)
             values = step(x, target, w, ours)
-            np.testing.assert_allclose(np.asarray(values), np.asarray(expected), rtol=1e-12)
-            np.testing.assert_array_equal(x, X[rows])
-            np.testing.assert_array_equal(target, y[rows])
+            np.testing.assert_allclose([float(v) for v in values], [float(v) for v in expected], rtol=1e-12)
+            np.testing.assert_array_equal(to_numpy(x), X[rows])
+            np.testing.assert_array_equal(to_numpy(target), y[rows])
     for key, value in flatten(own).items():
-        np.testing.assert_array_equal(value, before[key])
+        np.testing.assert_array_equal(to_numpy(value), before[key])
     step.hand_over()
     assert model.steps == rounds * len(BATCHES)
     for actual, wanted in ((model.params, params), (model.optimizer_state, state)):
         actual, wanted = flatten(actual), flatten(wanted)
         assert set(actual) == set(wanted)
         for key, value in wanted.items():
-            np.testing.assert_allclose(actual[key], value, rtol=1e-9, atol=1e-12, err_msg=key)
+            np.testing.assert_allclose(to_numpy(actual[key]), to_numpy(value), rtol=1e-9, atol=1e-12, err_msg=key)
             assert actual[key].dtype == value.dtype
             assert actual[key].shape == value.shape
 
@@ -200,7 +207,7 @@ def test_what_is_left_to_the_pure_step() -> None:
     assert not FusedStep.serves(model(optimizer=None), 2)
     assert not FusedStep.serves(model(backend="array_api_strict"), 2)
     uneven = model(optimizer="adam")
-    uneven.layers[0].optimizer_state["w0"]["steps"] = np.asarray(3.0, dtype="float32")
+    uneven.layers[0].optimizer_state["w0"]["steps"] += 3.0
     assert not FusedStep.serves(uneven, 2)
 
 
@@ -212,17 +219,19 @@ def test_the_model_has_the_arrays_of_each_epoch_for_good() -> None:
 
     def keep(run: Any) -> None:
         kept.append(run.model.weights)
-        copies.append({key: value.copy() for key, value in run.model.weights.items()})
+        copies.append({key: to_numpy(value).copy() for key, value in run.model.weights.items()})
 
     model.fit(X, LABELS, 4, 12, callbacks=[keep])
     for arrays, values in zip(kept, copies, strict=True):
         for key, value in values.items():
-            np.testing.assert_array_equal(arrays[key], value)
-    assert not np.array_equal(kept[0]["dense.W"], kept[1]["dense.W"])
+            np.testing.assert_array_equal(to_numpy(arrays[key]), value)
+    assert not np.array_equal(copies[0]["dense.W"], copies[1]["dense.W"])
 
 
-def test_the_memory_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_a_step(kernels: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parameters, optimizer state and activations, and 10 % more, in a model whose layers are large."""
+    if fused.kernels_for("").NAME not in ("numpy", "numba"):
+        pytest.skip("tracemalloc sees NumPy's memory alone")
     sizes, batch = (512, 1024, 1024, 500), 256
     model = Sequential([Dense(n, activation="relu") for n in sizes[1:-1]] + [Dense(sizes[-1])], rng=0)
     model.set_input_shape(sizes[:1])

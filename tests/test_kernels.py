@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from array_api_compat import array_namespace
 
-from dense_xp import SGD, Adagrad, Adam, AdamW, Dense, Dropout, LayerNorm, Lion, RMSprop, get_backend, kernels, parity
+from dense_xp import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Dense,
+    Dropout,
+    LayerNorm,
+    Lion,
+    RMSprop,
+    get_backend,
+    kernels,
+    parity,
+    rounding,
+)
+from dense_xp.backend import to_numpy, use_backend
 from dense_xp.fused import Update
 from dense_xp.losses import MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.optimizers import Optimizer
 from dense_xp.parity import Case, Result
+from tests.kernel_sets import KERNEL_SETS, kernel_set
 
 RNG = np.random.default_rng(0)
 SHAPES = ((1, 1), (3, 7), (64, 33), (200, 100))
@@ -32,11 +51,12 @@ OPTIMIZERS: tuple[Optimizer, ...] = (
 )
 
 
-@pytest.fixture(params=["numpy", "numba"])
-def kernel(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture(params=KERNEL_SETS)
+def kernel(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The kernels of one library."""
-    pytest.importorskip(request.param)
-    return importlib.import_module(f"dense_xp.kernels.{request.param}")
+    module, chosen = kernel_set(request.param)
+    with use_backend(chosen), chosen.scope():
+        yield module
 
 
 @pytest.fixture(params=["float32", "float64"])
@@ -44,14 +64,27 @@ def dtype(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def copied(array: Any) -> Any:
+    return array_namespace(array).asarray(array, copy=True)
+
+
+def of_dtype(loss: Any, dtype: str) -> Any:
+    """A loss as an array: the host's kernels return Python numbers."""
+    return np.asarray(loss, dtype=dtype) if isinstance(loss, float) else loss
+
+
+def like(array: Any) -> Any:
+    return array_namespace(array).empty_like(array)
+
+
 def held(case: Case, twin: Callable[[dict[str, Any]], dict[str, Any]], dtype: str) -> Result:
-    """Run the twin on NumPy, and the case's own function for the exact result and the bound."""
+    """Run the twin on plain arrays, and the case's own function for the exact result and the bound."""
 
     def function(arrays: dict[str, Any]) -> dict[str, Any]:
-        plain = all(isinstance(array, np.ndarray) for array in arrays.values())
-        return twin({key: array.copy() for key, array in arrays.items()}) if plain else case.function(arrays)
+        plain = not any(isinstance(array, rounding.Bounded) for array in arrays.values())
+        return twin({key: copied(array) for key, array in arrays.items()}) if plain else case.function(arrays)
 
-    result = parity.measure(Case(case.name, case.shape, function, case.inputs), get_backend("numpy"), dtype)
+    result = parity.measure(Case(case.name, case.shape, function, case.inputs), get_backend(), dtype)
     assert result.compared
     assert result.share <= 1, result
     return result
@@ -72,8 +105,8 @@ def test_bias_and_activation(kernel: Any, dtype: str, shape: tuple[int, int], ac
     def twin(arrays: dict[str, Any]) -> dict[str, Any]:
         Y = arrays["X"] @ arrays["param.W"]
         getattr(kernel, name)(Y, arrays["param.w0"])
-        results = {"Y": Y.copy()}
-        grad_w0 = np.empty_like(arrays["param.w0"])
+        results = {"Y": copied(Y)}
+        grad_w0 = like(arrays["param.w0"])
         getattr(kernel, f"{name}_backward")(arrays["grad_Y"], Y, grad_w0)
         return {**results, "grad_X": Y, "grad_w0": grad_w0}
 
@@ -85,9 +118,10 @@ def _without(results: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_relu_passes_nan_on_and_stops_infinity(kernel: Any, dtype: str) -> None:
-    Z = np.asarray([[math.nan, math.inf, -math.inf, -0.0]], dtype=dtype)
-    kernel.relu(Z, np.zeros((1, 4), dtype=dtype))
-    np.testing.assert_array_equal(Z, [[math.nan, math.inf, 0.0, 0.0]])
+    put = get_backend().asarray
+    Z = put(np.asarray([[math.nan, math.inf, -math.inf, -0.0]], dtype=dtype))
+    kernel.relu(Z, put(np.zeros((1, 4), dtype=dtype)))
+    np.testing.assert_array_equal(to_numpy(Z), [[math.nan, math.inf, 0.0, 0.0]])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -95,7 +129,7 @@ def test_dropout(kernel: Any, dtype: str, shape: tuple[int, int]) -> None:
     case = parity.layer_case(Dropout(0.3), RNG.normal(size=shape), RNG)
 
     def twin(arrays: dict[str, Any]) -> dict[str, Any]:
-        Y, grad_X = np.empty_like(arrays["X"]), np.empty_like(arrays["X"])
+        Y, grad_X = like(arrays["X"]), like(arrays["X"])
         kernel.dropout(arrays["X"], arrays["noise"], 1.0 / (1.0 - 0.3), Y)
         kernel.dropout(arrays["grad_Y"], arrays["noise"], 1.0 / (1.0 - 0.3), grad_X)
         return {"Y": Y, "grad_X": grad_X}
@@ -105,13 +139,15 @@ def test_dropout(kernel: Any, dtype: str, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES[1:])
 def test_layer_norm(kernel: Any, dtype: str, shape: tuple[int, int]) -> None:
+    if not hasattr(kernel, "layer_norm"):
+        pytest.skip("the layer's pure functions serve")
     case = parity.layer_case(LayerNorm(), RNG.normal(size=shape), RNG)
 
     def twin(arrays: dict[str, Any]) -> dict[str, Any]:
         X, gamma, beta = arrays["X"], arrays["param.gamma"], arrays["param.beta"]
-        Y, normed, inverse = np.empty_like(X), np.empty_like(X), np.empty_like(X[:, :1])
+        Y, normed, inverse = like(X), like(X), like(X[:, :1])
         kernel.layer_norm(X, gamma, beta, 1e-5, normed, inverse, Y)
-        grads = {"grad_gamma": np.empty_like(gamma), "grad_beta": np.empty_like(beta), "grad_X": np.empty_like(X)}
+        grads = {"grad_gamma": like(gamma), "grad_beta": like(beta), "grad_X": like(X)}
         kernel.layer_norm_backward(arrays["grad_Y"], gamma, normed, inverse, *grads.values())
         return {"Y": Y, **grads}
 
@@ -130,16 +166,16 @@ def test_softmax_cross_entropy(kernel: Any, dtype: str, shape: tuple[int, int], 
     def twin(arrays: dict[str, Any]) -> dict[str, Any]:
         Z = arrays["prediction"]
         value = kernel.softmax_cross_entropy(Z, arrays["target"], smoothing)
-        assert type(value) is float
-        return {"value": np.asarray(value, dtype=dtype), "gradient": Z}
+        return {"value": of_dtype(value, dtype), "gradient": Z}
 
     held(case, twin, dtype)
 
 
 def test_softmax_cross_entropy_of_huge_logits(kernel: Any, dtype: str) -> None:
-    Z = np.asarray([[1e30, -1e30], [1e30, 1e30]], dtype=dtype)
-    assert kernel.softmax_cross_entropy(Z, np.asarray([0, 1]), 0.0) == pytest.approx(0.5 * math.log(2))
-    np.testing.assert_allclose(Z, [[0, 0], [0.25, -0.25]], atol=1e-7)
+    put = get_backend().asarray
+    Z = put(np.asarray([[1e30, -1e30], [1e30, 1e30]], dtype=dtype))
+    assert float(kernel.softmax_cross_entropy(Z, put(np.asarray([0, 1])), 0.0)) == pytest.approx(0.5 * math.log(2))
+    np.testing.assert_allclose(to_numpy(Z), [[0, 0], [0.25, -0.25]], atol=1e-7)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -148,7 +184,7 @@ def test_squared_error(kernel: Any, dtype: str, shape: tuple[int, int]) -> None:
 
     def twin(arrays: dict[str, Any]) -> dict[str, Any]:
         value = kernel.squared_error(arrays["prediction"], arrays["target"])
-        return {"value": np.asarray(value, dtype=dtype), "gradient": arrays["prediction"]}
+        return {"value": of_dtype(value, dtype), "gradient": arrays["prediction"]}
 
     held(case, twin, dtype)
 
@@ -164,14 +200,14 @@ def test_updates(kernel: Any, dtype: str, optimizer: Optimizer, size: int) -> No
     def twin(arrays: dict[str, Any]) -> dict[str, Any]:
         param = arrays["param"]
         update = Update(optimizer, kernel)
-        state = {slot: np.zeros_like(param) for slot in update.slots}
+        state = {slot: copied(0.0 * param) for slot in update.slots}
         results = {}
         for i in range(3):
             grad = arrays[f"grad_{i}"]
-            before = grad.copy()
+            before = copied(grad)
             update.kernel(param, grad, *state.values(), *update.at(0.1, i + 1))
-            np.testing.assert_array_equal(grad, before)
-            results[f"step {i + 1}"] = param.copy()
+            np.testing.assert_array_equal(to_numpy(grad), to_numpy(before))
+            results[f"step {i + 1}"] = copied(param)
         return results
 
     held(case, twin, dtype)
@@ -205,8 +241,34 @@ def test_numba_is_taken_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels.host_kernels.cache_clear()
 
 
-def test_both_have_the_same_kernels() -> None:
-    pytest.importorskip("numba")
-    plain, compiled = (importlib.import_module(f"dense_xp.kernels.{name}") for name in ("numpy", "numba"))
-    names = {name for name, value in vars(plain).items() if callable(value) and value.__module__ == plain.__name__}
-    assert {name for name in names if not name.startswith("_")} | {"NAME"} == set(compiled.__all__)
+@pytest.mark.parametrize("name", ["numba", "torch", "cupy"])
+def test_all_have_the_same_kernels(name: str) -> None:
+    """Read from the source, so that what cannot be imported here is looked at too."""
+
+    def functions(name: str) -> set[str]:
+        source = Path(kernels.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        found: set[str] = set()
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.FunctionDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                found.add(node.targets[0].id)
+            elif isinstance(node, ast.ImportFrom) and node.module == "dense_xp.kernels.numpy":
+                found |= {alias.name for alias in node.names}
+        return {name for name in found if name.islower() and not name.startswith("_")}
+
+    left_out = set() if name == "numba" else {"layer_norm", "layer_norm_backward"}
+    assert functions(name) == functions("numpy") - left_out
+
+
+def test_clipping(kernel: Any, dtype: str) -> None:
+    put = get_backend().asarray
+    grads = [put(np.asarray([3.0, -0.5], dtype=dtype)), put(np.asarray([-4.0], dtype=dtype))]
+    kernel.clip_norm(grads, 100.0)
+    np.testing.assert_array_equal(to_numpy(grads[0]), [3.0, -0.5])
+    kernel.clip(grads[0], 1.0)
+    np.testing.assert_array_equal(to_numpy(grads[0]), [1.0, -0.5])
+    kernel.clip_norm(grads, 1.0)
+    norm = math.sqrt(1.0 + 0.25 + 16.0)
+    np.testing.assert_allclose(to_numpy(grads[1]), [-4.0 / norm], rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(grads[0]), [1.0 / norm, -0.5 / norm], rtol=1e-6)

@@ -3,7 +3,8 @@
 The specification of each is the pure function of the layer, loss or optimizer that it stands for; the tests
 hold it against that within the rounding-error bound. A kernel writes into the arrays that it was given and
 knows neither layers nor models. :mod:`dense_xp.kernels.numpy` needs NumPy alone;
-:mod:`dense_xp.kernels.numba` replaces the loops that gain by being compiled.
+:mod:`dense_xp.kernels.numba` replaces the loops that gain by being compiled; the others serve the arrays of
+their library, and leave out what that library has no better way for.
 """
 
 from __future__ import annotations
@@ -11,7 +12,30 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import math
 from types import ModuleType
+
+
+def kernels_for(family: str) -> ModuleType:
+    """Return the kernels of a family, as :attr:`dense_xp.backend.Backend.kernels` names it.
+
+    Examples
+    --------
+    >>> kernels_for("host") is host_kernels()
+    True
+    """
+    return host_kernels() if family == "host" else importlib.import_module(f"dense_xp.kernels.{family}")
+
+
+def one_minus_power(beta: float, steps: int) -> float:
+    """Return 1 - βᵗ without cancellation.
+
+    Examples
+    --------
+    >>> one_minus_power(0.5, 1)
+    0.5
+    """
+    return -math.expm1(steps * math.log(beta)) if beta else 1.0
 
 
 @functools.cache

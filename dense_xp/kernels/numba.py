@@ -13,11 +13,23 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from dense_xp.kernels.numpy import Array, dropout, layer_norm, layer_norm_backward, norm, squared_error
+from dense_xp.kernels import one_minus_power
+from dense_xp.kernels.numpy import (
+    Array,
+    clip,
+    clip_norm,
+    columns_product,
+    dropout,
+    layer_norm,
+    layer_norm_backward,
+    product,
+    squared_error,
+)
 
 __all__ = [
-    "NAME", "adagrad", "adam", "dropout", "layer_norm", "layer_norm_backward", "linear", "linear_backward",
-    "lion", "momentum", "norm", "relu", "relu_backward", "rmsprop", "sgd", "softmax_cross_entropy", "squared_error",
+    "NAME", "adagrad", "adam", "clip", "clip_norm", "columns_product", "dropout", "layer_norm", "layer_norm_backward",
+    "linear", "linear_backward", "lion", "momentum", "product", "relu", "relu_backward", "rmsprop", "sgd",
+    "softmax_cross_entropy", "squared_error",
 ]  # fmt: skip
 
 NAME = "numba"
@@ -162,7 +174,6 @@ def rmsprop(
         param[i] = param[i] * keep - eta * (g / (np.sqrt(s) + small))
 
 
-@_compiled  # type: ignore[untyped-decorator]
 def adam(
     param: Array,
     grad: Array,
@@ -173,13 +184,29 @@ def adam(
     beta_1: float,
     beta_2: float,
     epsilon: float,
-    correction_1: float,
-    correction_2: float,
+    steps: int,
 ) -> None:
     """As :func:`dense_xp.kernels.numpy.adam`."""
+    rate, inverse = rate / one_minus_power(beta_1, steps), 1.0 / one_minus_power(beta_2, steps)
+    _adam(param, grad, mean, mean_square, rate, decay, beta_1, beta_2, epsilon, inverse)
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _adam(
+    param: Array,
+    grad: Array,
+    mean: Array,
+    mean_square: Array,
+    rate: float,
+    decay: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    correction: float,
+) -> None:
     kind = param.dtype.type
     old_1, new_1, old_2, new_2 = kind(beta_1), kind(1.0 - beta_1), kind(beta_2), kind(1.0 - beta_2)
-    eta, keep, small, inverse = kind(rate / correction_1), kind(decay), kind(epsilon), kind(1.0 / correction_2)
+    eta, keep, small, inverse = kind(rate), kind(decay), kind(epsilon), kind(correction)
     for i in range(param.size):
         g = grad[i]
         m = old_1 * mean[i] + new_1 * g

@@ -8,12 +8,24 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from dense_xp.kernels import one_minus_power
+
 Array: TypeAlias = np.ndarray[Any, Any]
 
 NAME = "numpy"
 
 BLOCK = 16384
 """Numbers in a block: with its gradient, state and scratch it fills a second-level cache by half."""
+
+# ------------------------------------------------------------------------------------- products
+
+product = np.dot  # (A, B, out=): A B
+
+
+def columns_product(A: Array, B: Array, out: Array) -> None:
+    """Write A B where A is a part of a larger array, of which numpy.dot would make a copy."""
+    np.matmul(A, B, out=out)
+
 
 # ------------------------------------------------------------------------------------- layers
 
@@ -173,10 +185,10 @@ def adam(
     beta_1: float,
     beta_2: float,
     epsilon: float,
-    correction_1: float,
-    correction_2: float,
+    steps: int,
 ) -> None:
-    """Step Adam; the corrections are 1 - β₁ᵗ and 1 - β₂ᵗ."""
+    """Step Adam; `steps` counts this one too."""
+    rate, inverse = rate / one_minus_power(beta_1, steps), 1.0 / one_minus_power(beta_2, steps)
     for p, g, m, v, t in _blocks(param, grad, mean, mean_square):
         np.multiply(g, g, out=t)
         t *= 1.0 - beta_2
@@ -185,11 +197,11 @@ def adam(
         np.multiply(g, 1.0 - beta_1, out=t)
         m *= beta_1
         m += t
-        np.multiply(v, 1.0 / correction_2, out=t)
+        np.multiply(v, inverse, out=t)
         np.sqrt(t, out=t)
         t += epsilon
         np.divide(m, t, out=t)
-        t *= rate / correction_1
+        t *= rate
         _decayed(p, decay)
         p -= t
 
@@ -221,6 +233,17 @@ def lion(param: Array, grad: Array, momentum: Array, rate: float, decay: float, 
         m += t
 
 
-def norm(grads: list[Array]) -> float:
-    """Return the Euclidean norm of all gradients together."""
-    return math.sqrt(sum(float(np.dot(grad, grad)) for grad in grads))
+# ------------------------------------------------------------------------------------- clipping
+
+
+def clip(grad: Array, limit: float) -> None:
+    """Limit each entry to ± limit."""
+    np.clip(grad, -limit, limit, out=grad)
+
+
+def clip_norm(grads: list[Array], allowed: float) -> None:
+    """Scale gradients down so that their Euclidean norm, over all of them, is at most what is allowed."""
+    norm = math.sqrt(sum(float(np.dot(grad, grad)) for grad in grads))
+    scale = allowed / max(norm, allowed)
+    for grad in grads:
+        grad *= scale

@@ -29,6 +29,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 WORK = (((784, 512, 512, 10), 128), ((1024, 2048, 2048, 1000), 512), ((64, 100, 10), 200), ((64, 64, 64, 1), 32))
 RATE = 1e-3
 CHECKED_STEPS = 5
+PAUSE = 0.05
+"""Seconds before each turn: a library's threads spin for a while after its work, and would slow the next one."""
 
 
 @dataclass
@@ -334,6 +336,8 @@ def compare(sizes: tuple[int, ...], batch: int, names: list[str], rounds: int) -
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
+            time.sleep(PAUSE)
+            timed(step, 3)
             taken[name].append(timed(step, times))
     bare = taken["bare products"]
     return {

@@ -1,0 +1,27 @@
+"""Each set of kernels, and the backend on whose arrays it works."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import pytest
+
+from dense_xp.backend import Backend, BackendError, get_backend
+from tests import cupy_on_host
+
+KERNEL_SETS = ("numpy", "numba", "torch", "cupy", "cupy on the host")
+
+
+def kernel_set(name: str) -> tuple[ModuleType, Backend]:
+    """Return the kernels and their backend, or skip the test that asks for them."""
+    if name == "cupy on the host":
+        if cupy_on_host.COMPILER is None:
+            pytest.skip("there is no C++ compiler")
+        return cupy_on_host.kernels(), get_backend("numpy")
+    pytest.importorskip(name)
+    try:
+        backend = get_backend("numpy" if name == "numba" else name)
+    except BackendError as error:
+        pytest.skip(str(error))
+    return importlib.import_module(f"dense_xp.kernels.{name}"), backend
