@@ -22,7 +22,6 @@ import pytest
 
 import dense_xp
 from dense_xp import Adam, Dense, Dropout, LayerNorm, Sequential
-from dense_xp import backend as backends
 from dense_xp import backend as module
 from dense_xp.backend import ForeignArrayError, NoDeviceError, available_backends, backend_of, get_backend, to_numpy
 
@@ -137,7 +136,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: object() if n == "cupy" else real_spec(n, *a))
     monkeypatch.setattr(importlib.metadata, "distribution", _only_cuda13)
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(backends._LIBRARIES["cupy"], "kernels", "")  # it has arrays, and no kernels
+    monkeypatch.setattr(module._LIBRARIES["cupy"], "kernels", "")  # it has arrays, and no kernels
     monkeypatch.setitem(sys.modules, "array_api_compat.cupy", fake)
     monkeypatch.setattr(sys.modules["array_api_compat"], "cupy", fake, raising=False)
     monkeypatch.setattr(Device, "current", 0)
