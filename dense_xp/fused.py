@@ -223,18 +223,23 @@ class _DenseStage(_Stage):
         if self.blocks:
             block = self.blocks[0]
             self.tiles = [slice(0, block.shape[0])] if run.keeps_gradients else block.tiles(TILE)
-        self.work: list[tuple[slice, Array, Array, tuple[Array, ...]]] = []
+        self.work: list[tuple[slice | None, Array, Array | None, Array, Array, tuple[Array, ...]]] = []
 
     def largest_tile(self) -> int:
         return max(((rows.stop - rows.start) * self.W.shape[1] for rows in self.tiles), default=0)
 
     def plan(self, gradient: Array) -> None:
-        """Lay out, for each tile, the columns of X, where its gradient goes and its flat views."""
+        """Lay out, for each tile, which columns of X it needs, and where its gradients go."""
+        n_in = self.W.shape[0]
         for rows in self.tiles:
             shape = rows.stop - rows.start, self.W.shape[1]
-            grad = self.run.empty(*shape) if self.run.keeps_gradients else gradient[: math.prod(shape)].reshape(shape)
-            columns = slice(rows.start, min(rows.stop, self.W.shape[0]))
-            self.work.append((columns, grad, *self.blocks[0].flat(rows)))
+            tile = self.run.empty(*shape) if self.run.keeps_gradients else gradient[: math.prod(shape)].reshape(shape)
+            n = min(rows.stop, n_in) - rows.start
+            columns = None if n == n_in else slice(rows.start, rows.start + n)  # None: all of X
+            last = tile[n:, :] if n < shape[0] else None
+            if last is not None and columns is None:
+                self.grad_w0, last = last, None  # written where it belongs in the first place
+            self.work.append((columns, tile[:n, :], last, tile.reshape(-1), *self.blocks[0].flat(rows)))
 
     def made_blocks(self, names: Sequence[str]) -> list[_Block]:
         layer = self.layer
@@ -260,16 +265,17 @@ class _DenseStage(_Stage):
         block, Xt = self.blocks[0], self.X.T
         block.steps += 1
         keeps, move = self.run.keeps_gradients, self.run.move
-        for columns, tile, values, state in self.work:
-            n = columns.stop - columns.start
-            if n:
-                self.columns_product(Xt[columns, :], grad, out=tile[:n, :])
-            if n < tile.shape[0]:
-                tile[n] = self.grad_w0[0]
+        for columns, grad_W, last, flat, values, state in self.work:
+            if columns is None:
+                self.product(Xt, grad, out=grad_W)
+            elif columns.stop > columns.start:
+                self.columns_product(Xt[columns, :], grad, out=grad_W)
+            if last is not None:
+                last[...] = self.grad_w0
             if keeps:
-                self.grads.append(tile.reshape(-1))
+                self.grads.append(flat)
             else:
-                move(values, state, tile.reshape(-1), block.steps)
+                move(values, state, flat, block.steps)
         return grad_X
 
 

@@ -27,6 +27,7 @@ def kernels_for(family: str) -> ModuleType:
     return host_kernels() if family == "host" else importlib.import_module(f"dense_xp.kernels.{family}")
 
 
+@functools.lru_cache(maxsize=8)  # asked for by every block of a step
 def one_minus_power(beta: float, steps: int) -> float:
     """Return 1 - βᵗ without cancellation.
 
