@@ -12,6 +12,7 @@ drives layers then calls those.
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -633,16 +634,19 @@ def is_pure(layer: Layer) -> bool:
     It does not for a class that writes no pure half, or that overrides ``forward_pass`` or
     ``backward_pass`` further down than the pure function that it rests on.
     """
-
-    def definer(method: str) -> type:
-        return next(cls for cls in type(layer).__mro__ if method in vars(cls))
-
     own = getattr(layer, "layers", None)
+    return _is_pure_class(type(layer)) and (own is None or all(map(is_pure, own)))
+
+
+@functools.cache
+def _is_pure_class(kind: type[Layer]) -> bool:
+    def definer(method: str) -> type:
+        return next(cls for cls in kind.__mro__ if method in vars(cls))
+
     return (
-        type(layer).forward is not Layer.forward
+        kind.forward is not Layer.forward
         and issubclass(definer("forward"), definer("forward_pass"))
         and issubclass(definer("backward"), definer("backward_pass"))
-        and (own is None or all(map(is_pure, own)))
     )
 
 

@@ -765,8 +765,8 @@ def _predictor(model: Layer) -> Callable[[Array], Array]:
     def output(params: Params, X: Array) -> Array:
         return model.forward(params, X)[0]
 
-    compiled = _compile_once(model, backend, "output", output)
-    return lambda X: compiled(params, X)
+    function = _compile_once(model, backend, "output", output) if backend.compiles else output
+    return lambda X: function(params, X)
 
 
 def _score(model: Layer, samples: _Samples, metrics: Mapping[str, Metric], batch_size: int) -> dict[str, float]:

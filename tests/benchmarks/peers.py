@@ -238,7 +238,7 @@ def tinygrad_jit(task: Task) -> Step:
     from tinygrad.nn.optim import Adam
 
     Tensor.training = True
-    params = [[Tensor(W, requires_grad=True), Tensor(w0, requires_grad=True)] for W, w0 in task.weights]
+    params = [[Tensor(W), Tensor(w0)] for W, w0 in task.weights]
     adam = Adam([p for pair in params for p in pair], lr=RATE)
     X, y = Tensor(task.X).realize(), Tensor(task.y).realize()
 
