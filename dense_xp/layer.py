@@ -635,7 +635,8 @@ def is_pure(layer: Layer) -> bool:
     ``backward_pass`` further down than the pure function that it rests on.
     """
     own = getattr(layer, "layers", None)
-    return _is_pure_class(type(layer)) and (own is None or all(map(is_pure, own)))
+    kind: Any = type(layer)
+    return _is_pure_class(kind) and (own is None or all(map(is_pure, own)))
 
 
 @functools.cache
