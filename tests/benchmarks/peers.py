@@ -3,8 +3,9 @@
 Each contender makes the same step on the same data from the same initial weights: forward, cross-entropy (or
 squared error), backward, Adam. Their losses after some steps must agree, or the comparison is refused. All of
 them are then called in turn, in rounds, so that whatever else the machine does hits all alike; the number is
-the median over rounds of the ratio to the bare matrix products of that step in NumPy. A library that is not
-installed is left out and named. ``pip install ".[bench]"`` installs those that have packages for this machine.
+the median over rounds of the ratio to the bare matrix products of that step in NumPy, or with ``--against`` to
+one of the others. A library that is not installed is left out and named. ``pip install ".[bench]"`` installs
+those that have packages for this machine.
 """
 
 from __future__ import annotations
@@ -312,10 +313,15 @@ def timed(step: Step, times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def compare(sizes: tuple[int, ...], batch: int, names: list[str], rounds: int) -> dict[str, dict[str, float]]:
-    """Return for each contender its median time in seconds, and its median ratio to the bare products."""
+BARE = "bare products"
+
+
+def compare(
+    sizes: tuple[int, ...], batch: int, names: list[str], rounds: int, against: str = BARE
+) -> dict[str, dict[str, float]]:
+    """Return for each contender its median time in seconds, and its median ratio to one of them."""
     task = Task.make(sizes, batch)
-    steps: dict[str, Step] = {"bare products": bare_products(task)}
+    steps: dict[str, Step] = {BARE: bare_products(task)} if against == BARE else {}
     reference = None
     for name in names:
         try:
@@ -329,7 +335,7 @@ def compare(sizes: tuple[int, ...], batch: int, names: list[str], rounds: int) -
             print(f"  {name}: left out: its loss is {loss:.6f} and should be {reference:.6f}", file=sys.stderr)
             continue
         steps[name] = step
-    once = timed(steps["bare products"], 3)
+    once = timed(steps[against], 3)
     times = max(1, int(0.02 / once))
     for step in steps.values():
         timed(step, times)
@@ -339,7 +345,7 @@ def compare(sizes: tuple[int, ...], batch: int, names: list[str], rounds: int) -
             time.sleep(PAUSE)
             timed(step, 3)
             taken[name].append(timed(step, times))
-    bare = taken["bare products"]
+    bare = taken[against]
     return {
         name: {
             "seconds": statistics.median(own),
@@ -354,6 +360,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", nargs="*", default=list(CONTENDERS), help="names of contenders, or parts of them")
     parser.add_argument("--without", nargs="*", default=[], help="names to leave out, or parts of them")
+    parser.add_argument("--against", default=BARE, help="name of the contender that ratios are to")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -364,7 +371,9 @@ def main() -> None:
     ]
     results = {}
     for sizes, batch in WORK:
-        results[f"{'-'.join(map(str, sizes))}, batch {batch}"] = rows = compare(sizes, batch, names, arguments.rounds)
+        results[f"{'-'.join(map(str, sizes))}, batch {batch}"] = rows = compare(
+            sizes, batch, names, arguments.rounds, arguments.against
+        )
         if not arguments.json:
             print(f"\n{'-'.join(map(str, sizes))}, batch {batch}")
             for name, row in sorted(rows.items(), key=lambda item: item[1]["ratio"]):
