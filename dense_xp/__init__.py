@@ -46,6 +46,7 @@ from dense_xp.losses import (
 from dense_xp.metrics import accuracy
 from dense_xp.normalization import BatchNorm, LayerNorm
 from dense_xp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
+from dense_xp.saving import ModelFileError, describe, load, save
 from dense_xp.schedules import (
     ConstantSchedule,
     CosineSchedule,
@@ -65,9 +66,9 @@ __all__ = [
     "Dropout", "EarlyStopping", "ExponentialSchedule", "FanInUniform", "ForeignArrayError", "GlorotNormal",
     "GlorotUniform", "HeNormal", "HeUniform", "History", "Huber", "ImportFailedError", "Layer", "LayerNorm",
     "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion", "Loss", "MeanAbsoluteError", "MeanSquaredError",
-    "NoDeviceError", "NotInstalledError", "Optimizer", "Orthogonal", "RMSprop", "RandomNormal",
-    "RandomUniform", "ReLU", "Run", "Schedule", "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy",
-    "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh", "UnknownBackendError", "WarmUp",
-    "Zeros", "accuracy", "available_backends", "backend_of", "get_backend", "set_backend", "show_config",
-    "to_numpy", "use_backend",
+    "ModelFileError", "NoDeviceError", "NotInstalledError", "Optimizer", "Orthogonal", "RMSprop",
+    "RandomNormal", "RandomUniform", "ReLU", "Run", "Schedule", "Sequential", "SiLU", "Sigmoid",
+    "SigmoidCrossEntropy", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh",
+    "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "available_backends", "backend_of", "describe",
+    "get_backend", "load", "save", "set_backend", "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ LAYERS = (
     ("fused",),
     ("training",),
     ("sequential",),
-    ("bench", "demo", "parity"),
+    ("bench", "demo", "parity", "saving"),
     ("cli",),
     ("__main__",),
 )

@@ -13,8 +13,11 @@ NEEDS_A_GPU = re.compile(r'"(cupy|torch:cuda)')
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_examples_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_run(
+    page: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The Python blocks of a page are one program; those that ask for a GPU are only compiled."""
+    monkeypatch.chdir(tmp_path)  # where the files that they write may lie
     names: dict[str, object] = {"__name__": "example"}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
         program = compile(block, str(page), "exec")

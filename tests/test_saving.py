@@ -1,0 +1,279 @@
+"""Models on disk: the same bits, on any machine, and one clear error for every file that is not one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from dense_xp import (
+    SGD,
+    Adam,
+    BatchNorm,
+    CosineSchedule,
+    Dense,
+    Dropout,
+    History,
+    Layer,
+    LayerNorm,
+    RMSprop,
+    Sequential,
+    WarmUp,
+    describe,
+    load,
+    save,
+    to_numpy,
+)
+from dense_xp.backend import Backend
+from dense_xp.saving import ModelFileError
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 6)).astype("float32")
+LABELS = RNG.integers(0, 3, size=40)
+
+
+def network(backend: Any = "numpy", **kwargs: Any) -> Sequential:
+    return Sequential(
+        [
+            LayerNorm(),
+            Dense(8, activation="gelu", kernel_initializer="he_normal"),
+            Sequential([BatchNorm(), Dense(5, use_bias=False), Dropout(0.2)]),
+            Dense(3),
+        ],
+        input_shape=(6,),
+        backend=backend,
+        rng=0,
+        **kwargs,
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.safetensors"
+
+
+def same(one: Layer, two: Layer) -> None:
+    assert set(one.weights) == set(two.weights)
+    for name, value in one.weights.items():
+        np.testing.assert_array_equal(to_numpy(value), to_numpy(two.weights[name]), err_msg=name)
+
+
+def test_a_model_comes_back_on_another_backend(backend: Backend, path: Path) -> None:
+    model = network(backend)
+    model.fit(X, LABELS, 2, 8)
+    save(model, path)
+    for where in (backend, "numpy"):
+        loaded = load(path, where)
+        same(model, loaded)
+        assert loaded.get_config() == {**model.get_config(), "backend": loaded.get_config()["backend"]}
+    np.testing.assert_allclose(load(path, "numpy").predict(X), model.predict(X), atol=1e-4)
+    assert load(path).backend.name == "numpy"
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Adam(WarmUp(CosineSchedule(0.01, 40), 5)), SGD(0.1, momentum=0.9, clip_norm=1.0), SGD(0.1), RMSprop()]
+)
+def test_a_training_goes_on_to_the_same_bits(backend: Backend, path: Path, optimizer: Any) -> None:
+    through, first = network(backend), network(backend)
+    through.fit(X, LABELS, 3, 16, optimizer=optimizer)
+    through.fit(X, LABELS, 4, 16)
+    history = first.fit(X, LABELS, 3, 16, optimizer=optimizer)
+    save(first, path, training=True, history=history)
+    np.random.seed(5)
+    before = np.random.get_state()[1]  # type: ignore[index]
+    resumed = load(path, backend)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # type: ignore[index]
+    assert resumed.optimizer == optimizer
+    assert resumed.steps == first.steps == 9
+    resumed.fit(X, LABELS, 4, 16)
+    same(through, resumed)
+    found = describe(path)
+    assert found["history"] == history
+    assert found["steps"] == 9
+    assert found["shapes"]["dense.W"] == (6, 8)
+
+
+def test_one_layer_frozen_layers_and_other_precisions(path: Path) -> None:
+    layer = Dense(3, (2,), dtype="float16", rng=0)
+    layer.initialize()
+    layer.W = np.asfortranarray(RNG.normal(size=(2, 3)))
+    save(layer, path)
+    assert load(path).W.dtype == np.float16
+    same(layer, load(path))
+    model = network(dtype="float64")
+    model.layers[1].trainable = False
+    model.initialize("adam")
+    save(model, path, training=True)
+    loaded = load(path)
+    assert not loaded.layers[1].trainable
+    assert loaded.optimizer == Adam()
+    same(model, loaded)
+
+
+def test_bfloat16_keeps_its_bits(path: Path) -> None:
+    pytest.importorskip("torch")
+    layer = Dense(30, (20,), dtype="bfloat16", backend="torch", rng=0)
+    layer.initialize()
+    save(layer, path)
+    loaded = load(path, "torch")
+    assert loaded.dtype == "bfloat16"
+    same(layer, loaded)
+
+
+class Own(Layer):
+    def forward(self, params: Any, X: Any, **kwargs: Any) -> Any:
+        return X, None
+
+
+def test_a_class_of_ones_own_must_be_passed(path: Path) -> None:
+    model = Sequential([Own(), Dense(2)], input_shape=(3,), rng=0)
+    model.initialize()
+    save(model, path)
+    with pytest.raises(ModelFileError, match=r"unknown layer class 'Own'; .* custom=\[...\]"):
+        load(path)
+    assert type(load(path, custom=[Own]).layers[0]) is Own
+
+
+def test_what_cannot_be_saved(path: Path) -> None:
+    with pytest.raises(RuntimeError, match="not initialized"):
+        save(Dense(3, (2,)), path)
+    layer = Dense(3, (2,), kernel_initializer=lambda shape, rng: np.ones(shape))
+    layer.initialize()
+    with pytest.raises(ValueError, match=r"cannot be saved: .*must be the package's own"):
+        save(layer, path)
+
+    class Mine:
+        def update(self, weights: Any, grad: Any) -> Any:
+            return weights
+
+    layer = Dense(3, (2,))
+    layer.initialize(Mine())
+    with pytest.raises(ValueError, match="cannot be saved: it is no optimizer"):
+        save(layer, path, training=True)
+    assert os.listdir(path.parent) == []
+
+
+def test_an_interrupted_write_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Dense(3, (2,), rng=0)
+    layer.initialize()
+    save(layer, path)
+    before = path.read_bytes()
+
+    def full(file: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        save(layer, path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def rewritten(path: Path, change: Any, arrays: Any = None) -> None:
+    """Change the metadata of a saved network, and perhaps its arrays."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as file:
+        about = json.loads(file.metadata()["dense_xp"])
+    change(about)
+    host = load_file(path)
+    if arrays is not None:
+        arrays(host)
+    save_file(host, path, {"dense_xp": json.dumps(about)})
+
+
+@pytest.mark.parametrize(
+    ("change", "arrays", "message"),
+    [
+        (lambda about: about.update(format=2), None, "has format 2, and this version of dense_xp reads 1"),
+        (lambda about: about.pop("class"), None, "no 'class'"),
+        (lambda about: about.update({"class": "os.system"}), None, "unknown layer class 'os.system'"),
+        (lambda about: about["config"].update(layers=3), None, "not iterable"),
+        (lambda about: about["config"].update(rogue=3), None, "unexpected keyword argument 'rogue'"),
+        (lambda about: about["config"]["layers"].pop(), None, r"missing \[\], unknown \['dense_1.W', 'dense_1.w0'\]"),
+        (lambda about: about["config"].update(input_shape=[7]), None, "what reaches it has"),
+        (lambda about: about["optimizer"].update({"class": "Popen"}), None, "unknown class 'Popen'"),
+        (lambda about: about["optimizer"].update(learning_rate=-1), None, "learning_rate must be a number"),
+        (lambda about: about.update(steps=-1), None, "its number of steps is -1"),
+        (lambda about: about.update(random={"bit_generator": "Rogue"}), None, "random state is that of 'Rogue'"),
+        (lambda about: about.update(random={"bit_generator": "PCG64"}), None, "does not fit together"),
+        (lambda about: None, lambda host: host.pop("weight:dense.W"), "need more than|missing"),
+        (lambda about: None, lambda host: host.pop("weight:dense.w0"), r"missing \['dense.w0'\], unknown \[\]"),
+        (lambda about: None, lambda host: host.pop("optimizer:dense.W.mean"), r"missing \['dense.W.mean'\]"),
+        (lambda about: None, lambda host: host.update(extra=np.ones(1)), "holds 'extra' of dtype float64"),
+        (
+            lambda about: None,
+            lambda host: host.update({"weight:dense.w0": np.ones((1, 9), "float32")}),
+            r"'dense.w0' have shape \(1, 9\), and the layer needs \(1, 8\)",
+        ),
+        (
+            lambda about: None,
+            lambda host: host.update({"weight:dense.w0": np.ones((1, 8), "int32")}),
+            "holds 'weight:dense.w0' of dtype int32",
+        ),
+    ],
+)
+def test_files_that_do_not_fit_together(path: Path, change: Any, arrays: Any, message: str) -> None:
+    model = network()
+    model.initialize("adam")
+    save(model, path, training=True)
+    rewritten(path, change, arrays)
+    with pytest.raises(ModelFileError, match=message):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("layer", "change"),
+    [
+        (Dense(3, (2,)), {"n_units": 10**12}),
+        (Dense(3, (2,)), {"input_shape": [10**12]}),
+        (LayerNorm(input_shape=(3,)), {"input_shape": [10**12]}),
+    ],
+    ids=repr,
+)
+def test_nothing_is_made_that_is_larger_than_its_file(path: Path, layer: Layer, change: dict[str, Any]) -> None:
+    layer.initialize()
+    save(layer, path)
+    rewritten(path, lambda about: about["config"].update(change))
+    with pytest.raises(ModelFileError, match=r"its layers need more than the \d weights that are in it"):
+        load(path)
+
+
+def test_files_that_are_no_models(path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=path.name):
+        load(path)
+    path.write_bytes(b"")
+    with pytest.raises(ModelFileError, match="no model, or is damaged"):
+        load(path)
+    save_file({"a": np.ones(2)}, path)
+    with pytest.raises(ModelFileError, match=r"not one that dense_xp\.save wrote"):
+        describe(path)
+    save_file({"a": np.ones(2)}, path, {"dense_xp": "[" * 100_000})
+    with pytest.raises(ModelFileError, match="no model, or is damaged"):
+        describe(path)
+    model = network()
+    model.initialize()
+    save(model, path, history=History())
+    whole = path.read_bytes()
+    for size in (4, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ModelFileError, match="no model, or is damaged"):
+            load(path)
+    path.write_bytes(b"\xff" * 8 + whole[8:])  # a header of 2⁶⁴ bytes
+    with pytest.raises(ModelFileError, match="no model, or is damaged"):
+        load(path)
+
+
+def test_a_file_is_read_by_those_who_may_read_the_others(path: Path) -> None:
+    layer = Dense(1, (1,), rng=0)
+    layer.initialize()
+    save(layer, path)
+    other = path.with_name("other")
+    other.touch()
+    assert path.stat().st_mode == other.stat().st_mode
