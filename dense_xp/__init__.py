@@ -18,6 +18,7 @@ from dense_xp.backend import (
     to_numpy,
     use_backend,
 )
+from dense_xp.callbacks import Checkpoint, CSVLog
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
 from dense_xp.initializers import (
@@ -61,14 +62,15 @@ from dense_xp.training import Callback, DivergenceError, EarlyStopping, History,
 __version__ = "0.1.0"
 
 __all__ = [
-    "ELU", "GELU", "SGD", "Adagrad", "Adam", "AdamW", "Backend", "BackendError", "BatchNorm", "Callback",
-    "ConflictingPackagesError", "Constant", "ConstantSchedule", "CosineSchedule", "Dense", "DivergenceError",
-    "Dropout", "EarlyStopping", "ExponentialSchedule", "FanInUniform", "ForeignArrayError", "GlorotNormal",
-    "GlorotUniform", "HeNormal", "HeUniform", "History", "Huber", "ImportFailedError", "Layer", "LayerNorm",
-    "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion", "Loss", "MeanAbsoluteError", "MeanSquaredError",
-    "ModelFileError", "NoDeviceError", "NotInstalledError", "Optimizer", "Orthogonal", "RMSprop",
-    "RandomNormal", "RandomUniform", "ReLU", "Run", "Schedule", "Sequential", "SiLU", "Sigmoid",
-    "SigmoidCrossEntropy", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh",
-    "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "available_backends", "backend_of", "describe",
-    "get_backend", "load", "save", "set_backend", "show_config", "to_numpy", "use_backend",
+    "ELU", "GELU", "SGD", "Adagrad", "Adam", "AdamW", "Backend", "BackendError", "BatchNorm", "CSVLog",
+    "Callback", "Checkpoint", "ConflictingPackagesError", "Constant", "ConstantSchedule", "CosineSchedule",
+    "Dense", "DivergenceError", "Dropout", "EarlyStopping", "ExponentialSchedule", "FanInUniform",
+    "ForeignArrayError", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "History", "Huber",
+    "ImportFailedError", "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion", "Loss",
+    "MeanAbsoluteError", "MeanSquaredError", "ModelFileError", "NoDeviceError", "NotInstalledError",
+    "Optimizer", "Orthogonal", "RMSprop", "RandomNormal", "RandomUniform", "ReLU", "Run", "Schedule",
+    "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy", "Softmax", "SoftmaxCrossEntropy", "Softplus",
+    "StepSchedule", "Tanh", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "available_backends",
+    "backend_of", "describe", "get_backend", "load", "save", "set_backend", "show_config", "to_numpy",
+    "use_backend",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ LAYERS = (
     ("training",),
     ("sequential",),
     ("bench", "demo", "parity", "saving"),
+    ("callbacks",),
     ("cli",),
     ("__main__",),
 )
