@@ -5,7 +5,6 @@ Early stopping is in :mod:`dense_xp.training`; any function of a :class:`~dense_
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from pathlib import Path
@@ -108,6 +107,8 @@ class CSVLog:
 
     def begin(self, run: Run) -> None:
         """Read how far an earlier log came, or start a new one."""
+        import csv
+
         self._names, self._before = [], 0
         if self.append and self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
@@ -119,6 +120,8 @@ class CSVLog:
 
     def epoch_end(self, run: Run) -> None:
         """Append a line."""
+        import csv
+
         values: dict[str, Any] = {name: column[-1] for name, column in run.history.items()}
         lines: list[list[Any]] = []
         if not self._names:

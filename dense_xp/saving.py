@@ -8,10 +8,8 @@ old one or the new one, and never half of one. It knows no device: what was trai
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +77,8 @@ def save(model: Layer, path: str | os.PathLike[str], *, training: bool = False, 
     True
     """
     model._built()
+    import json  # here and below, what only files need
+
     from safetensors.numpy import save as encoded
 
     arrays = {_WEIGHT + name: value for name, value in model.weights.items()}
@@ -107,18 +107,15 @@ def save(model: Layer, path: str | os.PathLike[str], *, training: bool = False, 
 
 
 def _write(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")  # in the same folder, so that it can be renamed
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's file is its owner's alone
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -244,6 +241,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    import json
+
     from safetensors import SafetensorError, safe_open
 
     Path(path).stat()  # FileNotFoundError, with its name
