@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 from dense_xp.saving import save
@@ -96,12 +95,13 @@ class CSVLog:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     log = CSVLog(f"{folder}/log.csv")
     ...     _ = Sequential([Dense(1)], rng=0).fit(np.ones((8, 2)), np.ones(8), 2, callbacks=[log])
-    ...     print(log.path.read_text().splitlines()[0])
+    ...     with open(log.path) as file:
+    ...         print(file.readline().strip())
     epoch,seconds,loss
     """
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
-        self.path, self.append = Path(path), append
+        self.path, self.append = os.fspath(path), append
         self._names: list[str] = []
         self._before = 0
 
@@ -110,13 +110,14 @@ class CSVLog:
         import csv
 
         self._names, self._before = [], 0
-        if self.append and self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
+        if self.append and os.path.exists(self.path):
+            with open(self.path, newline="", encoding="utf-8") as file:
                 header, *rows = list(csv.reader(file)) or [[]]
             self._names = header[2:]
             self._before = int(rows[-1][0]) if rows else 0
         else:
-            self.path.write_text("", encoding="utf-8")
+            with open(self.path, "w", encoding="utf-8"):
+                pass
 
     def epoch_end(self, run: Run) -> None:
         """Append a line."""
@@ -134,7 +135,7 @@ class CSVLog:
             )
         seconds = f"{run.history.seconds:.3f}"
         lines.append([self._before + run.epoch, seconds, *(repr(values[name]) for name in self._names)])
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(lines)
 
     def end(self, run: Run) -> None:

@@ -11,7 +11,6 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,19 +102,21 @@ def save(model: Layer, path: str | os.PathLike[str], *, training: bool = False, 
         ) from None
     # safetensors writes memory as it lies: it must be in C order
     host = {name: np.ascontiguousarray(to_numpy(value)).reshape(tuple(value.shape)) for name, value in arrays.items()}
-    _write(Path(path), encoded(host, {_KEY: text}))
+    _write(os.fspath(path), encoded(host, {_KEY: text}))
 
 
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")  # in the same folder, so that it can be renamed
+def _write(path: str, data: bytes) -> None:
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{os.urandom(4).hex()}")  # beside it, so that it can be renamed
     try:
-        with temporary.open("xb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
         raise
 
 
@@ -245,7 +246,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]]
 
     from safetensors import SafetensorError, safe_open
 
-    Path(path).stat()  # FileNotFoundError, with its name
+    os.stat(path)  # FileNotFoundError, with its name
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(_KEY)

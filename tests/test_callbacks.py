@@ -60,8 +60,8 @@ def test_arguments_out_of_range(arguments: dict[str, Any]) -> None:
         Checkpoint("x", **arguments)
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
+def rows(path: str) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
