@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 
@@ -210,12 +211,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.backend is not None:
             set_backend(arguments.backend)
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
     except BackendError as error:
         print(f"dense_xp: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         return 2
     except ImportError as error:  # an optional package; the message has the command that installs it
         print(f"dense_xp: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as head, has seen enough: nothing is left to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return 130
     return status

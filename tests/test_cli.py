@@ -154,3 +154,14 @@ def test_a_plot_without_matplotlib_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
     assert cli.main(["bench", "--backend", "numpy", "--plot", "x.png"]) == 2
     assert capsys.readouterr().err.strip() == 'dense_xp: the plot needs matplotlib: run  pip install "dense-xp[bench]"'
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m dense_xp info | {sys.executable} -c pass",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
