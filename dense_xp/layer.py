@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
+from dense_xp import loss_scaling
 from dense_xp.backend import Array, Backend, get_backend, resolve, to_numpy
 from dense_xp.optimizers import Optimizer, as_optimizer
 
@@ -106,6 +107,7 @@ class Layer:
     backend: Backend | None = None
     optimizer: Optimizer | None = None
     steps: int = 0
+    loss_scale: tuple[float, float] = loss_scaling.INITIAL  # of a training in float16
 
     buffers: ClassVar[tuple[str, ...]] = ()
     """Names of the params that no gradient moves: running statistics."""
@@ -289,7 +291,8 @@ class Layer:
             state = self._fresh_state(optimizer, params)
         self._settle(backend, dtype)
         self._rng = None if rng is np.random else rng
-        self._params, self._optimizer_state, self.optimizer, self.steps = params, state, optimizer, 0
+        self._params, self._optimizer_state, self.optimizer = params, state, optimizer
+        self.steps, self.loss_scale = 0, loss_scaling.INITIAL
 
     def _settle(self, backend: Backend, dtype: Any) -> None:
         self.backend, self._dtype, self._remembered, self._last_shape = backend, dtype, None, None
@@ -310,7 +313,7 @@ class Layer:
 
     def _take_optimizer(self, optimizer: Optimizer | None) -> None:
         self._optimizer_state = self._fresh_state(optimizer, self._params)
-        self.optimizer, self.steps = optimizer, 0
+        self.optimizer, self.steps, self.loss_scale = optimizer, 0, loss_scaling.INITIAL
 
     def _fresh_state(self, optimizer: Optimizer | None, params: Params) -> Params:
         if optimizer is None:

@@ -2,8 +2,8 @@
 
 Each has two halves. ``init(param) -> state`` and ``step(param, grad, state) -> (param, state)`` are pure and
 write into no array that they were given; ``update(weights, grad) -> weights`` keeps the state itself, for one
-parameter. Parameters of 16 bits are stepped in float32, so their state keeps its digits, and come back in
-their own dtype.
+parameter. Parameters of 16 bits are stepped in float32 and come back in their own dtype; their state holds the
+float32 value, ``"master"``, so that steps smaller than a digit of theirs add up [2]_.
 
 Weight decay is decoupled everywhere: the parameter shrinks by learning_rate · weight_decay of itself, and
 the gradient stays as it is [1]_.
@@ -12,6 +12,7 @@ References
 ----------
 .. [1] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019,
    https://arxiv.org/abs/1711.05101
+.. [2] P. Micikevicius et al., "Mixed precision training", ICLR 2018, sec. 3.1, https://arxiv.org/abs/1710.03740
 """
 
 from __future__ import annotations
@@ -90,9 +91,11 @@ class Optimizer:
         Returns
         -------
         dict of str to array
-            Empty for an optimizer that remembers nothing.
+            Empty for an optimizer that remembers nothing; of 16 bits, also their float32 ``"master"``.
         """
-        return self.init_state(widened(param))
+        wide = widened(param)
+        state = self.init_state(wide)
+        return state if wide is param else {**state, "master": wide}
 
     def step(self, param: Array, grad: Array, state: Any, learning_rate: Any = None) -> tuple[Array, Any]:
         """Move one parameter: a pure function.
@@ -115,10 +118,14 @@ class Optimizer:
         """
         rate = self.learning_rate_at(0) if learning_rate is None else learning_rate
         wide = widened(param)
-        direction, state = self.direction(wide, widened(grad), state)
+        if "master" in state:  # where it no longer rounds to the parameter, that was assigned since
+            current = in_dtype(state["master"], param.dtype) == param
+            wide = array_namespace(param).where(current, state["master"], wide)
+        direction, new = self.direction(wide, widened(grad), state)
         if self.weight_decay:
             wide = wide * (1.0 - rate * self.weight_decay)
-        return in_dtype(wide - rate * direction, param.dtype), state
+        wide = wide - rate * direction
+        return in_dtype(wide, param.dtype), {**new, "master": wide} if "master" in state else new
 
     def update(self, weights: Array, grad: Array) -> Array:
         """Move one parameter, and remember here what there is to remember.

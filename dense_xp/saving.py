@@ -90,6 +90,7 @@ def save(model: Layer, path: str | os.PathLike[str], *, training: bool = False, 
     if training:
         about["optimizer"] = _optimizer_config(model.optimizer)
         about["steps"] = model.steps
+        about["loss_scale"] = model.loss_scale
         about["random"] = _random_state(model._rng)
         arrays |= {_STATE + name: value for name, value in flatten(model.optimizer_state).items()}
     if history is not None:
@@ -198,6 +199,7 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
             placed = {name: backend_of_model.asarray(value.copy(), str(value.dtype)) for name, value in state.items()}
             model.optimizer_state = _filled(model.optimizer_state, unflatten(placed))
         model.steps = _count(about.get("steps", 0))
+        model.loss_scale = _loss_scale(about.get("loss_scale", model.loss_scale))
         rng = _restored(about.get("random"))
         for layer in _tree(model):
             layer._rng = rng
@@ -315,6 +317,12 @@ def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ModelFileError(f"its number of steps is {value!r}")
     return value
+
+
+def _loss_scale(value: Any) -> tuple[float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not (value[0] >= 1.0 and value[1] >= 0.0):
+        raise ModelFileError(f"its loss scale is {value!r}")
+    return float(value[0]), float(value[1])
 
 
 def _restored(state: Any) -> Any:

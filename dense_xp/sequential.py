@@ -13,7 +13,7 @@ from typing import Any, Self, TextIO
 
 import numpy as np
 
-from dense_xp import training
+from dense_xp import loss_scaling, training
 from dense_xp.backend import Array, Backend, get_backend, resolve, use_backend
 from dense_xp.layer import Layer, Params, Rng, as_rng, is_pure, layer_class
 from dense_xp.losses import Loss
@@ -201,7 +201,7 @@ class Sequential(Layer):
                 vars(layer).clear()
                 vars(layer).update(attributes)
             raise
-        self.optimizer, self.steps = optimizer, 0
+        self.optimizer, self.steps, self.loss_scale = optimizer, 0, loss_scaling.INITIAL
         self._rng = None if rng is np.random else rng
         super()._settle(backend, dtype)
 
@@ -240,7 +240,7 @@ class Sequential(Layer):
         super().set_optimizer(optimizer)
 
     def _take_optimizer(self, optimizer: Optimizer | None) -> None:
-        self.optimizer, self.steps = optimizer, 0
+        self.optimizer, self.steps, self.loss_scale = optimizer, 0, loss_scaling.INITIAL
         for layer in self.layers:
             layer._take_optimizer(optimizer)
 

@@ -7,6 +7,7 @@ gathered there). The losses stay on the device until the epoch ends.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import weakref
@@ -17,6 +18,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from array_api_compat import array_namespace
 
+from dense_xp import loss_scaling
 from dense_xp.backend import (
     Array,
     Backend,
@@ -30,6 +32,7 @@ from dense_xp.layer import Layer, Params, Rng, apply_gradients, as_rng, flatten,
 from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
 from dense_xp.metrics import Metric, get_metric
 from dense_xp.optimizers import Optimizer
+from dense_xp.special import in_dtype, widened
 
 
 class DivergenceError(ArithmeticError):
@@ -331,6 +334,9 @@ def _loss_for(spec: Any, y: _Rows, outputs: tuple[int, ...]) -> Loss:
 
 # ------------------------------------------------------------------------------------- the step
 
+LOSS_SCALE = "loss.scale"
+"""Where the state of a step keeps that of the loss scaling; no layer's name has a dot."""
+
 _compiled: weakref.WeakKeyDictionary[Layer, dict[Any, Callable[..., Any]]] = weakref.WeakKeyDictionary()
 
 
@@ -361,7 +367,8 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Call
     -------
     callable
         ``step(params, state, X, y, weight, noise, learning_rate) -> (params, state, values)``, where
-        ``values`` is the loss followed by the metrics.
+        ``values`` is the loss followed by the metrics. Beside the optimizer's, `state` may hold one of
+        :mod:`dense_xp.loss_scaling`, under :data:`LOSS_SCALE`.
     """
     optimizer = model.optimizer
     assert optimizer is not None
@@ -370,12 +377,22 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Call
         params: Params, state: Params, X: Array, y: Array, weight: Any, noise: Any, learning_rate: Any
     ) -> tuple[Params, Params, tuple[Array, ...]]:
         Y, cache = model.forward(params, X, training=True, noise=noise)
-        value, grad = loss.value_and_grad(Y, y, weight)
-        grads = optimizer.clip(model.parameter_gradients(params, cache, grad))
-        params, state = apply_gradients(optimizer, params, grads, state, learning_rate)
+        wide = widened(Y)
+        value, grad = loss.value_and_grad(wide, y, weight)
+        scale = state.get(LOSS_SCALE)
+        if scale is not None:
+            grad = grad * scale["factor"]
+        grads = model.parameter_gradients(params, cache, in_dtype(grad, Y.dtype))
+        if scale is not None:
+            grads, finite = loss_scaling.unscaled(grads, scale)
+        moved = apply_gradients(optimizer, params, optimizer.clip(grads), state, learning_rate)
+        if scale is not None:
+            moved = loss_scaling.chosen(finite, moved[0], params), loss_scaling.chosen(finite, moved[1], state)
+            moved[1][LOSS_SCALE] = loss_scaling.advanced(scale, finite)
+        params, state = moved
         if buffers := model.updated_buffers(cache):
             params = merged(params, buffers)
-        return params, state, (value, *(metric(Y, y) for metric in metrics))
+        return params, state, (value, *(metric(wide, y) for metric in metrics))
 
     return step
 
@@ -444,8 +461,9 @@ class _CompiledStep:
         assert model.backend is not None
         self.model, self.backend, self.optimizer = model, model.backend, model.optimizer
         self.compiles = self.optimizer.traceable and self.backend.compiles
-        state = model.optimizer_state
-        shared = _common_counts(self.optimizer, self.backend, state) if self.compiles else ()
+        self.scales = model.dtype == "float16"
+        state = self._with_scale(model.optimizer_state)
+        shared = _common_counts(self.optimizer, self.backend, model.optimizer_state) if self.compiles else ()
         self.packing = packing = _Packing(model.params), _Packing(state, shared)
         self._take(model.params, state)
         self._rate: tuple[float, Any] = (math.nan, None)
@@ -460,6 +478,11 @@ class _CompiledStep:
             key = f"step {loss!r} {self.optimizer!r} {list(metrics.items())} {_trainable(model)} {packing[1].places}"
             self.step = _compile_once(model, self.backend, key, packed, (0, 1))  # parameters and state
 
+    def _with_scale(self, state: Params) -> Params:
+        if not self.scales:
+            return state
+        return {**state, LOSS_SCALE: loss_scaling.place(self.backend, self.model.loss_scale)}
+
     def _take(self, params: Params, state: Params) -> None:
         self.params, self.state = self.packing[0].pack(params), self.packing[1].pack(state)
 
@@ -473,24 +496,28 @@ class _CompiledStep:
                 wide = "float64" if self.model.dtype == "float64" else "float32"
                 self._rate = rate, self.backend.asarray(rate, wide)
             rate = self._rate[1]
-        self.params, self.state, values = self.step(self.params, self.state, X, y, weight, noise, rate)
+        with np.errstate(over="ignore", invalid="ignore") if self.scales else contextlib.nullcontext():
+            self.params, self.state, values = self.step(self.params, self.state, X, y, weight, noise, rate)
         self.model.steps += 1
         return tuple(values)
 
     def hand_over(self) -> None:
-        self.model.params, self.model.optimizer_state = (
+        params, state = (
             packing.unpack(arrays) for packing, arrays in zip(self.packing, (self.params, self.state), strict=True)
         )
+        if self.scales:
+            self.model.loss_scale = loss_scaling.read(self.backend, state.pop(LOSS_SCALE))
+        self.model.params, self.model.optimizer_state = params, state
 
-    def snapshot(self) -> tuple[Params, Params, int]:
-        before = self.model.params, self.model.optimizer_state, self.model.steps
+    def snapshot(self) -> tuple[Params, Params, int, tuple[float, float]]:
+        model = self.model
         if self.compiles:  # the model keeps its arrays, and the steps use up copies
-            self._take(_copies(before[0]), _copies(before[1]))
-        return before
+            self._take(_copies(model.params), self._with_scale(_copies(model.optimizer_state)))
+        return model.params, model.optimizer_state, model.steps, model.loss_scale
 
-    def restore(self, snapshot: tuple[Params, Params, int]) -> None:
-        self._take(*snapshot[:2])
-        self.model.steps = snapshot[2]
+    def restore(self, snapshot: tuple[Params, Params, int, tuple[float, float]]) -> None:
+        self.model.steps, self.model.loss_scale = snapshot[2:]
+        self._take(snapshot[0], self._with_scale(snapshot[1]))
         self.hand_over()
 
 
@@ -508,7 +535,7 @@ class _EagerStep:
         self.model, self.loss, self.metrics = model, loss, metrics
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
-        Y = self.model.forward_pass(X, training=True)
+        Y = widened(self.model.forward_pass(X, training=True))
         value, grad = self.loss.value_and_grad(Y, y, weight)
         self.model.backward_pass(grad)
         return value, *(metric(Y, y) for metric in self.metrics.values())
@@ -774,7 +801,7 @@ def _score(model: Layer, samples: _Samples, metrics: Mapping[str, Metric], batch
     values, sizes = [], []
     for rows in _slices(len(samples), batch_size):
         X, y, weight = samples.take(rows)
-        Y = output(X)
+        Y = widened(output(X))
         values.append((samples.loss(Y, y, weight), *(metric(Y, y) for metric in metrics.values())))
         sizes.append(samples.size(rows))
     return _average(model.backend, values, sizes, ("loss", *metrics))

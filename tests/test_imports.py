@@ -17,7 +17,7 @@ PACKAGE = Path(dense_xp.__file__).parent
 LAYERS = (
     ("backend", "schedules", "rounding", "names"),
     ("special", "metrics", "datasets", "initializers"),
-    ("losses", "optimizers"),
+    ("losses", "optimizers", "loss_scaling"),
     ("layer",),
     ("activations", "dropout", "normalization"),
     ("dense",),
