@@ -57,15 +57,15 @@ def test_what_is_assigned_counts(backend: Backend) -> None:
     layer = Dense(2, (2,), dtype="float16", backend=backend, rng=0)
     layer.initialize(SGD(1e-4))
     layer.W = [[1.0, 1.0], [1.0, 1.0]]
-    ones = backend.asarray(np.ones((2, 2)), "float16")
+    ones, grad = (backend.asarray(np.ones((2, 2)), "float16") for _ in range(2))
     for _ in range(2):
         layer.forward_pass(ones)
-        layer.backward_pass(ones)
+        layer.backward_pass(grad)
     changed = to_numpy(layer.W).copy()
     changed[0, 1] = 5.0
     layer.W = changed
     layer.forward_pass(ones)
-    layer.backward_pass(ones)
+    layer.backward_pass(grad)
     # the gradient of each entry is 2: three steps of 0.0002, or one from 5
     np.testing.assert_allclose(
         to_numpy(layer.optimizer_state["W"]["master"]), [[0.9994, 4.9998], [0.9994, 0.9994]], rtol=1e-7
