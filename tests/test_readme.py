@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NEEDS_A_GPU = re.compile(r'"(cupy|torch:cuda)')
+DOCTEST_OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_run(
     page: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The Python blocks of a page are one program; those that ask for a GPU are only compiled."""
+    """The Python blocks of a page are one program, and a session in it returns what it shows.
+
+    Blocks that ask for a GPU are only compiled.
+    """
     monkeypatch.chdir(tmp_path)  # where the files that they write may lie
     names: dict[str, object] = {"__name__": "example"}
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+    for kind, block in re.findall(r"^```(python|pycon)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+        if kind == "pycon":
+            session = doctest.DocTestParser().get_doctest(block, {}, page.name, str(page), 0)
+            session.globs = names
+            runner = doctest.DocTestRunner(optionflags=DOCTEST_OPTIONS)
+            failed = runner.run(session, clear_globs=False).failed
+            assert session.examples and not failed, capsys.readouterr().out
+            continue
         program = compile(block, str(page), "exec")
         if not NEEDS_A_GPU.search(block):
             exec(program, names)
