@@ -25,6 +25,7 @@ myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
 autosummary_generate = False
+autodoc_default_options = {"members": True}
 autodoc_typehints = "none"  # numpydoc says the types in words
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -10,14 +11,22 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from docutils.utils.math.unichar2tex import uni2tex_table
 from sphinx.util.logging import getLogger
 
+FUNCTION = r"\\(?:log|sinh|cosh|tanh|operatorname\{\w+\})"
+
 
 def _mathml(node: nodes.Element, *, block: bool) -> str:
     # the pages write α, ∂ and ≤ as themselves, as a reader of the source wants them; TeX has names for them
+    tex = node.astext().translate(uni2tex_table)
+    # two things that docutils does otherwise than TeX: an argument is one digit, and functions stand apart
+    tex = re.sub(r"(frac) *(\d) *(\d)", r"\1{\2}{\3}", tex)
+    tex = re.sub(r"([\w})]) *(?=" + FUNCTION + ")", r"\1\,", tex)
+    tex = re.sub("(" + FUNCTION + r") *(?=\w|\\(?!left))", r"\1\,", tex)
     try:
-        return str(tex2mathml(node.astext().translate(uni2tex_table), as_block=block))
+        mathml = str(tex2mathml(tex, as_block=block))
     except MathError as error:
         getLogger(__name__).warning("formula %r: %s", node.astext(), error, location=node)
         return ""
+    return re.sub(r"<mo[^>]*>([|‖])</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', mathml)
 
 
 def _inline(self: Any, node: nodes.math) -> None:

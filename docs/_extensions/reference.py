@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
+import sys
+from types import ModuleType
 from typing import Any
 
 from docutils import nodes
@@ -18,21 +21,20 @@ from sphinx.util.docutils import SphinxDirective
 import dense_xp
 
 
-def public_names(module: str) -> tuple[str, list[str]]:
+def public_names(module: ModuleType) -> tuple[str, list[str]]:
     """Return from where the public names of a module are imported, and these names, in their order there.
 
     They are those that ``dense_xp`` exports; of a module from which it exports nothing, those in its own
     ``__all__``, or else all without an underscore.
     """
-    found = importlib.import_module(f"dense_xp.{module}")
     own = [
         name
-        for name, value in vars(found).items()
-        if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == found.__name__
+        for name, value in vars(module).items()
+        if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ == module.__name__
     ]
     if exported := [name for name in own if name in dense_xp.__all__]:
         return "dense_xp", exported
-    return found.__name__, [name for name in own if name in getattr(found, "__all__", own) and name[0] != "_"]
+    return module.__name__, [name for name in own if name in getattr(module, "__all__", own) and name[0] != "_"]
 
 
 class Public(SphinxDirective):
@@ -43,18 +45,17 @@ class Public(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Write it as reStructuredText, and let Sphinx read that."""
-        lines = ["```{eval-rst}"]
-        for module in self.arguments:
-            self.env.note_dependency(str(inspect.getsourcefile(importlib.import_module(f"dense_xp.{module}"))))
-        for home, names in map(public_names, self.arguments):
-            lines += [f".. currentmodule:: {home}", ""]
-            lines += [".. autosummary::", "   :nosignatures:", "", *(f"   {name}" for name in names), ""]
-        for home, names in map(public_names, self.arguments):
-            lines += [f".. currentmodule:: {home}", ""]
+        modules = [importlib.import_module(f"dense_xp.{name}") for name in self.arguments]
+        for module in modules:
+            self.env.note_dependency(str(module.__file__))
+        table, entries = [".. autosummary::", "   :nosignatures:", ""], []
+        for home, names in map(public_names, modules):
+            table += [f"   ~{home}.{name}" for name in names]
+            entries += [f".. currentmodule:: {home}", ""]
             for name in names:
-                kind = "class" if inspect.isclass(getattr(importlib.import_module(home), name)) else "function"
-                lines += [f".. auto{kind}:: {name}", *(["   :members:"] if kind == "class" else []), ""]
-        return self.parse_text_to_nodes("\n".join([*lines, "```"]))
+                kind = "class" if inspect.isclass(getattr(sys.modules[home], name)) else "function"
+                entries += [f".. auto{kind}:: {name}", ""]
+        return self.parse_text_to_nodes("\n".join(["```{eval-rst}", *table, "", *entries, "```"]))
 
 
 def _skip_what_a_base_documents(
@@ -67,8 +68,14 @@ def _skip_what_a_base_documents(
     return None
 
 
+def _names_are_no_list(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Keep ``.. [1] V. Nair`` from being read as point V of a list."""
+    lines[:] = [re.sub(r"^( *\.\. \[\d+\] )(?=[A-Z]\. )", r"\1\\", line) for line in lines]
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Add the directive."""
     app.add_directive("public", Public)
     app.connect("autodoc-skip-member", _skip_what_a_base_documents)
+    app.connect("autodoc-process-docstring", _names_are_no_list, priority=100)  # before numpydoc
     return {"parallel_read_safe": True, "parallel_write_safe": True}
