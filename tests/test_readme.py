@@ -24,17 +24,21 @@ def test_examples_run(
     """
     monkeypatch.chdir(tmp_path)  # where the files that they write may lie
     names: dict[str, object] = {"__name__": "example"}
-    for kind, block in re.findall(r"^```(python|pycon)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
-        if kind == "pycon":
-            session = doctest.DocTestParser().get_doctest(block, {}, page.name, str(page), 0)
-            session.globs = names
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```(python|pycon)\n(.*?)^```", text, re.M | re.S):
+        kind, block = found.groups()
+        line = text.count("\n", 0, found.start()) + 1
+        if kind == "python":
+            program = compile("\n" * line + block, str(page), "exec")
+            if not NEEDS_A_GPU.search(block):
+                exec(program, names)
+        else:
+            session = doctest.DocTestParser().get_doctest(block, names, page.name, str(page), line)
+            session.globs = names  # not a copy: what it assigns is there further down the page
             runner = doctest.DocTestRunner(optionflags=DOCTEST_OPTIONS)
-            failed = runner.run(session, clear_globs=False).failed
-            assert session.examples and not failed, capsys.readouterr().out
-            continue
-        program = compile(block, str(page), "exec")
-        if not NEEDS_A_GPU.search(block):
-            exec(program, names)
+            failed, tried = runner.run(session, clear_globs=False)
+            assert tried, f"{page.name}, line {line}: a session without a prompt"
+            assert not failed, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
