@@ -563,7 +563,27 @@ class Backend:
         return self.cast(self.asarray(self.read(data, what)), dtype)
 
     def cast(self, array: Array, dtype: Any, what: str = "X") -> Array:
-        """Give an array of this backend another dtype; no copy if it has it already."""
+        """Give an array of this backend another dtype; no copy if it has it already.
+
+        Parameters
+        ----------
+        array : array
+            Of this backend.
+        dtype : dtype
+            From :meth:`dtype`.
+        what : str
+            What to call the array in an error.
+
+        Returns
+        -------
+        array
+            The same numbers.
+
+        Raises
+        ------
+        TypeError
+            If they are not real numbers.
+        """
         if array.dtype == dtype:
             return array
         if not self.xp.isdtype(array.dtype, ("bool", "integral", "real floating")):
@@ -572,6 +592,18 @@ class Backend:
 
     def read(self, data: Any, what: str = "X") -> np.ndarray[Any, Any]:
         """Read host data as a NumPy array of real numbers, in whatever dtype they have.
+
+        Parameters
+        ----------
+        data : array_like
+            Numbers, nested lists, or an array or table that NumPy can read.
+        what : str
+            What to call it in an error.
+
+        Returns
+        -------
+        numpy.ndarray
+            It may share memory with `data`.
 
         Raises
         ------
@@ -592,7 +624,17 @@ class Backend:
         return host
 
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
-        """Copy an array of this backend to the host; bfloat16 arrives as float32.
+        """Copy an array of this backend to the host.
+
+        Parameters
+        ----------
+        array : array
+            Of this backend.
+
+        Returns
+        -------
+        numpy.ndarray
+            The same numbers; bfloat16, which NumPy lacks, arrives as float32.
 
         Examples
         --------
@@ -602,7 +644,18 @@ class Backend:
         return self._library.get(array)
 
     def scalars(self, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
-        """Copy many 0-d arrays to the host at once, as float64."""
+        """Copy many 0-d arrays to the host at once.
+
+        Parameters
+        ----------
+        arrays : sequence of array, each of shape ()
+            Of this backend.
+
+        Returns
+        -------
+        numpy.ndarray, shape (len(arrays),)
+            In float64.
+        """
         return self._library.scalars(self.xp, arrays).astype(np.float64)
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
@@ -788,9 +841,19 @@ def _auto() -> Backend:
 
 
 def set_backend(spec: str | ModuleType | Backend | None) -> Backend | None:
-    """Set the default backend of this process; None takes the setting back.
+    """Set the default backend of this process.
 
     Layers that are already initialized stay where they are.
+
+    Parameters
+    ----------
+    spec : str or module or Backend or None
+        As in :func:`get_backend`; None takes the setting back.
+
+    Returns
+    -------
+    Backend or None
+        What was set.
 
     Examples
     --------
@@ -806,6 +869,16 @@ def set_backend(spec: str | ModuleType | Backend | None) -> Backend | None:
 @contextlib.contextmanager
 def use_backend(spec: str | ModuleType | Backend) -> Iterator[Backend]:
     """Set the default backend inside a ``with`` block, in this thread or task alone.
+
+    Parameters
+    ----------
+    spec : str or module or Backend
+        As in :func:`get_backend`.
+
+    Yields
+    ------
+    Backend
+        What was set.
 
     Examples
     --------
@@ -843,7 +916,17 @@ def resolve(explicit: Any = None, *arrays: Any) -> Backend:
 
 
 def backend_of(array: Any) -> Backend | None:
-    """Return the backend that an array lives on; None for what is not an array (lists, tables, numbers).
+    """Return the backend that an array lives on.
+
+    Parameters
+    ----------
+    array : object
+        An array of any library, or anything else.
+
+    Returns
+    -------
+    Backend or None
+        None for what is not an array (lists, tables, numbers).
 
     Examples
     --------
@@ -864,6 +947,16 @@ def backend_of(array: Any) -> Backend | None:
 
 def to_numpy(data: Any) -> np.ndarray[Any, Any]:
     """Copy an array of any library, or what NumPy can read, to the host.
+
+    Parameters
+    ----------
+    data : array_like
+        An array of any library, on any device; numbers, lists, tables.
+
+    Returns
+    -------
+    numpy.ndarray
+        It may share memory with `data`.
 
     Examples
     --------
@@ -954,6 +1047,12 @@ def show_config(file: TextIO | None = None) -> None:
     ----------
     file : text stream, optional
         Where to print; standard output by default.
+
+    Examples
+    --------
+    >>> show_config()
+    backend in force: numpy (from: default)
+      numpy ...
     """
     backend, source = _setting()
     print(f"backend in force: {backend or resolve()} (from: {source})", file=file)

@@ -32,7 +32,7 @@ class Dense(Layer):
     input_shape : tuple of int, optional
         ``(n_in,)``. Without it, it comes from the previous layer or from the first batch.
     activation : str or Layer, optional
-        Applied to the output: ``"relu"``, ``"gelu"``, ``Softmax()`` …
+        Applied to the output: ``"relu"``, ``"gelu"``, ``LeakyReLU(0.1)`` or another.
     use_bias : bool, default True
         Whether there is a ``w0``.
     kernel_initializer : str or callable, default "fan_in_uniform"

@@ -208,18 +208,42 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} has no backward")
 
     def parameter_gradients(self, params: Params, cache: Any, grad_Y: Array) -> Params:
-        """Return the second half of :meth:`backward`; a first layer need not compute the other half."""
+        """Return the second half of :meth:`backward`; a first layer need not compute the other half.
+
+        Parameters
+        ----------
+        params, cache, grad_Y
+            As in :meth:`backward`.
+        """
         return self.backward(params, cache, grad_Y)[1]
 
     def updated_buffers(self, cache: Any) -> Params:
-        """Return the new values of the buffers after a forward call in training."""
+        """Return the new values of the buffers after a forward call in training.
+
+        Parameters
+        ----------
+        cache : object
+            That of the forward call.
+        """
         return {}
 
     def draw_noise(self, rng: Rng, batch_shape: tuple[int, ...]) -> Any:
         """Draw on the host the random numbers that one training step on such a batch needs.
 
         They are an input of the step, so that it stays a function of arrays and every backend sees the
-        same bits. None if the layer needs none.
+        same bits.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator or the module numpy.random
+            Source of random numbers; only what both have may be used.
+        batch_shape : tuple of int
+            Shape of the layer's input.
+
+        Returns
+        -------
+        numpy.ndarray or dict or None
+            None if the layer needs none.
         """
         return None
 
@@ -236,7 +260,12 @@ class Layer:
     # ------------------------------------------------------------------ the stateful half
 
     def set_input_shape(self, shape: tuple[int, ...]) -> None:
-        """Set the shape of one sample, ``(n_features,)``.
+        """Set the shape of one sample.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            ``(n_features,)``.
 
         Raises
         ------
@@ -322,6 +351,11 @@ class Layer:
 
     def parameters(self) -> int:
         """Count the scalars that training moves.
+
+        Returns
+        -------
+        int
+            Buffers not counted.
 
         Raises
         ------
@@ -531,7 +565,13 @@ class Layer:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Make a layer from what :meth:`get_config` returned; its weights are drawn anew."""
+        """Make a layer from what :meth:`get_config` returned; its weights are drawn anew.
+
+        Parameters
+        ----------
+        config : mapping
+            As returned by :meth:`get_config`, or that through JSON.
+        """
         arguments = dict(config)
         trainable = arguments.pop("trainable", True)
         shape = arguments.get("input_shape")

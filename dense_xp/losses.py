@@ -83,7 +83,13 @@ class Loss:
         return self.value_and_grad(prediction, target, weight)[0]
 
     def gradient(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Return the gradient alone."""
+        """Return the gradient alone.
+
+        Parameters
+        ----------
+        prediction, target, weight
+            As in :meth:`value_and_grad`.
+        """
         return self.value_and_grad(prediction, target, weight)[1]
 
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:

@@ -73,11 +73,32 @@ class Optimizer:
                 _check(name, value, 0.0, math.inf, open_low=True)
 
     def init_state(self, param: Array) -> State:
-        """Return the state before the first step; `param` has at least 32 bits."""
+        """Return the state before the first step.
+
+        Parameters
+        ----------
+        param : array
+            The parameter, with at least 32 bits.
+        """
         return {}
 
     def direction(self, param: Array, grad: Array, state: State) -> tuple[Array, State]:
-        """Return what is subtracted, times the learning rate, and the new state: a pure function."""
+        """Return what is subtracted, times the learning rate, and the new state: a pure function.
+
+        Parameters
+        ----------
+        param, grad : array
+            The parameter and its gradient, with at least 32 bits.
+        state : dict
+            From :meth:`init_state` or the step before.
+
+        Returns
+        -------
+        direction : array
+            Of the parameter's shape.
+        state : dict
+            What to remember.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no direction")
 
     def init(self, param: Array) -> Any:
@@ -149,7 +170,13 @@ class Optimizer:
         return weights
 
     def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+        """Return the learning rate of a step.
+
+        Parameters
+        ----------
+        step : int
+            Counted from 0.
+        """
         return rate_at(self.learning_rate, step)
 
     def clip(self, grads: dict[str, Any]) -> dict[str, Any]:

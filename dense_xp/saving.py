@@ -176,6 +176,16 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
         If there is no such file.
     ModelFileError
         If it is no model of dense_xp, is cut off, or its parts contradict each other. Nothing is executed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> layer = Dense(3, (2,), rng=0)
+    >>> layer.initialize()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(layer, f"{folder}/layer.safetensors")
+    ...     load(f"{folder}/layer.safetensors", backend="numpy")
+    Dense(n_units=3, input_shape=(2,), backend='numpy', rng=0)
     """
     arrays, about = _read(path)
     weights = {name.removeprefix(_WEIGHT): value for name, value in arrays.items() if name.startswith(_WEIGHT)}
@@ -229,6 +239,16 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     ------
     FileNotFoundError, ModelFileError
         As :func:`load`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> layer = Dense(3, (2,), rng=0)
+    >>> layer.initialize()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(layer, f"{folder}/layer.safetensors")
+    ...     describe(f"{folder}/layer.safetensors")["shapes"]
+    {'W': (2, 3), 'w0': (1, 3)}
     """
     arrays, about = _read(path)
     shapes = {name.removeprefix(_WEIGHT): value.shape for name, value in arrays.items() if name.startswith(_WEIGHT)}

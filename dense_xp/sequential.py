@@ -77,6 +77,11 @@ class Sequential(Layer):
     def add(self, layer: Layer) -> None:
         """Append a layer.
 
+        Parameters
+        ----------
+        layer : Layer
+            What the data pass through next.
+
         Raises
         ------
         TypeError, ValueError, RuntimeError

@@ -90,7 +90,13 @@ class History(Mapping[str, list[float]]):
         return len(self.metrics.get("loss", ()))
 
     def record(self, values: Mapping[str, float]) -> None:
-        """Append one epoch."""
+        """Append one epoch.
+
+        Parameters
+        ----------
+        values : mapping of str to float
+            What it measured, by name.
+        """
         for name, value in values.items():
             self.metrics.setdefault(name, []).append(float(value))
 
@@ -119,7 +125,13 @@ class Run:
         return self.history.epochs
 
     def stop(self, reason: str) -> None:
-        """End the training after this epoch."""
+        """End the training after this epoch.
+
+        Parameters
+        ----------
+        reason : str
+            What the history says about it.
+        """
         self.history.stopped = reason
 
 
@@ -131,13 +143,31 @@ class Callback(Protocol):
     """
 
     def begin(self, run: Run) -> None:
-        """Training starts."""
+        """Training starts.
+
+        Parameters
+        ----------
+        run : Run
+            What is being trained.
+        """
 
     def epoch_end(self, run: Run) -> None:
-        """Look at an epoch: it is in the history, and its weights are in the model."""
+        """Look at an epoch: it is in the history, and its weights are in the model.
+
+        Parameters
+        ----------
+        run : Run
+            What is being trained.
+        """
 
     def end(self, run: Run) -> None:
-        """Training has ended, for whatever reason."""
+        """Training has ended, for whatever reason.
+
+        Parameters
+        ----------
+        run : Run
+            What was trained.
+        """
 
 
 class EarlyStopping:

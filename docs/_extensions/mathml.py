@@ -11,12 +11,13 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from docutils.utils.math.unichar2tex import uni2tex_table
 from sphinx.util.logging import getLogger
 
+CHARACTERS = uni2tex_table | {ord("·"): r"\cdot "}
 FUNCTION = r"\\(?:log|sinh|cosh|tanh|operatorname\{\w+\})"
 
 
 def _mathml(node: nodes.Element, *, block: bool) -> str:
     # the pages write α, ∂ and ≤ as themselves, as a reader of the source wants them; TeX has names for them
-    tex = node.astext().translate(uni2tex_table)
+    tex = node.astext().translate(CHARACTERS)
     # two things that docutils does otherwise than TeX: an argument is one digit, and functions stand apart
     tex = re.sub(r"(frac) *(\d) *(\d)", r"\1{\2}{\3}", tex)
     tex = re.sub(r"([\w})]) *(?=" + FUNCTION + ")", r"\1\,", tex)

@@ -3,7 +3,8 @@
     ```{public} dense activations
     ```
 
-is a table of what ``dense_xp`` exports from these modules, and then each of those names in full. A name that is added to ``dense_xp.__all__`` so appears by itself.
+is a table of what ``dense_xp`` exports from these modules, and then each of those names in full. A name that is added
+to ``dense_xp.__all__`` so appears by itself.
 """
 
 from __future__ import annotations
@@ -58,9 +59,7 @@ class Public(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(["```{eval-rst}", *table, "", *entries, "```"]))
 
 
-def _skip_what_a_base_documents(
-    app: Any, what: str, name: str, value: Any, skip: bool, options: Any
-) -> bool | None:
+def _skip_what_a_base_documents(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
     """Leave out methods that override one of a base class, which is documented there."""
     owner = getattr(inspect.getmodule(value), getattr(value, "__qualname__", "").partition(".")[0], None)
     if inspect.isclass(owner) and any(name in vars(base) for base in owner.__mro__[1:] if base is not object):
