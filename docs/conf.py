@@ -14,11 +14,10 @@ project = "dense_xp"
 author = "The dense_xp developers"
 version = release = dense_xp.__version__
 html_title = f"dense_xp {version}"
-html_copyright = html_show_sphinx = False
+html_show_copyright = html_show_sphinx = False
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "mathml", "index", "reference"]
 exclude_patterns = ["_*"]
-nitpicky = False
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -29,7 +28,6 @@ autodoc_default_options = {"members": True}
 autodoc_typehints = "none"  # numpydoc says the types in words
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
-numpydoc_xref_param_type = False
 python_use_unqualified_type_names = True
 
 html_theme = "furo"

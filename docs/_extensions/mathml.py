@@ -27,7 +27,7 @@ def _mathml(node: nodes.Element, *, block: bool) -> str:
     except MathError as error:
         getLogger(__name__).warning("formula %r: %s", node.astext(), error, location=node)
         return ""
-    return re.sub(r"<mo[^>]*>([|‖])</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', mathml)
+    return re.sub(r"<mo[^>]*>([|‖⟨⟩])</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', mathml)
 
 
 def _inline(self: Any, node: nodes.math) -> None:
