@@ -692,7 +692,7 @@ class Backend:
 
     @property
     def kernels(self) -> str:
-        """Which of :mod:`dense_xp.kernels` work on its arrays in place; empty if none do."""
+        """Which of ``dense_xp.kernels`` work on its arrays in place; empty if none do."""
         return self._library.kernels
 
     def compile(self, function: Callable[..., Any], donated: tuple[int, ...] = ()) -> Callable[..., Any]:

@@ -19,7 +19,7 @@ from dense_xp.special import in_dtype, log_softmax, sigmoid, softplus, widened
 
 
 class Loss:
-    """Base class: a subclass writes :meth:`sample_losses`, the rest follows.
+    """Base class: a subclass writes :meth:`~Loss.sample_losses`, the rest follows.
 
     A loss is called with a prediction, a target and, if wanted, the weight of each sample.
     """

@@ -35,7 +35,7 @@ State = dict[str, Array]
 
 @dataclass
 class Optimizer:
-    """Base class: a subclass writes :meth:`init_state` and :meth:`direction`.
+    """Base class: a subclass writes :meth:`~Optimizer.init_state` and :meth:`~Optimizer.direction`.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ class DivergenceError(ArithmeticError):
 
 @dataclass
 class History(Mapping[str, list[float]]):
-    """What each epoch of :func:`fit` measured, as Python numbers: ``history["loss"][-1]``.
+    """What each epoch of :meth:`Sequential.fit` measured, as Python numbers: ``history["loss"][-1]``.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class History(Mapping[str, list[float]]):
 
 @dataclass
 class Run:
-    """One call of :func:`fit`, as callbacks see it.
+    """One call of :meth:`Sequential.fit`, as callbacks see it.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ class Run:
 
 @runtime_checkable
 class Callback(Protocol):
-    """What :func:`fit` calls: once before, after each epoch, and once at the end.
+    """What :meth:`Sequential.fit` calls: once before, after each epoch, and once at the end.
 
     A plain function of a :class:`Run` serves as well; it is called after each epoch.
     """
@@ -645,7 +645,7 @@ def _stepper(model: Layer, samples: _Samples, metrics: Mapping[str, Metric], bat
 
 
 def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = None) -> Callable[[], Any]:
-    """Return a function that takes one step of :func:`fit` on one batch; for measuring.
+    """Return a function that takes one step of :meth:`Sequential.fit` on one batch; for measuring.
 
     Parameters
     ----------

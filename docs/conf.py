@@ -18,6 +18,7 @@ html_show_copyright = html_show_sphinx = False
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "mathml", "index", "reference"]
 exclude_patterns = ["_*"]
+nitpicky = True  # a reference that leads nowhere is a warning too
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

@@ -49,9 +49,9 @@ class Public(SphinxDirective):
         modules = [importlib.import_module(f"dense_xp.{name}") for name in self.arguments]
         for module in modules:
             self.env.note_dependency(str(module.__file__))
-        table, entries = [".. autosummary::", "   :nosignatures:", ""], []
+        table, entries = [".. currentmodule:: dense_xp", "", ".. autosummary::", "   :nosignatures:", ""], []
         for home, names in map(public_names, modules):
-            table += [f"   ~{home}.{name}" for name in names]
+            table += [f"   ~{home}.{name}".replace("~dense_xp.", "~") for name in names]
             entries += [f".. currentmodule:: {home}", ""]
             for name in names:
                 kind = "class" if inspect.isclass(getattr(sys.modules[home], name)) else "function"
