@@ -102,13 +102,44 @@ def test_results_are_described(name: str) -> None:
         assert re.search(r"^(Returns|Yields)\n---", doc, re.M) or doc.startswith(("Return ", "Whether "))
 
 
-def test_the_reference_writes_itself() -> None:
-    """The directive's own reading of the modules has every public name, each once."""
+# ------------------------------------------------------------------------------------- what Sphinx is taught
+
+
+@pytest.fixture
+def extension(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     pytest.importorskip("sphinx", reason="Sphinx is in the extra docs")
-    path = DOCS / "_extensions" / "reference.py"
-    spec = importlib.util.spec_from_file_location("reference", path)
-    extension = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(extension)
+    monkeypatch.syspath_prepend(str(DOCS / "_extensions"))
+    return importlib.import_module(request.param)
+
+
+@pytest.mark.parametrize("extension", ["reference"], indirect=True)
+def test_the_reference_writes_itself(extension: Any) -> None:
+    """The directive's own reading of the modules has every public name, each once."""
     listed = [extension.public_names(importlib.import_module(f"dense_xp.{module}")) for module in MODULES]
     names = [name for home, names in listed for name in names if home == "dense_xp"]
     assert sorted(names) == sorted(dense_xp.__all__)
+
+
+@pytest.mark.parametrize("extension", ["mathml"], indirect=True)
+@pytest.mark.parametrize(
+    ("tex", "mathml"),
+    [
+        (r"\tfrac12 x", "<mn>1</mn><mn>2</mn></mfrac>"),
+        (r"\frac{1}{12}", "<mn>1</mn><mn>12</mn></mfrac>"),
+        (r"a \log b", '<mi>a</mi><mspacewidth="0.1667em"></mspace><mi>log</mi>'),
+        ("∂ℓ ≤ α·‖x‖", "<mi>∂</mi><mi>ℓ</mi><mo>≤</mo><mi>α</mi><mo>⋅</mo>"),
+    ],
+)
+def test_formulas_are_read_as_tex_reads_them(extension: Any, tex: str, mathml: str) -> None:
+    from docutils import nodes
+
+    found = re.sub(r"\s", "", extension._mathml(nodes.math("", tex), block=False))
+    assert mathml in found
+
+
+@pytest.mark.parametrize("extension", ["index"], indirect=True)
+def test_the_list_in_the_index_is_the_table_of_contents(extension: Any) -> None:
+    source = ["# Title\n\nText [elsewhere](other.md).\n\n## Guide\n\n- [One](one.md): first\n- [Two](a/two.md)\n"]
+    extension._add_toctrees(None, "index", source)
+    assert source[0].endswith("```{toctree}\n:hidden:\n:caption: Guide\n\none\na/two\n```\n")
+    assert source[0].count("toctree") == 1
