@@ -402,6 +402,7 @@ class FusedStep:
             and X_ndim == 2
             and optimizer is not None
             and Update.serves(optimizer)
+            and not any(layer.regularizers or layer.constraints for _, layer, _ in _leaves(model))
             and all(_one_count(layer, model.backend) for _, layer, _ in _leaves(model))
         )
 
