@@ -37,6 +37,7 @@ from dense_xp.initializers import (
     Zeros,
 )
 from dense_xp.layer import Layer
+from dense_xp.lora import LoRA, add_lora, merge_lora
 from dense_xp.losses import (
     Huber,
     Loss,
@@ -69,11 +70,11 @@ __all__ = [
     "CosineSchedule", "Dense", "DivergenceError", "Dropout", "EarlyStopping", "ExponentialSchedule",
     "FanInUniform", "ForeignArrayError", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "History",
     "Huber", "ImportFailedError", "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion",
-    "Loss", "MaxNorm", "MeanAbsoluteError", "MeanSquaredError", "MinMaxNorm", "ModelFileError",
+    "LoRA", "Loss", "MaxNorm", "MeanAbsoluteError", "MeanSquaredError", "MinMaxNorm", "ModelFileError",
     "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal", "RMSprop",
     "RandomNormal", "RandomUniform", "ReLU", "Regularizer", "Run", "Schedule", "Sequential", "SiLU", "Sigmoid",
     "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule",
-    "Tanh", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "available_backends",
-    "backend_of", "describe", "get_backend", "load", "save", "set_backend",
+    "Tanh", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora", "available_backends",
+    "backend_of", "describe", "get_backend", "load", "merge_lora", "save", "set_backend",
     "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip

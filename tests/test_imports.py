@@ -24,7 +24,7 @@ LAYERS = (
     ("fused",),
     ("training",),
     ("sequential",),
-    ("bench", "demo", "saving"),
+    ("bench", "demo", "saving", "lora"),
     ("parity",),
     ("callbacks",),
     ("cli",),
