@@ -49,6 +49,7 @@ from dense_xp.losses import (
 from dense_xp.metrics import accuracy
 from dense_xp.normalization import BatchNorm, LayerNorm
 from dense_xp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
+from dense_xp.quantization import QuantizedDense, quantize
 from dense_xp.regularizers import L1, L1L2, L2, Regularizer, SoftOrthogonality
 from dense_xp.saving import ModelFileError, describe, load, save
 from dense_xp.schedules import (
@@ -71,10 +72,10 @@ __all__ = [
     "FanInUniform", "ForeignArrayError", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "History",
     "Huber", "ImportFailedError", "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion",
     "LoRA", "Loss", "MaxNorm", "MeanAbsoluteError", "MeanSquaredError", "MinMaxNorm", "ModelFileError",
-    "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal", "RMSprop",
+    "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal", "QuantizedDense", "RMSprop",
     "RandomNormal", "RandomUniform", "ReLU", "Regularizer", "Run", "Schedule", "Sequential", "SiLU", "Sigmoid",
     "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule",
     "Tanh", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora", "available_backends",
-    "backend_of", "describe", "get_backend", "load", "merge_lora", "save", "set_backend",
+    "backend_of", "describe", "get_backend", "load", "merge_lora", "quantize", "save", "set_backend",
     "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip

@@ -24,7 +24,7 @@ LAYERS = (
     ("fused",),
     ("training",),
     ("sequential",),
-    ("bench", "demo", "saving", "lora"),
+    ("bench", "demo", "saving", "lora", "quantization"),
     ("parity",),
     ("callbacks",),
     ("cli",),
