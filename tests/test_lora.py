@@ -151,13 +151,13 @@ def test_only_the_adapter_learns(backend: Backend) -> None:
 
 def test_a_whole_model(backend: Backend, tmp_path: Path) -> None:
     model = network(backend)
-    model.fit(X, LABELS, 2, 8)
+    model.fit(X, LABELS, 2, 10)
     before = host(model)
     thin = add_lora(model, 3, alpha=6.0)
     np.testing.assert_array_equal(thin.predict(X), model.predict(X))
     assert [type(layer).__name__ for layer in thin.layers] == ["LayerNorm", "LoRA", "Sequential", "LoRA"]
     assert {layer.scale for layer in (thin.layers[1], thin.layers[3], thin.layers[2].layers[1])} == {2.0}
-    thin.fit(X, LABELS, 30, 8, optimizer=Adam(0.05))
+    thin.fit(X, LABELS, 20, 10, optimizer=Adam(0.05))
     after = host(thin)
     moved = {name for name in after if name not in before or not np.array_equal(after[name], before[name])}
     learned = {f"{key}.{name}" for key in ("dense", "sequential.dense", "head") for name in "AB"}
