@@ -8,6 +8,7 @@ what is left is a plain layer that costs what it did before.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Self
 
 import numpy as np
@@ -205,12 +206,15 @@ def add_lora(model: Layer, rank: int, *, alpha: float | None = None) -> Any:
     """
     model._built()
     scale = _checked_alpha(_checked(rank), alpha) / rank
+    rng = copy.deepcopy(model._rng)  # the model's own goes on as if nothing had been drawn
 
     def adapted(layer: Layer) -> Layer:
-        if type(layer) is Dense:
-            largest = min(rank, layer.n_units, *layer._known_input_shape())
-            return LoRA(layer, largest, alpha=scale * largest)
-        return layer
+        if type(layer) is not Dense:
+            return layer
+        largest = min(rank, layer.n_units, *layer._known_input_shape())
+        adapter = LoRA(layer, largest, alpha=scale * largest, rng=rng)
+        adapter._own = layer._own
+        return adapter
 
     new = replaced(model, adapted)
     for layer in _leaves(new):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from dense_xp import (
 from dense_xp.backend import Backend, to_numpy
 from dense_xp.fused import FusedStep
 from dense_xp.layer import Layer
+from dense_xp.parity import layer_case, measure
 from dense_xp.rounding import PRECISIONS, gamma
 from dense_xp.saving import ModelFileError
 from tests.layer_gradients import assert_gradient
@@ -84,6 +86,18 @@ def test_it_is_the_formula(backend: Backend, activation: Any) -> None:
     w = host(layer)
     Z = X @ w["W"] + w["w0"] + 3.0 / 2 * (X @ w["A"]) @ w["B"]
     assert_close(layer.forward_pass(backend.asarray(X)), np.tanh(Z) if activation else Z, backend)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_every_number_is_within_its_bound(backend: Backend, dtype: str) -> None:
+    if not hasattr(backend.xp, dtype):
+        pytest.skip(f"{backend} has no {dtype}")
+    rng = np.random.default_rng(0)
+    for shape in ((17, 31), (3, 5, 11)):
+        case = layer_case(LoRA(Dense(7, activation="tanh"), 3), rng.normal(size=shape), rng)
+        result = measure(case, backend, dtype)
+        assert result.share <= 1, result
+        assert result.compared == np.prod(shape) * (1 + 7 / shape[-1]) + 3 * (shape[-1] + 7)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -227,8 +241,11 @@ def test_it_lives_where_the_dense_layer_does(backend: Backend) -> None:
 def test_two_layers_of_a_model_start_differently() -> None:
     model = Sequential([Dense(6), Dense(6)], input_shape=(6,), rng=0)
     model.initialize()
+    before = copy.deepcopy(model._rng.bit_generator.state)
     one, two = (layer.params["A"] for layer in add_lora(model, 2).layers)
     assert not np.array_equal(one, two)
+    assert model._rng.bit_generator.state == before  # the model's own draws go on as if nothing had been
+    np.testing.assert_array_equal(add_lora(model, 2).layers[0].params["A"], one)
 
 
 class Own(Dense):

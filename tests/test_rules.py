@@ -280,7 +280,11 @@ def test_sixteen_bits_stay_and_are_summed_in_thirty_two(backend: Backend, dtype:
     layer = Dense(2, (4096,), dtype=dtype, backend=backend, kernel_initializer=lambda shape, rng: np.ones(shape))
     layer.regularized(W=L2(2.0**-9)).constrained(W=MaxNorm(32.0))
     layer.initialize(SGD(1.0))
-    assert float(layer.penalty(layer.params)) == 16.0  # 8192 / 512; sums of 16 bits stop earlier
+    assert float(layer.penalty(layer.params)) == 16.0
+    tiny = {"W": backend.asarray(np.full((4096, 2), 2.0**-13), dtype)}  # its squares are none of float16's numbers
+    assert float(layer.penalty(tiny)) == 2.0**-22
+    for added in layer.with_penalty(tiny, tiny).values():
+        assert_same_kind(added, backend, dtype, (4096, 2))
     layer.forward_pass(backend.asarray(np.zeros((1, 4096)), dtype))
     layer.backward_pass(backend.asarray(np.zeros((1, 2)), dtype))
     assert_same_kind(layer.W, backend, dtype, (4096, 2))
