@@ -167,6 +167,7 @@ def test_a_whole_model(backend: Backend, tmp_path: Path) -> None:
     model = network(backend)
     model.fit(X, LABELS, 2, 10)
     before = host(model)
+    drawn = copy.deepcopy(model._rng.bit_generator.state)
     thin = add_lora(model, 3, alpha=6.0)
     np.testing.assert_array_equal(thin.predict(X), model.predict(X))
     assert [type(layer).__name__ for layer in thin.layers] == ["LayerNorm", "LoRA", "Sequential", "LoRA"]
@@ -179,6 +180,7 @@ def test_a_whole_model(backend: Backend, tmp_path: Path) -> None:
     assert thin.evaluate(X, LABELS)["loss"] < model.evaluate(X, LABELS)["loss"]
     for name, value in host(model).items():  # the model that it was made from is what it was
         np.testing.assert_array_equal(value, before[name])
+    assert model._rng.bit_generator.state == drawn
     plain = merge_lora(thin)
     assert [type(layer).__name__ for layer in plain.layers] == [type(layer).__name__ for layer in model.layers]
     assert list(plain.weights) == list(model.weights)
