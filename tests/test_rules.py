@@ -36,6 +36,7 @@ from dense_xp.fused import FusedStep
 from dense_xp.losses import MeanSquaredError
 from dense_xp.parity import Case, measure
 from dense_xp.regularizers import get_regularizer
+from dense_xp.rounding import PRECISIONS
 from tests.gradients import directional_error
 from tests.support import assert_close, assert_same_kind
 
@@ -289,6 +290,26 @@ def test_sixteen_bits_stay_and_are_summed_in_thirty_two(backend: Backend, dtype:
     layer.backward_pass(backend.asarray(np.zeros((1, 2)), dtype))
     assert_same_kind(layer.W, backend, dtype, (4096, 2))
     assert np.all(to_numpy(layer.W) == 0.5)  # 1 - 2/512 has the norm 63.75, and 0.5 has 32
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_training_in_sixteen_bits(backend: Backend, dtype: str) -> None:
+    """The penalty is not scaled with the loss, and the constraint holds beside the master weights."""
+    if not hasattr(backend.xp, dtype):
+        pytest.skip(f"{backend} has no {dtype}")
+
+    def model(dtype: str) -> Sequential:
+        first = Dense(5, activation="tanh").regularized(W=L2(0.3)).constrained(W=MaxNorm(0.5))
+        return Sequential([first, Dense(3)], input_shape=(4,), backend=backend, dtype=dtype, rng=0)
+
+    half, single = model(dtype), model("float32")
+    ours, theirs = (each.fit(X, TARGET, 10, 6, optimizer=SGD(0.2))["loss"] for each in (half, single))
+    W = to_numpy(half.layers[0].W)
+    assert_same_kind(half.layers[0].W, backend, dtype, (4, 5))
+    u = PRECISIONS[dtype].u
+    assert np.linalg.norm(W.astype("float64"), axis=0).max() <= 0.5 * (1 + 2 * u)
+    np.testing.assert_allclose(W, to_numpy(single.layers[0].W), atol=16 * u)
+    np.testing.assert_allclose(ours, theirs, rtol=32 * u)
 
 
 @pytest.mark.parametrize("optimizer", [Adam(0.05), SGD(0.1, clip_norm=0.2)], ids=repr)
