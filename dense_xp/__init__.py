@@ -19,6 +19,7 @@ from dense_xp.backend import (
     use_backend,
 )
 from dense_xp.callbacks import Checkpoint, CSVLog
+from dense_xp.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
 from dense_xp.initializers import (
@@ -36,6 +37,7 @@ from dense_xp.initializers import (
     Zeros,
 )
 from dense_xp.layer import Layer
+from dense_xp.lora import LoRA, add_lora, merge_lora
 from dense_xp.losses import (
     Huber,
     Loss,
@@ -47,6 +49,8 @@ from dense_xp.losses import (
 from dense_xp.metrics import accuracy
 from dense_xp.normalization import BatchNorm, LayerNorm
 from dense_xp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
+from dense_xp.quantization import QuantizedDense, quantize
+from dense_xp.regularizers import L1, L1L2, L2, Regularizer, SoftOrthogonality
 from dense_xp.saving import ModelFileError, describe, load, save
 from dense_xp.schedules import (
     ConstantSchedule,
@@ -62,15 +66,16 @@ from dense_xp.training import Callback, DivergenceError, EarlyStopping, History,
 __version__ = "0.1.0"
 
 __all__ = [
-    "ELU", "GELU", "SGD", "Adagrad", "Adam", "AdamW", "Backend", "BackendError", "BatchNorm", "CSVLog",
-    "Callback", "Checkpoint", "ConflictingPackagesError", "Constant", "ConstantSchedule", "CosineSchedule",
-    "Dense", "DivergenceError", "Dropout", "EarlyStopping", "ExponentialSchedule", "FanInUniform",
-    "ForeignArrayError", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "History", "Huber",
-    "ImportFailedError", "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion", "Loss",
-    "MeanAbsoluteError", "MeanSquaredError", "ModelFileError", "NoDeviceError", "NotInstalledError",
-    "Optimizer", "Orthogonal", "RMSprop", "RandomNormal", "RandomUniform", "ReLU", "Run", "Schedule",
-    "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy", "Softmax", "SoftmaxCrossEntropy", "Softplus",
-    "StepSchedule", "Tanh", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "available_backends",
-    "backend_of", "describe", "get_backend", "load", "save", "set_backend", "show_config", "to_numpy",
-    "use_backend",
+    "ELU", "GELU", "L1", "L1L2", "L2", "SGD", "Adagrad", "Adam", "AdamW", "Backend", "BackendError", "BatchNorm",
+    "CSVLog", "Callback", "Checkpoint", "ConflictingPackagesError", "Constant", "ConstantSchedule",
+    "CosineSchedule", "Dense", "DivergenceError", "Dropout", "EarlyStopping", "ExponentialSchedule",
+    "FanInUniform", "ForeignArrayError", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "History",
+    "Huber", "ImportFailedError", "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion",
+    "LoRA", "Loss", "MaxNorm", "MeanAbsoluteError", "MeanSquaredError", "MinMaxNorm", "ModelFileError",
+    "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal", "QuantizedDense", "RMSprop",
+    "RandomNormal", "RandomUniform", "ReLU", "Regularizer", "Run", "Schedule", "Sequential", "SiLU", "Sigmoid",
+    "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule",
+    "Tanh", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora", "available_backends",
+    "backend_of", "describe", "get_backend", "load", "merge_lora", "quantize", "save", "set_backend",
+    "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip

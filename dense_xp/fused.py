@@ -176,9 +176,20 @@ class _Stage:
         else:
             grad_X, grads = None, self.layer.parameter_gradients(self.params, self.cache, grad)
         del self.cache
+        grads = self.layer.with_penalty(self.params, grads)
         for block in self.blocks:
             self.moved(block, grads[block.names[0]])
+        if not self.run.keeps_gradients:
+            self.hold()
         return grad_X
+
+    def hold(self) -> None:
+        """Put the parameters back to where the constraints of the layer want them."""
+        if self.layer.constraints:
+            allowed = self.layer.allowed(self.params)
+            for block in self.blocks:
+                for name, rows in block.rows.items():
+                    block.values[rows, ...] = allowed[name]
 
     def moved(self, block: _Block, grad: Array) -> None:
         block.steps += 1
@@ -191,6 +202,7 @@ class _Stage:
         """Move the parameters by the gradients that were kept."""
         for block, grad in zip(self.blocks, self.grads, strict=True):
             self.run.move(*block.flat(slice(None)), grad, block.steps)
+        self.hold()
         self.grads = []
 
     def own_params(self) -> Params:
@@ -333,6 +345,8 @@ class _LayerNormStage(_Stage):
 
 def _stage(path: tuple[str, ...], layer: Layer, learns: bool, run: FusedStep) -> _Stage:
     # a subclass may compute something else: it is taken at its pure functions' word
+    if layer.regularizers or layer.constraints:
+        return _Stage(path, layer, learns, run)
     if type(layer) is Dense and (layer.activation is None or type(layer.activation) is ReLU):
         return _DenseStage(path, layer, learns, run)
     if type(layer) is Dropout:
@@ -388,6 +402,7 @@ class FusedStep:
             stage.plan(gradient)
         learning = [i for i, stage in enumerate(self.stages) if stage.blocks]
         self.first = min(learning, default=len(self.stages))
+        self.regularized = [self.stages[i] for i in learning if self.stages[i].layer.regularizers]
         self.size = 0
         self.rate = 0.0
 
@@ -435,6 +450,8 @@ class FusedStep:
             Y = stage.forward(Y, noise if noise is None else _at(noise, stage.path))
         values = [metric(Y, y) for metric in self.metrics]
         value, grad = self.value_and_grad(Y, y, weight)
+        for stage in self.regularized:
+            value = value + stage.layer.penalty(stage.params)
         for i in range(len(self.stages) - 1, self.first - 1, -1):
             grad = self.stages[i].backward(grad, i > self.first)
         if self.keeps_gradients:

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dense_xp.names import by_name
+from dense_xp.names import described, made
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 
@@ -314,22 +314,14 @@ def get_initializer(spec: str | Mapping[str, Any] | Initializer) -> Initializer:
     >>> get_initializer("he_normal")
     HeNormal()
     """
-    if isinstance(spec, Mapping):
-        known = _class_named(spec["name"])
-        return known(**{key: value for key, value in spec.items() if key != "name"})  # type: ignore[no-any-return]
-    if isinstance(spec, str):
-        if spec == "constant":
-            raise ValueError("a constant needs its value: pass Constant(value)")
-        return _class_named(spec)()  # type: ignore[no-any-return]
+    if isinstance(spec, str) and spec == "constant":
+        raise ValueError("a constant needs its value: pass Constant(value)")
+    spec = made("initializer", _INITIALIZERS, spec, ", or a function f(shape, rng)")
     if isinstance(spec, type) and spec in _INITIALIZERS.values():
         raise TypeError(f"{spec.__name__} is a class: pass {spec.__name__}(...)")
     if not callable(spec):
         raise TypeError(f"an initializer is a name or a function f(shape, rng), and this is {spec!r}")
     return spec
-
-
-def _class_named(name: str) -> type[Any]:
-    return by_name("initializer", _INITIALIZERS, name, ", or a function f(shape, rng)")
 
 
 def initializer_config(initializer: Initializer) -> Any:
@@ -342,9 +334,4 @@ def initializer_config(initializer: Initializer) -> Any:
     >>> initializer_config(HeNormal()), initializer_config(Orthogonal(2.0))
     ('he_normal', {'name': 'orthogonal', 'gain': 2.0})
     """
-    for name, known in _INITIALIZERS.items():
-        if type(initializer) is known:
-            arguments: dict[str, Any] = vars(initializer)
-            defaults = {key: getattr(known, key, None) for key in arguments}  # a dataclass keeps them on the class
-            return name if arguments == defaults else {"name": name, **arguments}
-    return initializer
+    return described(_INITIALIZERS, initializer)

@@ -22,7 +22,11 @@ import numpy as np
 
 from dense_xp import loss_scaling
 from dense_xp.backend import Array, Backend, get_backend, resolve, to_numpy
+from dense_xp.constraints import _CONSTRAINTS, Constraint, get_constraint
+from dense_xp.names import described
 from dense_xp.optimizers import Optimizer, as_optimizer
+from dense_xp.regularizers import _REGULARIZERS, Regularizer, get_regularizer
+from dense_xp.special import in_dtype, is_floating, widened
 
 Params: TypeAlias = dict[str, Any]
 """Arrays by name; a layer made of layers nests one dict for each of them."""
@@ -98,6 +102,10 @@ class Layer:
         Whether ``backward_pass`` changes the parameters. True at first.
     backend : Backend or None
         Where the layer lives; None until it is initialized, and fixed from then on.
+    regularizers : mapping of str to Regularizer
+        What parameters add to the loss; see :meth:`regularized`.
+    constraints : mapping of str to callable
+        What parameters are held to after each step; see :meth:`constrained`.
     """
 
     # Class-level defaults: a subclass that never calls super().__init__() still has them.
@@ -108,9 +116,14 @@ class Layer:
     optimizer: Optimizer | None = None
     steps: int = 0
     loss_scale: tuple[float, float] = loss_scaling.INITIAL  # of a training in float16
+    regularizers: Mapping[str, Regularizer] = {}
+    constraints: Mapping[str, Constraint] = {}
 
     buffers: ClassVar[tuple[str, ...]] = ()
     """Names of the params that no gradient moves: running statistics."""
+
+    integers: ClassVar[tuple[str, ...]] = ()
+    """Names of the buffers that hold integers, and so keep their own dtype: quantized weights."""
 
     _draws_noise: ClassVar[bool] = False  # whether the class writes draw_noise, and updated_buffers:
     _has_buffers: ClassVar[bool] = False  # two calls less where a whole pass takes two microseconds
@@ -247,6 +260,28 @@ class Layer:
         """
         return None
 
+    def penalty(self, params: Params) -> Array | None:
+        """Return what the parameters add to the loss, as a 0-d array; None if nothing is asked of them."""
+        terms = [rule.penalty(widened(params[name])) for name, rule in self.regularizers.items()]
+        return sum(terms[1:], terms[0]) if terms else None
+
+    def with_penalty(self, params: Params, grads: Params) -> Params:
+        """Return the gradients of the loss with the penalty in it, from those of the loss without it."""
+        if not self.regularizers:
+            return grads
+        added = {name: rule.gradient(widened(params[name])) for name, rule in self.regularizers.items()}
+        return {
+            name: in_dtype(widened(grad) + added[name], grad.dtype) if name in added else grad
+            for name, grad in grads.items()
+        }
+
+    def allowed(self, params: Params) -> Params:
+        """Return the parameters where the constraints want them, after a step of the optimizer."""
+        if not self.constraints:
+            return params
+        held = {name: rule(widened(params[name])) for name, rule in self.constraints.items()}
+        return {**params, **{name: in_dtype(value, params[name].dtype) for name, value in held.items()}}
+
     def output_shape(self) -> tuple[int, ...]:
         """Return the shape of one output sample; by default that of the input.
 
@@ -316,7 +351,11 @@ class Layer:
         dtype = backend.dtype(self.dtype)
         rng = as_rng(self._setting("rng"))
         with backend.scope():
-            params = {key: backend.asarray(value, self.dtype) for key, value in self.init_params(rng).items()}
+            params = {
+                key: backend.asarray(value, None if key in self.integers else self.dtype)
+                for key, value in self.init_params(rng).items()
+            }
+            self._check_rules(params)
             state = self._fresh_state(optimizer, params)
         self._settle(backend, dtype)
         self._rng = None if rng is np.random else rng
@@ -327,6 +366,13 @@ class Layer:
         self.backend, self._dtype, self._remembered, self._last_shape = backend, dtype, None, None
         self._scoped = backend.needs_scope
         self._fast_type = np.ndarray if backend.name == "numpy" else None
+
+    def _in_place_of(self, other: Layer, params: Params) -> Self:
+        """Be initialized where another layer is, with these arrays and no optimizer yet."""
+        self._own, self._inherited, self._rng = other._own, other._inherited, other._rng
+        self._settle(other._built(), other._dtype)
+        self._params = params
+        return self
 
     def set_optimizer(self, optimizer: Any) -> None:
         """Give every parameter a fresh copy of another optimizer; the weights stay.
@@ -442,7 +488,7 @@ class Layer:
         accum_grad = self._check_gradient(accum_grad, shape)
         grad_X, grads = self.backward(params, cache, accum_grad)
         if self.trainable and grads:
-            self._apply(grads)
+            self._apply(self.with_penalty(params, grads))
         return grad_X
 
     def _check_gradient(self, accum_grad: Any, shape: tuple[int, ...]) -> Array:
@@ -462,10 +508,94 @@ class Layer:
             )
         rate = self.optimizer.learning_rate_at(self.steps)
         clipped = self.optimizer.clip(grads)
-        self.params, self.optimizer_state = apply_gradients(
-            self.optimizer, self.params, clipped, self.optimizer_state, rate
-        )
+        params, self.optimizer_state = apply_gradients(self.optimizer, self.params, clipped, self.optimizer_state, rate)
+        self.params = self.allowed(params)
         self.steps += 1
+
+    # ------------------------------------------------------------------ what is asked of parameters
+
+    def regularized(self, **regularizers: Any) -> Self:
+        """Let parameters add a penalty of their own to the loss.
+
+        The penalty is part of the loss that ``fit`` reports and ``evaluate`` measures, unless the layer is
+        frozen; its gradient is part of that which the optimizer sees, also in ``backward_pass``.
+
+        Parameters
+        ----------
+        **regularizers : Regularizer or str
+            For each parameter by name: ``W=L2(1e-4)``.
+
+        Returns
+        -------
+        Layer
+            This same layer.
+
+        Raises
+        ------
+        TypeError
+            If one is no regularizer, or the layer is none that has parameters of its own in its pure half.
+        ValueError
+            If the layer has no such parameter; before it is initialized, ``initialize`` says so.
+
+        Examples
+        --------
+        >>> from dense_xp import L2, Dense
+        >>> Dense(3, (2,)).regularized(W=L2(1e-4)).regularizers
+        {'W': L2(factor=0.0001)}
+        """
+        rules = {name: get_regularizer(rule) for name, rule in regularizers.items()}
+        self._add_rules("regularizers", rules)
+        return self
+
+    def constrained(self, **constraints: Any) -> Self:
+        """Hold parameters to a set; they are put back into it after each step of the optimizer.
+
+        What is drawn, assigned or loaded stays as it is until then.
+
+        Parameters
+        ----------
+        **constraints : callable or str
+            For each parameter by name: ``W=MaxNorm(3.0)``, or a pure function of it.
+
+        Returns
+        -------
+        Layer
+            This same layer.
+
+        Raises
+        ------
+        TypeError
+            If one is no function, or the layer is none that has parameters of its own in its pure half.
+        ValueError
+            If the layer has no such parameter; before it is initialized, ``initialize`` says so.
+
+        Examples
+        --------
+        >>> from dense_xp import Dense, MaxNorm
+        >>> Dense(3, (2,)).constrained(W=MaxNorm(3.0)).constraints
+        {'W': MaxNorm(limit=3.0)}
+        """
+        rules = {name: get_constraint(rule) for name, rule in constraints.items()}
+        self._add_rules("constraints", rules)
+        return self
+
+    def _add_rules(self, kind: str, rules: Mapping[str, Any]) -> None:
+        if rules and (hasattr(self, "layers") or not is_pure(self)):
+            raise TypeError(
+                f"{self.layer_name()} takes no {kind}: they are for layers with parameters of their own and a "
+                "pure half; ask it of the layers inside, or write forward and backward"
+            )
+        if self._is_built():
+            self._check_rules(self.params, rules)
+        setattr(self, kind, {**getattr(self, kind), **rules})
+
+    def _check_rules(self, params: Params, rules: Mapping[str, Any] | None = None) -> None:
+        names = [name for name in params if name not in self.buffers]
+        for name in {**self.regularizers, **self.constraints} if rules is None else rules:
+            if name not in names:
+                raise ValueError(
+                    f"{self.layer_name()} has no parameter {name!r} to regularize or constrain; it has {names}"
+                )
 
     # ------------------------------------------------------------------ weights
 
@@ -521,7 +651,16 @@ class Layer:
             if value.dtype.kind not in "biuf":
                 raise TypeError(f"{self.layer_name()}.{name} must hold real numbers, not {value.dtype}")
         with backend.scope():
-            placed = {name: backend.asarray(value.copy(), self.dtype) for name, value in new.items()}
+            placed = {
+                name: backend.asarray(value.copy(), self.dtype if is_floating(current[name]) else None)
+                for name, value in new.items()
+            }
+        for name, array in placed.items():
+            if not is_floating(current[name]) and array.dtype != current[name].dtype:
+                raise TypeError(
+                    f"{self.layer_name()}.{name} holds {current[name].dtype}, and the new value {array.dtype}: "
+                    "integers are not rounded here; quantize(layer) makes them from floating-point weights"
+                )
         self.params = merged(self.params, unflatten(placed))
 
     def to(self, backend: Any) -> Self:
@@ -561,7 +700,12 @@ class Layer:
             "backend": backend if backend is None or isinstance(backend, str) else get_backend(backend).spec,
             "rng": own["rng"] if isinstance(own["rng"], int) else None,
         }
-        return config if self.trainable else {**config, "trainable": False}
+        if not self.trainable:
+            config["trainable"] = False
+        for kind, table in (("regularizers", _REGULARIZERS), ("constraints", _CONSTRAINTS)):
+            if rules := getattr(self, kind):
+                config[kind] = {name: described(table, rule) for name, rule in rules.items()}
+        return config
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -574,12 +718,13 @@ class Layer:
         """
         arguments = dict(config)
         trainable = arguments.pop("trainable", True)
+        regularizers, constraints = arguments.pop("regularizers", {}), arguments.pop("constraints", {})
         shape = arguments.get("input_shape")
         if shape is not None:
             arguments["input_shape"] = tuple(shape)  # JSON makes lists of tuples
         layer = cls(**arguments)
         layer.trainable = trainable
-        return layer
+        return layer.regularized(**regularizers).constrained(**constraints)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -758,10 +903,12 @@ def unflatten(flat: Mapping[str, Array]) -> Params:
 
 
 def moved(tree: Any, target: Backend, dtype: str | None) -> Any:
-    """Copy every array in nested dicts to another backend; what is not an array stays as it is."""
+    """Copy every array in nested dicts to another backend; integers, and what is not an array, stay as they are."""
     if isinstance(tree, dict):
         return {key: moved(value, target, dtype) for key, value in tree.items()}
-    return target.asarray(tree, dtype) if hasattr(tree, "dtype") else tree
+    if not hasattr(tree, "dtype"):
+        return tree
+    return target.asarray(tree, dtype if dtype and is_floating(tree) else None)
 
 
 def on_host(tree: Any) -> Any:

@@ -17,11 +17,11 @@ import numpy as np
 
 from dense_xp import schedules
 from dense_xp.backend import to_numpy
-from dense_xp.dense import Dense
 from dense_xp.layer import Layer, Params, flatten, layer_class, unflatten
 from dense_xp.optimizers import _OPTIMIZERS, Optimizer
 from dense_xp.schedules import Schedule
 from dense_xp.sequential import Sequential
+from dense_xp.special import is_floating
 from dense_xp.training import History
 
 FORMAT = 1
@@ -282,7 +282,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]]
         version = about.get("format") if isinstance(about, dict) else None
         raise ModelFileError(f"{path} has format {version!r}, and this version of dense_xp reads {FORMAT}")
     for name, value in arrays.items():
-        if not name.startswith((_WEIGHT, _STATE)) or value.dtype.kind != "f":
+        of_a_model = value.dtype.kind == "f" or (value.dtype == np.int8 and name.startswith(_WEIGHT))
+        if not name.startswith((_WEIGHT, _STATE)) or not of_a_model:
             raise ModelFileError(f"{path} holds {name!r} of dtype {value.dtype}, which is no part of a model")
     return arrays, about
 
@@ -300,7 +301,7 @@ def _check_sizes(model: Layer, weights: Mapping[str, Any]) -> None:
     needed = 0
     for layer in _tree(model):
         n_in = math.prod(layer.input_shape or (1,))
-        needed += n_in * layer.n_units if isinstance(layer, Dense) else 0
+        needed += n_in * getattr(layer, "n_units", 0)
         if n_in > max(total, 2**20) or needed > total:
             raise ModelFileError(f"its layers need more than the {total:,} weights that are in it")
 
@@ -313,6 +314,8 @@ def _check_names(what: str, wanted: Mapping[str, Any], found: Mapping[str, Any])
         if tuple(value.shape) != tuple(wanted[name].shape):
             shape = tuple(wanted[name].shape)
             raise ModelFileError(f"its {what} {name!r} have shape {tuple(value.shape)}, and the layer needs {shape}")
+        if (value.dtype.kind == "f") != is_floating(wanted[name]):
+            raise ModelFileError(f"its {what} {name!r} are {value.dtype}, and the layer needs {wanted[name].dtype}")
 
 
 def _filled(template: Params, values: Params) -> Params:

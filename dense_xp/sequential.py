@@ -6,9 +6,10 @@ of its own.
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self, TextIO
 
 import numpy as np
@@ -145,10 +146,10 @@ class Sequential(Layer):
             key, layer = items[i]
             own_params = params.get(key, {})
             if i == learning[0]:
-                grads[key] = layer.parameter_gradients(own_params, cache[i], grad_Y)
-                break
-            grad_Y, own = layer.backward(own_params, cache[i], grad_Y)
-            if i in learning:
+                own = layer.parameter_gradients(own_params, cache[i], grad_Y)
+            else:
+                grad_Y, own = layer.backward(own_params, cache[i], grad_Y)
+            if own and i in learning:
                 grads[key] = own
         return grads
 
@@ -168,6 +169,23 @@ class Sequential(Layer):
             if noise is not None:
                 drawn[key] = noise
         return drawn or None
+
+    def penalty(self, params: Params) -> Array | None:
+        """Return what the layers that learn add to the loss; None if nothing is asked of them."""
+        terms: list[Array] = []
+        for key, layer in self._items.items():
+            if layer.trainable and (term := layer.penalty(params.get(key, {}))) is not None:
+                terms.append(term)
+        return sum(terms[1:], terms[0]) if terms else None
+
+    def with_penalty(self, params: Params, grads: Params) -> Params:
+        """Return the gradients with those of the penalties; see :meth:`Layer.with_penalty`."""
+        return {key: self._items[key].with_penalty(params[key], own) for key, own in grads.items()}
+
+    def allowed(self, params: Params) -> Params:
+        """Return the parameters where the constraints want them, of the layers that learn."""
+        learning = {key: own for key, own in params.items() if self._items[key].trainable}
+        return {**params, **{key: self._items[key].allowed(own) for key, own in learning.items()}}
 
     def output_shape(self) -> tuple[int, ...]:
         """Return the shape of one output sample: that of the last layer."""
@@ -469,6 +487,36 @@ class Sequential(Layer):
         tail = "".join(f", {key}={value!r}" for key, value in settings.items())
         inner = ",\n".join("    " + repr(layer).replace("\n", "\n    ") for layer in self.layers)
         return f"Sequential([\n{inner},\n]{tail})" if inner else f"Sequential([]{tail})"
+
+
+def replaced(model: Layer, change: Callable[[Layer], Layer]) -> Layer:
+    """Return a model with other layers in some places, and copies of those that stay; the model is not changed.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized, of one layer or many.
+    change : callable
+        Is given each layer that is none of layers, and returns another one in its place, or itself.
+
+    Returns
+    -------
+    Layer
+        Initialized, with the names that the layers had, and without an optimizer.
+    """
+    if not isinstance(model, Sequential):
+        other = change(model)
+        other = copy.deepcopy(model) if other is model else other
+    else:
+        other = object.__new__(type(model))
+        vars(other).update(vars(model), _remembered=None, _rng=copy.deepcopy(model._rng), _items={})
+        for key, layer in model._items.items():
+            inner = other._items[key] = replaced(layer, change)
+            if type(inner) is not type(layer):
+                inner.name = key  # its class would name it differently
+    if is_pure(other):
+        other.set_optimizer(None)
+    return other
 
 
 def _with_inner(model: Layer) -> Iterator[Layer]:

@@ -38,6 +38,18 @@ def widened(x: Array) -> Array:
     return xp.astype(x, xp.float32) if xp.finfo(x.dtype).bits < 32 else x
 
 
+def is_floating(x: Array) -> bool:
+    """Whether an array holds real floating numbers, and not integers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> is_floating(np.ones(2)), is_floating(np.ones(2, dtype="int8"))
+    (True, False)
+    """
+    return bool(array_namespace(x).isdtype(x.dtype, "real floating"))
+
+
 def sigmoid(x: Array) -> Array:
     r"""Return :math:`1 / (1 + e^{-x})`, accurate also where it is close to 0.
 

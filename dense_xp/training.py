@@ -415,7 +415,9 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Call
         grads = model.parameter_gradients(params, cache, in_dtype(grad, Y.dtype))
         if scale is not None:
             grads, finite = loss_scaling.unscaled(grads, scale)
+        value, grads = _penalized(value, model.penalty(params)), model.with_penalty(params, grads)
         moved = apply_gradients(optimizer, params, optimizer.clip(grads), state, learning_rate)
+        moved = model.allowed(moved[0]), moved[1]
         if scale is not None:
             moved = loss_scaling.chosen(finite, moved[0], params), loss_scaling.chosen(finite, moved[1], state)
             moved[1][LOSS_SCALE] = loss_scaling.advanced(scale, finite)
@@ -425,6 +427,10 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Call
         return params, state, (value, *(metric(wide, y) for metric in metrics))
 
     return step
+
+
+def _penalized(value: Array, penalty: Array | None) -> Array:
+    return value if penalty is None else value + in_dtype(penalty, value.dtype)
 
 
 class _Packing:
@@ -567,6 +573,7 @@ class _EagerStep:
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
         Y = widened(self.model.forward_pass(X, training=True))
         value, grad = self.loss.value_and_grad(Y, y, weight)
+        value = _penalized(value, self.model.penalty(self.model.params))
         self.model.backward_pass(grad)
         return value, *(metric(Y, y) for metric in self.metrics.values())
 
@@ -834,7 +841,11 @@ def _score(model: Layer, samples: _Samples, metrics: Mapping[str, Metric], batch
         Y = widened(output(X))
         values.append((samples.loss(Y, y, weight), *(metric(Y, y) for metric in metrics.values())))
         sizes.append(samples.size(rows))
-    return _average(model.backend, values, sizes, ("loss", *metrics))
+    means = _average(model.backend, values, sizes, ("loss", *metrics))
+    penalty = model.penalty(model.params)
+    if penalty is not None:  # the same for all batches
+        means["loss"] += float(_needs_built(model).scalars([penalty])[0])
+    return means
 
 
 def _slices(n: int, batch_size: int) -> Iterator[slice]:

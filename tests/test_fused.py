@@ -11,6 +11,8 @@ import pytest
 
 from dense_xp import (
     GELU,
+    L1,
+    L2,
     SGD,
     Adagrad,
     Adam,
@@ -21,6 +23,9 @@ from dense_xp import (
     Dropout,
     LayerNorm,
     Lion,
+    LoRA,
+    MaxNorm,
+    NonNegative,
     ReLU,
     RMSprop,
     Sequential,
@@ -86,6 +91,13 @@ MODELS: dict[str, Any] = {
     "frozen first": lambda: [frozen(Dense(8, activation="relu")), Dense(8, activation="relu"), Dense(3)],
     "frozen middle": lambda: [Dense(8, activation="relu"), frozen(Dense(8)), frozen(LayerNorm()), Dense(3)],
     "frozen inside": lambda: [frozen(Sequential([Dense(8, activation="relu")])), Dense(3)],
+    "rules": lambda: [
+        Dense(8, activation="relu").regularized(W=L1(0.01), w0=L2(0.1)).constrained(W=MaxNorm(0.5)),
+        LayerNorm().constrained(gamma=NonNegative()),
+        Dense(3, use_bias=False).regularized(W=L2(0.01)),
+    ],
+    "frozen rules": lambda: [frozen(Dense(8).regularized(W=L2(9.0)).constrained(W=MaxNorm(0.1))), Dense(3)],
+    "adapters": lambda: [LoRA(Dense(8, activation="relu"), 2), LoRA(Dense(3, use_bias=False), 2)],
     "all frozen": lambda: [frozen(Dense(8)), frozen(Dense(3))],
 }
 OPTIMIZERS = [
@@ -160,7 +172,7 @@ def test_every_kind_of_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-@pytest.mark.parametrize("name", ["relu", "norms", "nested"])
+@pytest.mark.parametrize("name", ["relu", "norms", "nested", "rules"])
 def test_every_optimizer(name: str, optimizer: Any) -> None:
     compare(built(name, optimizer), SoftmaxCrossEntropy(), LABELS, rounds=3)
 
