@@ -29,14 +29,14 @@ def imported(module: str, extra: str) -> Any:
     >>> imported("math", "torch").sqrt(4)
     2.0
     """
+    root = module.partition(".")[0]
     try:
-        return importlib.import_module(module)
+        importlib.import_module(root)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
+        if error.name != root:
             raise
-        raise ImportError(
-            f'this needs {error.name}, which is not installed: run  pip install "dense-xp[{extra}]"'
-        ) from None
+        raise ImportError(f'this needs {root}, which is not installed: run  pip install "dense-xp[{extra}]"') from None
+    return importlib.import_module(module)
 
 
 def assembled(parts: Sequence[Part], **settings: Any) -> tuple[Sequential, Params]:

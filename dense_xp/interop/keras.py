@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from dense_xp.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from dense_xp.backend import to_numpy
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
 from dense_xp.interop.building import Part, assembled, finished, imported
@@ -100,7 +99,7 @@ def _params(keras: Any, layer: Any) -> Params:
     for theirs, ours in _NAMES.items():
         value = getattr(layer, theirs, None)
         if value is not None:
-            host = np.asarray(keras.ops.convert_to_numpy(value))
+            host = to_numpy(keras.ops.convert_to_tensor(value))
             host = host.astype("float32") if layer.variable_dtype == "bfloat16" else host
             params[ours] = host if host.ndim == 2 else host.reshape(1, -1)
     return params

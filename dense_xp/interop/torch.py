@@ -192,7 +192,8 @@ _READERS: dict[str, Callable[[Any, str], Layer]] = {
 
 
 def _refusal(module: Any, path: str, why: str, kind: type[Exception] = ValueError) -> Exception:
-    return kind(f"{module!r}{f' at {path!r}' if path else ''} has no counterpart here: {why}")
+    what = type(module).__name__ if module._modules else repr(module)
+    return kind(f"{what}{f' at {path!r}' if path else ''} has no counterpart here: {why}")
 
 
 # ------------------------------------------------------------------------------------- state dicts
