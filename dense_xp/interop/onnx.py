@@ -122,9 +122,10 @@ def export_onnx(
             output_name, graph.output[0].type.tensor_type.elem_type, (_BATCH, *model.output_shape())
         )
     )
+    used = {node.domain for node in graph.node}
     proto = onnx.helper.make_model(
         graph,
-        opset_imports=[entry for entry in traced.opset_import if not entry.domain],
+        opset_imports=[entry for entry in traced.opset_import if entry.domain in used],
         ir_version=traced.ir_version,
         producer_name="dense_xp",
         producer_version=__version__,
