@@ -206,7 +206,8 @@ class Doubled(keras.Sequential):
 
 def functional() -> Any:
     start = layers.Input((3,))
-    return keras.Model(start, layers.Dense(3)(start))
+    hidden = layers.LayerNormalization()(layers.Dense(3)(start))
+    return keras.Model(start, layers.Dense(2)(hidden))
 
 
 @pytest.mark.parametrize(
@@ -239,6 +240,15 @@ def test_what_is_no_chain_of_layers() -> None:
     check(called(theirs, X), model, X, "float32")
     with pytest.raises(ValueError, match=r"model\.build\(\(None, n_features\)\) first"):
         from_keras(keras.Sequential([layers.Dense(3)]))
+
+
+def test_the_input_shape_comes_across() -> None:
+    theirs = made(lambda: [layers.LayerNormalization(center=False, scale=False), layers.Activation("elu")])
+    assert from_keras(theirs).input_shape == (13,)
+    images = keras.Sequential([layers.Input((2, 3)), layers.Flatten(), layers.Dense(2)])
+    assert from_keras(images).input_shape == (6,)
+    X = RNG.normal(size=(5, 2, 3)).astype("float32")
+    check(called(images, X), from_keras(images), X.reshape(5, 6), "float32")
 
 
 def test_keras_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

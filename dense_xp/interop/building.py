@@ -63,8 +63,8 @@ def assembled(parts: Sequence[Part], **settings: Any) -> tuple[Sequential, Param
     return model, {key: own for key, (_, own) in zip(model._items, kept, strict=True) if own}
 
 
-def finished(parts: Sequence[Part], *, dtype: str, backend: Any) -> Sequential:
-    """Return an initialized model with these weights.
+def finished(parts: Sequence[Part], **settings: Any) -> Sequential:
+    """Return an initialized model with these weights; the settings are those of :class:`Sequential`.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def finished(parts: Sequence[Part], *, dtype: str, backend: Any) -> Sequential:
     >>> finished([part], dtype="float32", backend="numpy").predict([[3.0]])
     array([[7.]], dtype=float32)
     """
-    model, weights = assembled(parts, dtype=dtype, backend=backend)
+    model, weights = assembled(parts, **settings)
     initialize_undrawn(model)
     model.set_weights(flatten(weights))
     return model

@@ -57,7 +57,8 @@ def from_keras(model: Any, *, backend: Any = None) -> Sequential:
     dtypes = sorted({weight.dtype for weight in model.weights if "float" in weight.dtype}) or ["float32"]
     if len(dtypes) > 1:
         raise ValueError(f"the Keras model has several dtypes, {', '.join(dtypes)}, and a model here has one")
-    return finished(parts, dtype=dtypes[0], backend=backend)
+    shape = getattr(model, "input_shape", ())  # an image has more axes, and a Flatten before anything else
+    return finished(parts, input_shape=shape[1:] if len(shape) == 2 else None, dtype=dtypes[0], backend=backend)
 
 
 def _is_chain(keras: Any, layer: Any) -> bool:
@@ -155,7 +156,7 @@ def _layer_norm(keras: Any, layer: Any) -> Layer:
     _check_axis(layer)
     if getattr(layer, "rms_scaling", False):
         raise _refusal(layer, "the mean is subtracted here: rms_scaling=False")
-    return LayerNorm(epsilon=layer.epsilon, input_shape=layer.input.shape[-1:])
+    return LayerNorm(epsilon=layer.epsilon)
 
 
 def _check_axis(layer: Any) -> None:

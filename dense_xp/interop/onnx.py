@@ -93,8 +93,6 @@ def export_onnx(
             f"{_impure(model).layer_name()} has only the stateful methods, and an ONNX graph is made from the pure "
             "half: write forward(params, X) in its place"
         )
-    from dense_xp import __version__
-
     xp, onnx = imported("ndonnx", "onnx"), imported("onnx", "onnx")
     dtype = dtype or model.dtype
     if dtype not in ("float16", "float32", "float64"):
@@ -116,21 +114,7 @@ def export_onnx(
             f"the forward of {model.layer_name()} cannot be traced ({type(error).__name__}: {error}): "
             "use the functions of array_api_compat.array_namespace(X), and no value of X, in each of its layers"
         ) from error
-    graph = _graph(onnx, traced.graph, weights, output_name)
-    graph.output[0].CopyFrom(
-        onnx.helper.make_tensor_value_info(
-            output_name, graph.output[0].type.tensor_type.elem_type, (_BATCH, *model.output_shape())
-        )
-    )
-    used = {node.domain for node in graph.node}
-    proto = onnx.helper.make_model(
-        graph,
-        opset_imports=[entry for entry in traced.opset_import if entry.domain in used],
-        ir_version=traced.ir_version,
-        producer_name="dense_xp",
-        producer_version=__version__,
-    )
-    onnx.helper.set_model_props(proto, {"class": type(model).__name__, "name": model.layer_name()})
+    proto = _proto(onnx, traced, model, weights, output_name)
     onnx.checker.check_model(proto, full_check=True)
     _write(os.fspath(path), proto.SerializeToString())
 
@@ -139,6 +123,26 @@ def _impure(model: Layer) -> Layer:
     """Return the innermost layer that has no pure half."""
     inner = [layer for layer in getattr(model, "layers", ()) if not is_pure(layer)]
     return _impure(inner[0]) if inner else model
+
+
+def _proto(onnx: Any, traced: Any, model: Layer, weights: dict[str, np.ndarray[Any, Any]], output: str) -> Any:
+    """Return the file of a traced model: its graph, its versions, and where it comes from."""
+    from dense_xp import __version__
+
+    graph = _graph(onnx, traced.graph, weights, output)
+    kind = graph.output[0].type.tensor_type.elem_type
+    shape = (_BATCH, *model.output_shape())
+    graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(output, kind, shape))
+    domains = {node.domain for node in graph.node}
+    proto = onnx.helper.make_model(
+        graph,
+        opset_imports=[entry for entry in traced.opset_import if entry.domain in domains],
+        ir_version=traced.ir_version,
+        producer_name="dense_xp",
+        producer_version=__version__,
+    )
+    onnx.helper.set_model_props(proto, {"class": type(model).__name__, "name": model.layer_name()})
+    return proto
 
 
 def _graph(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]], output: str) -> Any:
