@@ -31,6 +31,8 @@ Array: TypeAlias = Any
 
 ENVIRONMENT_VARIABLE = "DENSE_XP_BACKEND"
 
+_HOST = 1  # kDLCPU, as the DLPack protocol numbers kinds of devices
+
 
 class BackendError(Exception):
     """Base class of every fault in the choice or the use of a backend."""
@@ -139,6 +141,14 @@ class _Library:
 
     def get(self, array: Array) -> np.ndarray[Any, Any]:
         return np.asarray(array)
+
+    def lend(self, array: Array) -> Array:
+        """Return what another library may see as its own array: the same memory."""
+        return self.plain(array)
+
+    def borrow(self, xp: Any, array: Array) -> Array:
+        """See another library's array on this device as one of this library: the same memory."""
+        return xp.from_dlpack(array)
 
     def scalars(self, xp: Any, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
         return self.get(xp.stack(list(arrays)))
@@ -290,6 +300,14 @@ class _JAX(_Library):
         jax = importlib.import_module("jax")
         # JAX may alias host memory on a CPU device: hand it a copy that nobody else writes to
         return jax.device_put(np.array(host), device)
+
+    # JAX's arrays never change, so it shares memory with nobody who may write into it: here too the device copies,
+    # and the copy is complete before anybody else goes on
+    def lend(self, array: Array) -> Array:
+        return importlib.import_module("jax").numpy.array(array, copy=True).block_until_ready()
+
+    def borrow(self, xp: Any, array: Array) -> Array:
+        return xp.array(xp.from_dlpack(array), copy=True).block_until_ready()
 
     def scalars(self, xp: Any, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
         # jnp.stack is traced anew for each number of arrays
@@ -486,12 +504,15 @@ class Backend:
         return _dtype(self, name)
 
     def asarray(self, data: Any, dtype: str | None = None) -> Array:
-        """Place host data on this backend's device: the explicit way across.
+        """Place data on this backend's device: the explicit way across.
+
+        Two libraries on one device, such as NumPy and torch on the CPU or CuPy and torch on a GPU, share the
+        memory; JAX, whose arrays never change, copies it on the device. Everything else goes through the host.
 
         Parameters
         ----------
         data : array_like
-            Numbers, nested lists, or an array that NumPy can read.
+            Numbers, nested lists, an array of any backend, or one that NumPy can read.
         dtype : str, optional
             Its dtype there; by default that of ``data``.
 
@@ -508,6 +529,10 @@ class Backend:
         if self._library.owns(data) and self._library.same_device(data, self.device):
             data = self._library.plain(data)
             return data if dtype is None else self.cast(data, self.dtype(dtype))
+        if (owner := self._neighbour(data)) is not None:
+            with self.scope():
+                array = self._library.borrow(self.xp, owner._library.lend(data))
+                return array if dtype is None else self.cast(array, self.dtype(dtype))
         host = to_numpy(data)
         if dtype == "bfloat16":  # unknown to NumPy: rounded by the library, from float32
             return self.cast(self.asarray(host, "float32"), self.dtype("bfloat16"))
@@ -518,6 +543,16 @@ class Backend:
             jax = importlib.import_module("jax")
             host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False)
         return self._library.put(self.xp, host, self.device)
+
+    def _neighbour(self, data: Any) -> Backend | None:
+        """Return the backend of an array that lies on this device; None in host memory, which NumPy sees anyway."""
+        if isinstance(data, np.ndarray) or (place := _place(data)) is None or place[0] == _HOST:
+            return None
+        if place != _place(self.xp.empty(0, device=self.device)):
+            return None
+        owner = backend_of(data)
+        # a library without bfloat16 gets float32, which is the host's way
+        return owner if "bfloat16" not in str(data.dtype) or hasattr(self.xp, "bfloat16") else None
 
     def accept(self, data: Any, dtype: Any, what: str = "X") -> Array:
         """Check an array that a user handed to a layer, and give it the layer's dtype.
@@ -732,6 +767,15 @@ def _dtype(backend: Backend, name: str) -> Any:
         )
     with backend.scope():
         return backend.xp.empty(0, dtype=getattr(backend.xp, name)).dtype
+
+
+def _place(array: Any) -> tuple[int, int] | None:
+    """Return kind and number of an array's device, as every library gives them; None if it has no single one."""
+    try:
+        kind, number = array.__dlpack_device__()
+    except Exception:  # it has no such method, or is spread over several devices
+        return None
+    return int(kind), int(number)
 
 
 def _owner(data: Any) -> str | None:

@@ -197,10 +197,7 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
         model = kind.from_config(config, **inner)
         rule = _optimizer(about.get("optimizer"))
         _check_sizes(model, weights)
-        own = model._own
-        model._own = {**own, "rng": 0}  # what is drawn is replaced, and must not use up anybody's random numbers
-        model.initialize(rule)
-        model._own = own
+        initialize_undrawn(model, rule)
         _check_names("weights", model.weights, weights)
         model.set_weights(weights)
         if about.get("optimizer") is not None:
@@ -210,9 +207,7 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
             model.optimizer_state = _filled(model.optimizer_state, unflatten(placed))
         model.steps = _count(about.get("steps", 0))
         model.loss_scale = _loss_scale(about.get("loss_scale", model.loss_scale))
-        rng = _restored(about.get("random"))
-        for layer in _tree(model):
-            layer._rng = rng
+        _share_rng(model, _restored(about.get("random")))
     except ModelFileError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
@@ -286,6 +281,37 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]]
         if not name.startswith((_WEIGHT, _STATE)) or not of_a_model:
             raise ModelFileError(f"{path} holds {name!r} of dtype {value.dtype}, which is no part of a model")
     return arrays, about
+
+
+def initialize_undrawn(model: Layer, optimizer: Any = None) -> None:
+    """Initialize a model whose weights are set next: what is drawn must not use up anybody's random numbers.
+
+    Parameters
+    ----------
+    model : Layer
+        Not initialized; its dropout will draw from NumPy's global state.
+    optimizer : Optimizer, optional
+        As in :meth:`Layer.initialize`.
+
+    Examples
+    --------
+    >>> before = np.random.get_state()[2]
+    >>> initialize_undrawn(Dense(3, (2,)))
+    >>> np.random.get_state()[2] == before
+    True
+    """
+    own = model._own
+    model._own = {**own, "rng": 0}
+    try:
+        model.initialize(optimizer)
+    finally:
+        model._own = own
+    _share_rng(model, None)
+
+
+def _share_rng(model: Layer, rng: Any) -> None:
+    for layer in _tree(model):
+        layer._rng = rng
 
 
 def _tree(model: Layer) -> Iterator[Layer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -60,6 +61,16 @@ def pytest_report_header() -> list[str]:
         else:
             lines.append(f"{spec}: tested")
     return lines
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the examples in interop/ whose library, after which the file is named, is not here."""
+    needs = {"onnx": ("onnx", "ndonnx"), "torch": ("torch",), "sklearn": ("sklearn",)}
+    for item in items:
+        if item.path.parent.name == "interop":
+            missing = [name for name in needs.get(item.path.stem, ()) if importlib.util.find_spec(name) is None]
+            if missing:
+                item.add_marker(pytest.mark.skip(f"{', '.join(missing)} is not installed"))
 
 
 @pytest.fixture(params=SPECS)

@@ -32,7 +32,10 @@ LAYERS = (
 LEAVES = {"schedules", "rounding", "names"}  # these import nothing of the package
 KERNEL_USERS = {"fused", "cli"}  # the only ones who see the kernels, which see nobody
 KERNELS = sorted(path.stem for path in (PACKAGE / "kernels").glob("*.py"))
+INTEROP = sorted(path.stem for path in (PACKAGE / "interop").glob("*.py"))  # beside callbacks; nobody imports it
+OTHERS = {"onnx": {"onnx", "ndonnx"}, "torch": {"torch"}, "keras": {"keras"}, "sklearn": {"sklearn"}}
 ARRAY_LIBRARIES = {"cupy", "torch", "jax", "dpnp", "array_api_strict", "dask", "mlx", "numba", "tensorflow"}
+HEAVY = ARRAY_LIBRARIES | {"scipy", *set().union(*OTHERS.values())}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 
@@ -60,6 +63,7 @@ def test_every_module_has_its_place() -> None:
 def test_imports_point_one_way(module: str) -> None:
     own = {name.split(".")[1] for name in imports(module) if name.startswith("dense_xp.")}
     assert "kernels" not in own or module in KERNEL_USERS
+    assert "interop" not in own
     own &= set(MODULES)
     if module in LEAVES:
         assert not own
@@ -71,6 +75,22 @@ def test_kernels_know_arrays_alone_and_one_library_each(kernel: str) -> None:
     used = imports(f"kernels/{kernel}")
     assert all(name.startswith("dense_xp.kernels") for name in used if name.startswith("dense_xp"))
     assert {name.partition(".")[0] for name in used} & ARRAY_LIBRARIES <= {kernel}
+
+
+@pytest.mark.parametrize("module", INTEROP)
+def test_each_way_across_knows_one_library(module: str) -> None:
+    """It is named where it is needed, and nowhere at the head of a file."""
+    used = imports(f"interop/{module}")
+    own = {name.split(".")[1] for name in used if name.startswith("dense_xp.")} & set(MODULES)
+    assert all(level(other) < level("callbacks") for other in own), f"{module} imports {own}"
+    assert {name.partition(".")[0] for name in used} & HEAVY == set()
+    tree = _without_docstrings(f"interop/{module}")
+    asked = {
+        node.args[0].value.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "imported"
+    }
+    assert asked == OTHERS.get(module, set())
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -93,13 +113,20 @@ def _without_docstrings(module: str) -> ast.Module:
 
 def test_the_import_is_light() -> None:
     """NumPy and array-api-compat, and no other array library, also where those are installed."""
-    code = (
-        "import sys, dense_xp\n"
-        f"print(*sorted({{name.partition('.')[0] for name in sys.modules}} & {ARRAY_LIBRARIES | {'scipy', 'sklearn'}}))"
-    )
+    code = f"import sys, dense_xp\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}} & {HEAVY}))"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert done.stderr == ""
+
+
+def test_the_ways_across_are_imported_when_they_are_asked_for() -> None:
+    code = (
+        "import sys, dense_xp; a = 'dense_xp.interop' in sys.modules; import dense_xp.interop; print(a, *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    early, *loaded = done.stdout.split()
+    assert early == "False"
+    assert not set(loaded) & HEAVY
 
 
 def test_the_public_names_are_all_there() -> None:

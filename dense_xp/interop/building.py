@@ -1,0 +1,78 @@
+"""What the ways across have in common: the other library, if it is there, and a model from layers with weights."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from dense_xp.activations import Activation, Softmax
+from dense_xp.dense import Dense
+from dense_xp.layer import Layer, Params, flatten
+from dense_xp.saving import initialize_undrawn
+from dense_xp.sequential import Sequential
+
+Part: TypeAlias = tuple[Layer, Params]
+"""A layer that is not initialized, and the host arrays that become its params."""
+
+
+def imported(module: str, extra: str) -> Any:
+    """Import an optional library, or say how to install it.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed; the message has the command.
+
+    Examples
+    --------
+    >>> imported("math", "torch").sqrt(4)
+    2.0
+    """
+    root = module.partition(".")[0]
+    try:
+        importlib.import_module(root)
+    except ModuleNotFoundError as error:
+        if error.name != root:
+            raise
+        raise ImportError(f'this needs {root}, which is not installed: run  pip install "dense-xp[{extra}]"') from None
+    return importlib.import_module(module)
+
+
+def assembled(parts: Sequence[Part], **settings: Any) -> tuple[Sequential, Params]:
+    """Return layers as a model, and their params under its names: a part again, of a larger model.
+
+    An activation right behind a :class:`Dense` that has none becomes its own.
+
+    Examples
+    --------
+    >>> from dense_xp import ReLU
+    >>> assembled([(Dense(1, (1,)), {"W": [[2.0]], "w0": [[1.0]]}), (ReLU(), {})])
+    (Sequential([
+        Dense(n_units=1, activation='relu', input_shape=(1,)),
+    ]), {'dense': {'W': [[2.0]], 'w0': [[1.0]]}})
+    """
+    kept: list[Part] = []
+    for layer, params in parts:
+        before = kept[-1][0] if kept else None
+        if isinstance(layer, Activation | Softmax) and isinstance(before, Dense) and before.activation is None:
+            before.activation = layer
+        else:
+            kept.append((layer, params))
+    model = Sequential([layer for layer, _ in kept], **settings)
+    return model, {key: own for key, (_, own) in zip(model._items, kept, strict=True) if own}
+
+
+def finished(parts: Sequence[Part], **settings: Any) -> Sequential:
+    """Return an initialized model with these weights; the settings are those of :class:`Sequential`.
+
+    Examples
+    --------
+    >>> part = Dense(1, (1,)), {"W": [[2.0]], "w0": [[1.0]]}
+    >>> finished([part], dtype="float32", backend="numpy").predict([[3.0]])
+    array([[7.]], dtype=float32)
+    """
+    model, weights = assembled(parts, **settings)
+    initialize_undrawn(model)
+    model.set_weights(flatten(weights))
+    return model

@@ -1,0 +1,193 @@
+"""To ONNX, the format of inference engines: a graph of the model's own mathematics.
+
+Nothing is written a second time here. ``forward`` is a pure function in terms of the Array API standard, so it
+also runs on ndonnx's arrays, which compute nothing and remember what was asked of them. The graph is therefore
+that of :meth:`Layer.forward` itself, for every layer with a pure half, those of your own included.
+
+Only one thing is taken out of it again: ndonnx guards some operators against empty arrays, each by an ``If``
+with a branch of a hundred nodes. Engines that fuse and place operators do not look into branches.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dense_xp.activations import get_activation
+from dense_xp.backend import to_numpy
+from dense_xp.interop.building import imported
+from dense_xp.layer import Layer, is_pure, unflatten
+from dense_xp.saving import _write
+
+_BATCH = "batch"
+
+LIMIT = 2**31 - 1
+"""The largest ONNX file, in bytes: that of the format that it is encoded in."""
+
+
+def export_onnx(
+    model: Layer,
+    path: str | os.PathLike[str],
+    *,
+    activation: str | Layer | None = None,
+    input_name: str = "X",
+    output_name: str = "Y",
+    dtype: str | None = None,
+) -> None:
+    """Write what a model computes outside of training into one ONNX file.
+
+    The graph has one input of shape (batch, n_features) and one output of shape (batch, n_outputs), with any
+    number of rows; its weights are initializers under their names in :attr:`Layer.weights`. It is of opset 21
+    and IR version 10, checked by ``onnx.checker``, and names this package and the model's class in its metadata.
+
+    Parameters
+    ----------
+    model : Layer
+        An initialized model, or a single layer.
+    path : path-like
+        Where to; a file that is there is replaced, at once and as a whole.
+    activation : str or Layer, optional
+        Applied to the output: ``"softmax"`` where the model returns logits and the engine is to return
+        probabilities.
+    input_name, output_name : str
+        What they are called in the graph.
+    dtype : str, optional
+        ``"float16"``, ``"float32"`` or ``"float64"``; by default that of the model. ONNX files of bfloat16
+        are not written: export them as float32, which holds all their values.
+
+    Raises
+    ------
+    ImportError
+        If onnx or ndonnx is not installed.
+    RuntimeError
+        If the model is not initialized, or a layer does not know its input shape.
+    TypeError
+        If a layer has only the stateful methods, or its ``forward`` does not run on arrays of another library.
+    ValueError
+        If a name or the dtype does not serve, or the file would be too large. Nothing is written.
+
+    References
+    ----------
+    .. [1] ONNX, "Operator schemas" and "Intermediate representation", https://onnx.ai/onnx/
+
+    Examples
+    --------
+    >>> import tempfile, onnx
+    >>> from dense_xp import Dense
+    >>> layer = Dense(3, (2,), activation="tanh", rng=0)
+    >>> layer.initialize()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export_onnx(layer, f"{folder}/layer.onnx")
+    ...     graph = onnx.load(f"{folder}/layer.onnx").graph
+    >>> [node.op_type for node in graph.node]
+    ['MatMul', 'Add', 'Tanh']
+    >>> [initializer.name for initializer in graph.initializer]
+    ['W', 'w0']
+    """
+    model._built()
+    if not is_pure(model):
+        raise TypeError(
+            f"{_impure(model).layer_name()} has only the stateful methods, and an ONNX graph is made from the pure "
+            "half: write forward(params, X) in its place"
+        )
+    xp, onnx = imported("ndonnx", "onnx"), imported("onnx", "onnx")
+    dtype = dtype or model.dtype
+    if dtype not in ("float16", "float32", "float64"):
+        raise ValueError(f"ONNX files are written in float16, float32 or float64, and not in {dtype}: pass dtype=...")
+    weights = {name: to_numpy(value).astype(dtype) for name, value in model.weights.items()}
+    if len({input_name, output_name, *weights}) < 2 + len(weights):
+        raise ValueError(f"input, output and weights share a name: {[input_name, output_name, *weights]}")
+    if sum(value.nbytes for value in weights.values()) > LIMIT:
+        raise ValueError("an ONNX file holds at most 2 GiB, and the weights have more; a smaller dtype may fit")
+    X = xp.argument(shape=(_BATCH, *model._known_input_shape()), dtype=getattr(xp, dtype))
+    symbols = {name: xp.argument(shape=value.shape, dtype=getattr(xp, dtype)) for name, value in weights.items()}
+    final = get_activation(activation)
+    try:
+        Y = model.forward(unflatten(symbols), X)[0]
+        Y = Y if final is None else final.forward({}, Y)[0]
+        traced = xp.build({input_name: X, **symbols}, {output_name: Y})
+    except Exception as error:
+        raise TypeError(
+            f"the forward of {model.layer_name()} cannot be traced ({type(error).__name__}: {error}): "
+            "use the functions of array_api_compat.array_namespace(X), and no value of X, in each of its layers"
+        ) from error
+    proto = _proto(onnx, traced, model, weights, output_name)
+    onnx.checker.check_model(proto, full_check=True)
+    _write(os.fspath(path), proto.SerializeToString())
+
+
+def _impure(model: Layer) -> Layer:
+    """Return the innermost layer that has no pure half."""
+    inner = [layer for layer in getattr(model, "layers", ()) if not is_pure(layer)]
+    return _impure(inner[0]) if inner else model
+
+
+def _proto(onnx: Any, traced: Any, model: Layer, weights: dict[str, np.ndarray[Any, Any]], output: str) -> Any:
+    """Return the file of a traced model: its graph, its versions, and where it comes from."""
+    from dense_xp import __version__
+
+    graph = _graph(onnx, traced.graph, weights, output)
+    kind = graph.output[0].type.tensor_type.elem_type
+    shape = (_BATCH, *model.output_shape())
+    graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(output, kind, shape))
+    domains = {node.domain for node in graph.node}
+    proto = onnx.helper.make_model(
+        graph,
+        opset_imports=[entry for entry in traced.opset_import if entry.domain in domains],
+        ir_version=traced.ir_version,
+        producer_name="dense_xp",
+        producer_version=__version__,
+    )
+    onnx.helper.set_model_props(proto, {"class": type(model).__name__, "name": model.layer_name()})
+    return proto
+
+
+def _graph(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]], output: str) -> Any:
+    """Return the graph with its weights inside it, and without guards, detours and what nothing needs."""
+    inputs = [value for value in traced.input if value.name not in weights]
+    detours: dict[str, str] = {}
+    nodes: list[Any] = []
+    for node in _unguarded(onnx, traced.node):
+        node.input[:] = [detours.get(name, name) for name in node.input]
+        if node.op_type == "Identity":
+            detours[node.output[0]] = node.input[0]
+        else:
+            nodes.append(node)
+    result = detours.get(output, output)
+    needed = {result}
+    kept: list[Any] = []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    kept.reverse()
+    names = {result: output}
+    if not kept:  # a model that does nothing outside of training
+        kept, names = [onnx.helper.make_node("Identity", [result], [output])], {output: output}
+    for i, node in enumerate(kept):
+        node.name = f"{node.op_type}_{i}"
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [
+            names.setdefault(name, f"{node.name}_{j}" if j else node.name) for j, name in enumerate(node.output)
+        ]
+    initializers = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    return onnx.helper.make_graph(kept, "dense_xp", inputs, traced.output, initializers)
+
+
+def _unguarded(onnx: Any, nodes: Any) -> Iterator[Any]:
+    """Yield nodes, and in the place of each ``If`` those of the branch for arrays that are not empty.
+
+    Comparing sizes with zero is the one thing that ndonnx writes an ``If`` for: a traced function has no others,
+    since it cannot branch on what it does not know.
+    """
+    for node in nodes:
+        if node.op_type != "If":
+            yield node
+            continue
+        branch = next(attribute.g for attribute in node.attribute if attribute.name == "else_branch")
+        yield from _unguarded(onnx, branch.node)
+        for inner, outer in zip(branch.output, node.output, strict=True):
+            yield onnx.helper.make_node("Identity", [inner.name], [outer])
