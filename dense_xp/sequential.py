@@ -18,7 +18,7 @@ from dense_xp import loss_scaling, training
 from dense_xp.backend import Array, Backend, get_backend, resolve, use_backend
 from dense_xp.layer import Layer, Params, Rng, as_rng, is_pure, layer_class
 from dense_xp.losses import Loss
-from dense_xp.metrics import Metric
+from dense_xp.metrics import MetricLike
 from dense_xp.optimizers import Optimizer, as_optimizer
 
 
@@ -318,7 +318,7 @@ class Sequential(Layer):
         *,
         loss: str | Loss | None = None,
         optimizer: Any = None,
-        metrics: Sequence[str | Metric] = (),
+        metrics: Sequence[MetricLike] = (),
         validation_data: tuple[Any, ...] | None = None,
         sample_weight: Any = None,
         shuffle: bool = True,
@@ -347,8 +347,10 @@ class Sequential(Layer):
             and :class:`MeanSquaredError` otherwise.
         optimizer : Optimizer, str or object with ``update``, optional
             Starts afresh. By default the one that the model has, or else :class:`Adam`.
-        metrics : sequence of str or callable
-            ``"accuracy"``, or functions of (prediction, target).
+        metrics : sequence of str, Metric or callable
+            Names such as ``"accuracy"``, ``"f1"`` or that of a loss; a :class:`Metric` such as :class:`AUC`; or
+            functions of (prediction, target) or (prediction, target, weight), whose values are averaged over
+            the batches.
         validation_data : tuple, optional
             ``(X, y)`` or ``(X, y, sample_weight)``, measured after each epoch.
         sample_weight : array, shape (n_samples, ...), optional
@@ -365,7 +367,7 @@ class Sequential(Layer):
         Returns
         -------
         History
-            Loss and metrics of each epoch, averaged over the batches as they were trained on.
+            Loss and metrics of each epoch, over all batches as they were trained on.
 
         Raises
         ------
@@ -417,7 +419,7 @@ class Sequential(Layer):
         y: Any,
         *,
         loss: str | Loss | None = None,
-        metrics: Sequence[str | Metric] = (),
+        metrics: Sequence[MetricLike] = (),
         sample_weight: Any = None,
         batch_size: int = 1024,
     ) -> dict[str, float]:

@@ -30,7 +30,7 @@ from dense_xp.backend import (
 from dense_xp.fused import FusedStep
 from dense_xp.layer import Layer, Params, Rng, apply_gradients, as_rng, flatten, is_pure, merged, place
 from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
-from dense_xp.metrics import Metric, get_metric
+from dense_xp.metrics import Measure, Metric, MetricLike, Statistics, in_step, named_metrics
 from dense_xp.optimizers import Optimizer
 from dense_xp.special import in_dtype, widened
 
@@ -381,7 +381,7 @@ def _compile_once(
     return cache[full]
 
 
-def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Callable[..., Any]:
+def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> Callable[..., Any]:
     """Return one training step of a model as a pure function of arrays.
 
     Parameters
@@ -391,7 +391,7 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Call
     loss : Loss
         What is minimised.
     metrics : sequence of callables
-        Computed from the same prediction.
+        Functions of (prediction, target, weight): means, or the statistics of a :class:`~dense_xp.metrics.Metric`.
 
     Returns
     -------
@@ -424,7 +424,7 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Call
         params, state = moved
         if buffers := model.updated_buffers(cache):
             params = merged(params, buffers)
-        return params, state, (value, *(metric(wide, y) for metric in metrics))
+        return params, state, (value, *(metric(wide, y, weight) for metric in metrics))
 
     return step
 
@@ -492,7 +492,7 @@ def _common_counts(optimizer: Optimizer, backend: Backend, state: Params) -> tup
 class _CompiledStep:
     """Steps a pure model by one function of arrays; they are here while it trains, in the model after each epoch."""
 
-    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure]) -> None:
         assert model.optimizer is not None
         assert model.backend is not None
         self.model, self.backend, self.optimizer = model, model.backend, model.optimizer
@@ -503,7 +503,7 @@ class _CompiledStep:
         self.packing = packing = _Packing(model.params), _Packing(state, shared)
         self._take(model.params, state)
         self._rate: tuple[float, Any] = (math.nan, None)
-        step = train_step(model, loss, tuple(metrics.values()))
+        step = train_step(model, loss, in_step(metrics))
 
         def packed(params: list[Any], state: list[Any], *rest: Any) -> tuple[list[Any], list[Any], tuple[Array, ...]]:
             new_params, new_state, values = step(packing[0].unpack(params), packing[1].unpack(state), *rest)
@@ -560,7 +560,7 @@ class _CompiledStep:
 class _EagerStep:
     """Steps a model with layers that write the stateful methods alone: layer by layer."""
 
-    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure]) -> None:
         assert model.optimizer is not None
         assert model.backend is not None
         if getattr(model.optimizer, "clip_norm", None) is not None:
@@ -568,14 +568,14 @@ class _EagerStep:
                 "clip_norm needs all gradients at once, and a layer that writes only the stateful methods "
                 "keeps its own to itself: use clip_value, or write forward and backward for that layer"
             )
-        self.model, self.loss, self.metrics = model, loss, metrics
+        self.model, self.loss, self.metrics = model, loss, in_step(metrics)
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
         Y = widened(self.model.forward_pass(X, training=True))
         value, grad = self.loss.value_and_grad(Y, y, weight)
         value = _penalized(value, self.model.penalty(self.model.params))
         self.model.backward_pass(grad)
-        return value, *(metric(Y, y) for metric in self.metrics.values())
+        return value, *(metric(Y, y, weight) for metric in self.metrics)
 
     def hand_over(self) -> None:
         """Do nothing: the layers have their arrays themselves."""
@@ -614,7 +614,7 @@ def fit(
     batch_size: int = 32,
     loss: str | Loss | None = None,
     optimizer: Any = None,
-    metrics: Sequence[str | Metric] = (),
+    metrics: Sequence[MetricLike] = (),
     validation_data: tuple[Any, ...] | None = None,
     sample_weight: Any = None,
     shuffle: bool = True,
@@ -626,11 +626,11 @@ def fit(
     for name, number in (("epochs", epochs), ("batch_size", batch_size)):
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise ValueError(f"{name} must be a positive integer, and is {number!r}")
+    named = named_metrics(metrics)
     _prepare(model, X, optimizer)
     backend = model.backend
     assert backend is not None
     generator: Rng = as_rng(rng) if rng is not None else (model._rng or np.random)
-    named = dict(map(get_metric, metrics))
     with backend.scope():
         samples = _Samples(model, X, y, sample_weight, loss)
         validation = None
@@ -642,12 +642,12 @@ def fit(
         return _loop(run, step, samples, validation, named, hooks, int(batch_size), shuffle, generator, verbose)
 
 
-def _stepper(model: Layer, samples: _Samples, metrics: Mapping[str, Metric], batch_size: int) -> _Step:
+def _stepper(model: Layer, samples: _Samples, metrics: Mapping[str, Measure], batch_size: int) -> _Step:
     """Return what steps this model fastest."""
     if not is_pure(model):
         return _EagerStep(model, samples.loss, metrics)
     if FusedStep.serves(model, samples.X.data.ndim):
-        return FusedStep(model, samples.loss, tuple(metrics.values()), batch_size)
+        return FusedStep(model, samples.loss, in_step(metrics), batch_size)
     return _CompiledStep(model, samples.loss, metrics)
 
 
@@ -692,7 +692,7 @@ def _loop(
     step: _Step,
     samples: _Samples,
     validation: _Samples | None,
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, Measure],
     hooks: Sequence[Callback],
     batch_size: int,
     shuffle: bool,
@@ -718,8 +718,8 @@ def _loop(
                 values.append(step(*samples.take(rows), rng))
                 sizes.append(samples.size(rows))
                 bar.update()
-            means = _average(step.model.backend, values, sizes, ("loss", *metrics))
-            if not all(map(math.isfinite, means.values())):
+            means = _measured(step.model.backend, values, sizes, metrics)
+            if not math.isfinite(means["loss"]):
                 raise _diverged(step, before, values, epoch, batches, history)
             step.hand_over()
             if validation is not None:
@@ -779,14 +779,22 @@ def _three(data: Any) -> tuple[Any, Any, Any]:
     return data[0], data[1], data[2] if len(data) == 3 else None
 
 
-def _average(
-    backend: Backend | None, values: list[tuple[Array, ...]], sizes: list[float], names: Sequence[str]
+def _measured(
+    backend: Backend | None, values: list[tuple[Array, ...]], sizes: list[float], metrics: Mapping[str, Measure]
 ) -> dict[str, float]:
-    """Average over batches by their weight; one transfer from the device for each name."""
+    """Return the loss and the metrics over all batches; one transfer from the device for each.
+
+    A metric has a value for what it kept of all; anything else is averaged over the batches by their weight.
+    """
     assert backend is not None
     total = sum(sizes) or 1.0
-    columns = [backend.scalars(column) for column in zip(*values, strict=True)]
-    return {name: float(column @ sizes) / total for name, column in zip(names, columns, strict=True)}
+    measured = {}
+    for (name, metric), column in zip({"loss": None, **metrics}.items(), zip(*values, strict=True), strict=True):
+        if isinstance(metric, Metric):
+            measured[name] = float(metric.value(backend.joined(column)))
+        else:
+            measured[name] = float(backend.scalars(column) @ sizes) / total
+    return measured
 
 
 def _diverged(
@@ -833,15 +841,15 @@ def _predictor(model: Layer) -> Callable[[Array], Array]:
     return lambda X: function(params, X)
 
 
-def _score(model: Layer, samples: _Samples, metrics: Mapping[str, Metric], batch_size: int) -> dict[str, float]:
-    output = _predictor(model)
+def _score(model: Layer, samples: _Samples, metrics: Mapping[str, Measure], batch_size: int) -> dict[str, float]:
+    output, statistics = _predictor(model), in_step(metrics)
     values, sizes = [], []
     for rows in _slices(len(samples), batch_size):
         X, y, weight = samples.take(rows)
         Y = widened(output(X))
-        values.append((samples.loss(Y, y, weight), *(metric(Y, y) for metric in metrics.values())))
+        values.append((samples.loss(Y, y, weight), *(metric(Y, y, weight) for metric in statistics)))
         sizes.append(samples.size(rows))
-    means = _average(model.backend, values, sizes, ("loss", *metrics))
+    means = _measured(model.backend, values, sizes, metrics)
     penalty = model.penalty(model.params)
     if penalty is not None:  # the same for all batches
         means["loss"] += float(_needs_built(model).scalars([penalty])[0])
@@ -892,7 +900,7 @@ def evaluate(
     y: Any,
     *,
     loss: str | Loss | None = None,
-    metrics: Sequence[str | Metric] = (),
+    metrics: Sequence[MetricLike] = (),
     sample_weight: Any = None,
     batch_size: int = 1024,
 ) -> dict[str, float]:
@@ -900,4 +908,4 @@ def evaluate(
     backend = _needs_built(model)
     with backend.scope():
         samples = _Samples(model, X, y, sample_weight, loss)
-        return _score(model, samples, dict(map(get_metric, metrics)), batch_size)
+        return _score(model, samples, named_metrics(metrics), batch_size)
