@@ -18,7 +18,7 @@ from dense_xp.backend import (
     to_numpy,
     use_backend,
 )
-from dense_xp.callbacks import Checkpoint, CSVLog
+from dense_xp.callbacks import Checkpoint, CSVLog, ReduceLROnPlateau, TensorBoard
 from dense_xp.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
@@ -56,6 +56,7 @@ from dense_xp.schedules import (
     ConstantSchedule,
     CosineSchedule,
     ExponentialSchedule,
+    ScaledSchedule,
     Schedule,
     StepSchedule,
     WarmUp,
@@ -73,9 +74,10 @@ __all__ = [
     "HeUniform", "History", "Huber", "ImportFailedError", "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform",
     "LeakyReLU", "Lion", "LoRA", "Loss", "MaxNorm", "MeanAbsoluteError", "MeanSquaredError", "Metric",
     "MinMaxNorm", "ModelFileError", "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal",
-    "Precision", "QuantizedDense", "RMSprop", "RandomNormal", "RandomUniform", "ReLU", "Recall", "Regularizer",
-    "Run", "Schedule", "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax",
-    "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh", "TopK", "UnitNorm", "UnknownBackendError", "WarmUp",
-    "Zeros", "accuracy", "add_lora", "available_backends", "backend_of", "describe", "get_backend", "load",
-    "merge_lora", "quantize", "save", "set_backend", "show_config", "to_numpy", "use_backend",
+    "Precision", "QuantizedDense", "RMSprop", "RandomNormal", "RandomUniform", "ReLU", "Recall",
+    "ReduceLROnPlateau", "Regularizer", "Run", "ScaledSchedule", "Schedule", "Sequential", "SiLU", "Sigmoid",
+    "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule",
+    "Tanh", "TensorBoard", "TopK", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora",
+    "available_backends", "backend_of", "describe", "get_backend", "load", "merge_lora", "quantize", "save",
+    "set_backend", "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip

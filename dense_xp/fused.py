@@ -441,7 +441,7 @@ class FusedStep:
             self.size = X.shape[0]
             for stage in self.stages:
                 stage.resize(self.size)
-        self.rate = self.optimizer.learning_rate_at(self.model.steps)
+        self.rate = self.model._rate()
         noise = self.model.draw_noise(rng, tuple(X.shape))
         if noise is not None:
             noise = place(self.backend, noise)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TextIO
 
 import numpy as np
@@ -20,6 +20,7 @@ from dense_xp.layer import Layer, Params, Rng, as_rng, is_pure, layer_class
 from dense_xp.losses import Loss
 from dense_xp.metrics import MetricLike
 from dense_xp.optimizers import Optimizer, as_optimizer
+from dense_xp.training import _with_inner
 
 
 class Sequential(Layer):
@@ -323,6 +324,7 @@ class Sequential(Layer):
         sample_weight: Any = None,
         shuffle: bool = True,
         callbacks: Sequence[Any] = (),
+        history: training.History | None = None,
         rng: Any = None,
         verbose: bool | None = None,
     ) -> training.History:
@@ -359,6 +361,9 @@ class Sequential(Layer):
             Whether each epoch takes the samples in a new order.
         callbacks : sequence
             Such as :class:`EarlyStopping`; a function of the :class:`Run` is called after each epoch.
+        history : History, optional
+            That of an earlier training which goes on here: epochs are counted on, a copy of it is what is
+            returned, and callbacks that watch it have seen it.
         rng : int or numpy.random.Generator, optional
             Source of the order and of dropout; by default the model's own.
         verbose : bool, optional
@@ -391,6 +396,7 @@ class Sequential(Layer):
             sample_weight=sample_weight,
             shuffle=shuffle,
             callbacks=callbacks,
+            history=history,
             rng=rng,
             verbose=verbose,
         )
@@ -519,12 +525,6 @@ def replaced(model: Layer, change: Callable[[Layer], Layer]) -> Layer:
     if is_pure(other):
         other.set_optimizer(None)
     return other
-
-
-def _with_inner(model: Layer) -> Iterator[Layer]:
-    yield model
-    for layer in getattr(model, "layers", ()):
-        yield from _with_inner(layer)
 
 
 def _check_backend(layer: Layer, backend: Backend) -> None:

@@ -31,7 +31,7 @@ from dense_xp.fused import FusedStep
 from dense_xp.layer import Layer, Params, Rng, apply_gradients, as_rng, flatten, is_pure, merged, place
 from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
 from dense_xp.metrics import Measure, Metric, MetricLike, Statistics, in_step, named_metrics
-from dense_xp.optimizers import Optimizer
+from dense_xp.optimizers import ForeignOptimizer, Optimizer
 from dense_xp.special import in_dtype, widened
 
 
@@ -113,16 +113,49 @@ class Run:
         What was measured so far.
     epochs : int
         How many epochs were asked for.
+    learning_rate : float or None
+        That of the last step; None before the first, and where the optimizer keeps it to itself.
     """
 
     model: Layer
     history: History
     epochs: int
+    learning_rate: float | None = None
 
     @property
     def epoch(self) -> int:
         """The last completed epoch, from 1; 0 before the first."""
         return self.history.epochs
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the last epoch measured."""
+        return {name: column[-1] for name, column in self.history.items() if len(column) == self.epoch > 0}
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Go on with the learning rate times a factor, or with the schedule times it.
+
+        The model, and each layer in it, gets a copy of its optimizer with that rate, and keeps what it
+        remembers of the gradients. The optimizer that was passed in stays as it is.
+
+        Raises
+        ------
+        TypeError
+            If the optimizer is an object of your own, which alone knows its rate.
+        """
+        if isinstance(self.model.optimizer, ForeignOptimizer):
+            raise TypeError(
+                f"the learning rate of {self.model.optimizer.optimizer!r} cannot be changed from here: change it "
+                "in a callback of your own, or use an optimizer of dense_xp"
+            )
+        if factor == 1.0:
+            return
+        copies: dict[int, Optimizer] = {}
+        for layer in _with_inner(self.model):
+            # a layer that writes the stateful methods keeps its optimizers under names of its own
+            for name, value in list(vars(layer).items()):
+                if isinstance(value, Optimizer):
+                    setattr(layer, name, copies.setdefault(id(value), value.scaled(factor)))
 
     def stop(self, reason: str) -> None:
         """End the training after this epoch.
@@ -170,6 +203,66 @@ class Callback(Protocol):
         """
 
 
+class Best:
+    """The best value so far of a number in the history, for callbacks that watch one.
+
+    Parameters
+    ----------
+    monitor : str
+        Its name.
+    mode : {"min", "max"}
+        Whether small or large values are good.
+    min_delta : float, default 0.0
+        By how much a value must be better to count.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch that had it, from 1; 0 before there is one.
+
+    Raises
+    ------
+    ValueError
+        If `mode` is neither, or `min_delta` is negative.
+
+    Examples
+    --------
+    >>> best = Best("val_loss", "min")
+    >>> [best.beaten(value) for value in (3.0, 2.0, 2.5, float("nan"))], best.epoch
+    ([True, True, False, False], 2)
+    """
+
+    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max', and is {mode!r}")
+        if not 0 <= min_delta < math.inf:
+            raise ValueError(f"min_delta must not be negative, and is {min_delta!r}")
+        self.monitor, self.min_delta, self._sign = monitor, min_delta, 1.0 if mode == "min" else -1.0
+        self.epoch, self._seen, self._value = 0, 0, math.inf
+
+    def beaten(self, value: float) -> bool:
+        """Look at the value of one more epoch; return whether it is the best so far."""
+        self._seen += 1
+        if not self._sign * value < self._value - self.min_delta:
+            return False
+        self._value, self.epoch = self._sign * value, self._seen
+        return True
+
+    def begin(self, run: Run) -> list[float]:
+        """Forget everything; return the values that the history has from before this training."""
+        self.epoch, self._seen, self._value = 0, 0, math.inf
+        return list(run.history.get(self.monitor, ()))
+
+    def read(self, run: Run, who: object) -> float:
+        """Return the value of the last epoch, or raise ValueError if there is none."""
+        if self.monitor not in run.measured:
+            hint = "; pass validation_data to fit" if self.monitor.startswith("val_") else ""
+            raise ValueError(
+                f"{type(who).__name__} watches {self.monitor!r}, and the history has only {list(run.measured)}{hint}"
+            )
+        return run.measured[self.monitor]
+
+
 class EarlyStopping:
     """Stop when a measure no longer falls, and bring the best weights back.
 
@@ -206,44 +299,33 @@ class EarlyStopping:
         mode: str = "min",
         restore_best_weights: bool = True,
     ) -> None:
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', and is {mode!r}")
-        if patience < 0 or min_delta < 0:
-            raise ValueError(f"patience and min_delta must not be negative: {patience}, {min_delta}")
+        if patience < 0:
+            raise ValueError(f"patience must not be negative, and is {patience!r}")
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
         self.mode, self.restore_best_weights = mode, restore_best_weights
-        self._forget()
-
-    def _forget(self) -> None:
-        self._best = math.inf
-        self._best_epoch = 0
+        self._best = Best(monitor, mode, min_delta)
         self._weights: Params = {}
 
     def begin(self, run: Run) -> None:
-        """Forget an earlier training."""
-        self._forget()
+        """Forget an earlier training, but for what is in the history; its weights are not there."""
+        self._weights = {}
+        for value in self._best.begin(run):
+            self._best.beaten(value)
 
     def epoch_end(self, run: Run) -> None:
         """Look at the last epoch, and keep its weights if it is the best so far."""
-        if self.monitor not in run.history:
-            hint = "; pass validation_data to fit" if self.monitor.startswith("val_") else ""
-            raise ValueError(
-                f"EarlyStopping watches {self.monitor!r}, and the history has only {list(run.history)}{hint}"
-            )
-        value = run.history[self.monitor][-1]
-        value = value if self.mode == "min" else -value
-        if value < self._best - self.min_delta:
-            self._best, self._best_epoch = value, run.epoch
+        best = self._best
+        if best.beaten(best.read(run, self)):
             if self.restore_best_weights:
                 self._weights = _copies(run.model.params)
-        elif run.epoch - self._best_epoch > self.patience:
-            run.stop(f"{self.monitor} has not improved for {self.patience + 1} epochs (best: epoch {self._best_epoch})")
+        elif run.epoch - best.epoch > self.patience:
+            run.stop(f"{self.monitor} has not improved for {self.patience + 1} epochs (best: epoch {best.epoch})")
 
     def end(self, run: Run) -> None:
         """Give the model its best weights back."""
         if self._weights:
             run.model.params = self._weights
-            run.history.best_epoch = self._best_epoch
+            run.history.best_epoch = self._best.epoch
         self._weights = {}
 
 
@@ -526,7 +608,7 @@ class _CompiledStep:
         noise = self.model.draw_noise(rng, tuple(X.shape))
         if noise is not None:
             noise = place(self.backend, noise)
-        rate: Any = self.optimizer.learning_rate_at(self.model.steps)
+        rate: Any = self.model._rate()
         if self.compiles:
             if rate != self._rate[0]:
                 wide = "float64" if self.model.dtype == "float64" else "float32"
@@ -597,6 +679,21 @@ def _copies(params: Params) -> Params:
     }
 
 
+def _with_inner(model: Layer) -> Iterator[Layer]:
+    yield model
+    for layer in getattr(model, "layers", ()):
+        yield from _with_inner(layer)
+
+
+def _last_rate(model: Layer) -> float | None:
+    """Return the learning rate of the last step, where the optimizer says it."""
+    optimizer = model.optimizer
+    if optimizer is None or isinstance(optimizer, ForeignOptimizer):
+        return None
+    # layers that are driven one by one count for themselves
+    return optimizer.learning_rate_at(max(0, max(layer.steps for layer in _with_inner(model)) - 1))
+
+
 def _trainable(model: Layer) -> Any:
     own = getattr(model, "layers", None)
     return model.trainable if own is None else (model.trainable, [_trainable(layer) for layer in own])
@@ -619,6 +716,7 @@ def fit(
     sample_weight: Any = None,
     shuffle: bool = True,
     callbacks: Sequence[Any] = (),
+    history: History | None = None,
     rng: Any = None,
     verbose: bool | None = None,
 ) -> History:
@@ -627,6 +725,7 @@ def fit(
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise ValueError(f"{name} must be a positive integer, and is {number!r}")
     named = named_metrics(metrics)
+    history = _continued(history, named, validation_data is not None)
     _prepare(model, X, optimizer)
     backend = model.backend
     assert backend is not None
@@ -637,7 +736,7 @@ def fit(
         if validation_data is not None:
             validation = _Samples(model, *_three(validation_data), samples.loss)
         step = _stepper(model, samples, named, min(int(batch_size), len(samples)))
-        run = Run(model, History(), int(epochs))
+        run = Run(model, history, int(epochs))
         hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in callbacks]
         return _loop(run, step, samples, validation, named, hooks, int(batch_size), shuffle, generator, verbose)
 
@@ -701,7 +800,7 @@ def _loop(
 ) -> History:
     history, n = run.history, len(samples)
     batches = -(-n // batch_size)
-    started = time.perf_counter()
+    started = time.perf_counter() - history.seconds
     for hook in hooks:
         hook.begin(run)
     from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
@@ -709,7 +808,7 @@ def _loop(
     # disable=None: tqdm is silent where standard error is not a terminal
     bar = tqdm(total=run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
     try:
-        for epoch in range(1, run.epochs + 1):
+        for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
             before: Any = step.snapshot()
             order = rng.permutation(n) if shuffle else np.arange(n)
             values, sizes = [], []
@@ -728,6 +827,7 @@ def _loop(
             history.record(means)
             history.samples += n
             history.seconds = time.perf_counter() - started
+            run.learning_rate = _last_rate(run.model)
             bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
             for hook in hooks:
                 hook.epoch_end(run)
@@ -771,6 +871,21 @@ def _prepare(model: Layer, X: Any, optimizer: Any) -> None:
             model._build_from(X, "adam" if optimizer is None else optimizer)
     elif optimizer is not None or model.optimizer is None:
         model.set_optimizer("adam" if optimizer is None else optimizer)
+
+
+def _continued(history: History | None, metrics: Mapping[str, Measure], validates: bool) -> History:
+    """Return a history to go on with: a copy of one that has the same columns, or a new one."""
+    if history is None or not history.metrics:
+        return History()
+    names = ["loss", *metrics]
+    names += [f"val_{name}" for name in names] if validates else []
+    if missing := [name for name in names if name not in history]:
+        raise ValueError(
+            f"the history has no {missing}, which this training measures: measure what it has, {list(history)}, "
+            "or start a new one with history=None"
+        )
+    columns = {name: list(values) for name, values in history.items()}
+    return History(columns, history.seconds, history.samples)
 
 
 def _three(data: Any) -> tuple[Any, Any, Any]:

@@ -53,9 +53,9 @@ def test_extra_axes_are_samples(backend: Backend) -> None:
 
 
 def test_a_single_output_is_a_yes_where_it_is_positive(backend: Backend) -> None:
-    logits, target = np.asarray([[0.5], [-0.5], [2.0]]), np.asarray([[1], [1], [1]])
+    logits, target = np.asarray([[0.5], [-0.5], [2.0]]), np.asarray([[1], [1], [0]])
     for y in (target, target[:, 0]):
-        assert float(to_numpy(accuracy(backend.asarray(logits), backend.asarray(y)))) == pytest.approx(2 / 3)
+        assert float(to_numpy(accuracy(backend.asarray(logits), backend.asarray(y)))) == pytest.approx(1 / 3)
 
 
 def test_booleans_are_targets_too(backend: Backend) -> None:
@@ -365,7 +365,7 @@ def test_metrics_by_name_and_by_function() -> None:
     assert get_metric("mean_absolute_error") == ("mean_absolute_error", MeanAbsoluteError())
     assert get_metric(MeanAbsoluteError())[0] == "MeanAbsoluteError"
     assert get_metric(np.maximum)[1](2, 3, None) == 3  # type: ignore[operator]
-    with pytest.raises(ValueError, match=r"unknown metric 'recal'; did you mean 'recall'\? Known: accuracy, top_5, .*, or a"):
+    with pytest.raises(ValueError, match=r"unknown metric 'recal'; did you mean .recall.\? Known: accuracy, top_5"):
         get_metric("recal")
     with pytest.raises(TypeError, match=r"F1 is a class: pass a metric, F1\(\)"):
         get_metric(F1)
