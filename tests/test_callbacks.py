@@ -339,8 +339,9 @@ def scalars(path: Path) -> Iterator[tuple[str, float, int]]:
             yield value.tag, value.simple_value, event.step
 
 
-def test_what_tensorboard_reads(tmp_path: Path) -> None:
+def test_what_tensorboard_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboardX")
+    monkeypatch.setattr("time.time", lambda: 1e9)  # both trainings in the same second
     board, writer = TensorBoard(tmp_path / "logs"), Writer()
     assert isinstance(board, Callback)
     net = model()
