@@ -130,8 +130,7 @@ def accuracy(prediction: Array, target: Array, weight: Array | None = None) -> A
     xp = array_namespace(prediction)
     target = _fitting(prediction, target)
     if prediction.shape[-1] == 1:
-        right = (prediction > 0) == (_numbers(target, prediction) > 0)
-        right = right[..., 0]
+        right = ((prediction > 0) == (_numbers(target, prediction) > 0))[..., 0]
     else:
         right = xp.argmax(prediction, axis=-1) == _labels(prediction, target)
     return _share(right, prediction, weight)
@@ -173,13 +172,10 @@ class TopK:
     def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
         """Return the share as a 0-d array; for the arguments see :func:`accuracy`."""
         xp = array_namespace(prediction)
-        n_classes = prediction.shape[-1]
-        if n_classes == 1:
+        if prediction.shape[-1] == 1:
             raise ValueError("TopK needs one output for each class, and the prediction has a single one: use accuracy")
-        label = xp.expand_dims(_labels(prediction, _fitting(prediction, target)), axis=-1)
-        classes = xp.arange(n_classes, dtype=label.dtype, device=device(prediction))
-        own = xp.where(classes == label, prediction, -math.inf)
-        own = xp.max(own, axis=-1, keepdims=True)
+        classes, label = _classes(prediction, _labels(prediction, _fitting(prediction, target)))
+        own = xp.max(xp.where(classes == label, prediction, -math.inf), axis=-1, keepdims=True)
         before = (prediction > own) | ((prediction == own) & (classes > label))
         return _share(xp.sum(xp.astype(before, label.dtype), axis=-1) < self.k, prediction, weight)
 
@@ -187,7 +183,7 @@ class TopK:
 def _share(right: Array, prediction: Array, weight: Array | None) -> Array:
     """Return the mean of yes and no, by weight."""
     xp = array_namespace(prediction)
-    right = _numbers(right, widened(prediction))
+    right = xp.astype(right, prediction.dtype if xp.finfo(prediction.dtype).bits >= 32 else xp.float32)
     if weight is None:
         return xp.mean(right)
     weight = in_dtype(weight, right.dtype)
@@ -215,10 +211,16 @@ def _numbers(x: Array, like: Array) -> Array:
 
 def _labels(prediction: Array, target: Array) -> Array:
     """Return the labels of several classes, also from one-hot rows."""
+    if target.ndim < prediction.ndim:
+        return target
+    return array_namespace(prediction).argmax(_numbers(target, prediction), axis=-1)
+
+
+def _classes(prediction: Array, labels: Array) -> tuple[Array, Array]:
+    """Return the numbers of all classes, and labels in a dtype and a shape to be compared with them."""
     xp = array_namespace(prediction)
-    if target.ndim == prediction.ndim:
-        return xp.argmax(_numbers(target, prediction), axis=-1)
-    return in_dtype(target, xp.arange(1, device=device(prediction)).dtype)
+    classes = xp.arange(prediction.shape[-1], device=device(prediction))
+    return classes, xp.expand_dims(in_dtype(labels, classes.dtype), axis=-1)
 
 
 # ------------------------------------------------------------------------------------- from all of the data
@@ -257,16 +259,13 @@ class _Counting(Metric):
         """Count, for each class, where it is predicted and there, predicted, and there."""
         xp = array_namespace(prediction)
         prediction, target, weight = _rows(prediction, target, weight)
-        n_classes = prediction.shape[-1]
-        if n_classes == 1 or self.multilabel:
+        if prediction.shape[-1] == 1 or self.multilabel:
             if target.ndim == 1:
                 raise ValueError(f"{type(self).__name__}(multilabel=True) needs a target with 0 or 1 for each label")
             predicted, there = prediction > self.threshold, _numbers(target, prediction) > 0
         else:
-            labels = _labels(prediction, target)
-            classes = xp.arange(n_classes, dtype=labels.dtype, device=device(prediction))
-            predicted = in_dtype(xp.argmax(prediction, axis=-1), labels.dtype)[:, None] == classes
-            there = labels[:, None] == classes
+            classes, label = _classes(prediction, _labels(prediction, target))
+            predicted, there = xp.argmax(prediction, axis=-1, keepdims=True) == classes, label == classes
         counts = [_numbers(x, prediction) for x in (predicted & there, predicted, there)]
         return xp.stack([xp.sum(_weighted(x, weight), axis=0) for x in counts])[None, ...]
 
