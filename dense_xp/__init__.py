@@ -18,7 +18,7 @@ from dense_xp.backend import (
     to_numpy,
     use_backend,
 )
-from dense_xp.callbacks import Checkpoint, CSVLog
+from dense_xp.callbacks import Checkpoint, CSVLog, ReduceLROnPlateau, TensorBoard
 from dense_xp.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
@@ -46,7 +46,7 @@ from dense_xp.losses import (
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
 )
-from dense_xp.metrics import accuracy
+from dense_xp.metrics import AUC, F1, R2, Metric, Precision, Recall, TopK, accuracy
 from dense_xp.normalization import BatchNorm, LayerNorm
 from dense_xp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
 from dense_xp.quantization import QuantizedDense, quantize
@@ -56,6 +56,7 @@ from dense_xp.schedules import (
     ConstantSchedule,
     CosineSchedule,
     ExponentialSchedule,
+    ScaledSchedule,
     Schedule,
     StepSchedule,
     WarmUp,
@@ -66,16 +67,17 @@ from dense_xp.training import Callback, DivergenceError, EarlyStopping, History,
 __version__ = "0.1.0"
 
 __all__ = [
-    "ELU", "GELU", "L1", "L1L2", "L2", "SGD", "Adagrad", "Adam", "AdamW", "Backend", "BackendError", "BatchNorm",
-    "CSVLog", "Callback", "Checkpoint", "ConflictingPackagesError", "Constant", "ConstantSchedule",
-    "CosineSchedule", "Dense", "DivergenceError", "Dropout", "EarlyStopping", "ExponentialSchedule",
-    "FanInUniform", "ForeignArrayError", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "History",
-    "Huber", "ImportFailedError", "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion",
-    "LoRA", "Loss", "MaxNorm", "MeanAbsoluteError", "MeanSquaredError", "MinMaxNorm", "ModelFileError",
-    "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal", "QuantizedDense", "RMSprop",
-    "RandomNormal", "RandomUniform", "ReLU", "Regularizer", "Run", "Schedule", "Sequential", "SiLU", "Sigmoid",
+    "AUC", "ELU", "F1", "GELU", "L1", "L1L2", "L2", "R2", "SGD", "Adagrad", "Adam", "AdamW", "Backend",
+    "BackendError", "BatchNorm", "CSVLog", "Callback", "Checkpoint", "ConflictingPackagesError", "Constant",
+    "ConstantSchedule", "CosineSchedule", "Dense", "DivergenceError", "Dropout", "EarlyStopping",
+    "ExponentialSchedule", "FanInUniform", "ForeignArrayError", "GlorotNormal", "GlorotUniform", "HeNormal",
+    "HeUniform", "History", "Huber", "ImportFailedError", "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform",
+    "LeakyReLU", "Lion", "LoRA", "Loss", "MaxNorm", "MeanAbsoluteError", "MeanSquaredError", "Metric",
+    "MinMaxNorm", "ModelFileError", "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal",
+    "Precision", "QuantizedDense", "RMSprop", "RandomNormal", "RandomUniform", "ReLU", "Recall",
+    "ReduceLROnPlateau", "Regularizer", "Run", "ScaledSchedule", "Schedule", "Sequential", "SiLU", "Sigmoid",
     "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule",
-    "Tanh", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora", "available_backends",
-    "backend_of", "describe", "get_backend", "load", "merge_lora", "quantize", "save", "set_backend",
-    "show_config", "to_numpy", "use_backend",
+    "Tanh", "TensorBoard", "TopK", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora",
+    "available_backends", "backend_of", "describe", "get_backend", "load", "merge_lora", "quantize", "save",
+    "set_backend", "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip

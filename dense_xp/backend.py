@@ -153,6 +153,9 @@ class _Library:
     def scalars(self, xp: Any, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
         return self.get(xp.stack(list(arrays)))
 
+    def joined(self, xp: Any, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
+        return self.get(xp.concat(list(arrays), axis=0))
+
     def scope(self, device: Any) -> contextlib.AbstractContextManager[Any] | None:
         """Return the context in which this device's work must run; None where any will do."""
         return None
@@ -312,6 +315,9 @@ class _JAX(_Library):
     def scalars(self, xp: Any, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
         # jnp.stack is traced anew for each number of arrays
         return np.asarray(importlib.import_module("jax").device_get(list(arrays)))
+
+    def joined(self, xp: Any, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
+        return np.concatenate(importlib.import_module("jax").device_get(list(arrays)), axis=0)
 
     def tf32(self, device: Any) -> bool:
         chosen = importlib.import_module("jax").config.jax_default_matmul_precision
@@ -692,6 +698,10 @@ class Backend:
             In float64.
         """
         return self._library.scalars(self.xp, arrays).astype(np.float64)
+
+    def joined(self, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
+        """Copy many arrays to the host at once, one after the other along their first axis, as float64."""
+        return self._library.joined(self.xp, arrays).astype(np.float64)
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context in which work on this device runs.

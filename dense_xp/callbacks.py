@@ -1,22 +1,22 @@
-"""What to do after each epoch beside training: write a checkpoint, write a log.
+"""What to do after each epoch beside training: write a checkpoint or a log, learn more slowly.
 
 Early stopping is in :mod:`dense_xp.training`; any function of a :class:`~dense_xp.training.Run` is a callback too.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any
 
 from dense_xp.saving import save
-from dense_xp.training import Run
+from dense_xp.training import Best, Run
 
 
 class Checkpoint:
     """Save the model after each epoch, or after those that are the best so far.
 
-    The file holds all that a training needs to go on; see :func:`dense_xp.save`.
+    The file holds all that a training needs to go on; see :func:`dense_xp.save`. In the list of callbacks it
+    stands after those that change the model, such as :class:`ReduceLROnPlateau`.
 
     Parameters
     ----------
@@ -51,26 +51,20 @@ class Checkpoint:
     ) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise ValueError(f"every must be a positive integer, and is {every!r}")
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', and is {mode!r}")
         self.path, self.every, self.monitor, self.mode = os.fspath(path), every, monitor, mode
-        self._best = math.inf
+        self._best = Best(monitor or "", mode)
 
     def begin(self, run: Run) -> None:
-        """Forget the best of an earlier training."""
-        self._best = math.inf
+        """Forget the best of an earlier training, but for what is in the history."""
+        for value in self._best.begin(run):
+            self._best.beaten(value)
 
     def epoch_end(self, run: Run) -> None:
         """Save, if it is time to."""
         if run.epoch % self.every:
             return
-        if self.monitor is not None:
-            if self.monitor not in run.history:
-                raise ValueError(f"Checkpoint watches {self.monitor!r}, and the history has only {list(run.history)}")
-            value = run.history[self.monitor][-1] * (1 if self.mode == "min" else -1)
-            if not value < self._best:
-                return
-            self._best = value
+        if self.monitor is not None and not self._best.beaten(self._best.read(run, self)):
+            return
         save(run.model, self.path.replace("{epoch}", str(run.epoch)), training=True, history=run.history)
 
     def end(self, run: Run) -> None:
@@ -78,7 +72,7 @@ class Checkpoint:
 
 
 class CSVLog:
-    """Write the history as a CSV file, one line for each epoch as soon as it ends.
+    """Write the history as a CSV file, one line for each epoch as soon as it ends, with its learning rate.
 
     Parameters
     ----------
@@ -97,7 +91,7 @@ class CSVLog:
     ...     _ = Sequential([Dense(1)], rng=0).fit(np.ones((8, 2)), np.ones(8), 2, callbacks=[log])
     ...     with open(log.path) as file:
     ...         print(file.readline().strip())
-    epoch,seconds,loss
+    epoch,seconds,learning_rate,loss
     """
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
@@ -113,8 +107,8 @@ class CSVLog:
         if self.append and os.path.exists(self.path):
             with open(self.path, newline="", encoding="utf-8") as file:
                 header, *rows = list(csv.reader(file)) or [[]]
-            self._names = header[2:]
-            self._before = int(rows[-1][0]) if rows else 0
+            self._names = header[3:]
+            self._before = int(rows[-1][0]) - run.epoch if rows else 0
         else:
             with open(self.path, "w", encoding="utf-8"):
                 pass
@@ -123,20 +117,180 @@ class CSVLog:
         """Append a line."""
         import csv
 
-        values: dict[str, Any] = {name: column[-1] for name, column in run.history.items()}
+        values = run.measured
         lines: list[list[Any]] = []
         if not self._names:
             self._names = list(values)
-            lines.append(["epoch", "seconds", *self._names])
+            lines.append(["epoch", "seconds", "learning_rate", *self._names])
         elif set(self._names) != set(values):
             raise ValueError(
                 f"{self.path} has the columns {self._names}, and this training measures {list(values)}: "
                 "write another file, or pass append=False"
             )
         seconds = f"{run.history.seconds:.3f}"
-        lines.append([self._before + run.epoch, seconds, *(repr(values[name]) for name in self._names)])
+        rate = "" if run.learning_rate is None else repr(run.learning_rate)
+        lines.append([self._before + run.epoch, seconds, rate, *(repr(values[name]) for name in self._names)])
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(lines)
 
     def end(self, run: Run) -> None:
         """Do nothing: every line is in the file."""
+
+
+class ReduceLROnPlateau:
+    """Multiply the learning rate, or the schedule, by a factor when a measure no longer improves.
+
+    The rate is an input of the step, so nothing is compiled anew. The optimizer that was passed in stays as it
+    is: the model gets a copy with the lower rate, keeps it after the training and saves it.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        Name in the history.
+    factor : float, default 0.1
+        What the rate is multiplied by: above 0 and below 1.
+    patience : int, default 10
+        How many epochs in a row may pass without a new best; the next one reduces the rate.
+    min_delta : float, default 0.0
+        By how much it must improve to count.
+    cooldown : int, default 0
+        How many epochs after a reduction are not counted.
+    min_lr : float, default 0.0
+        Below this the rate is not reduced. What a schedule does by itself is its own matter.
+    mode : {"min", "max"}, default "min"
+        Whether small or large values are good.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+
+    Notes
+    -----
+    It counts epochs as torch's scheduler of the same name does, with an absolute threshold. With the
+    `history` of an earlier training it goes on counting where that was.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dense_xp import SGD, Dense, Sequential
+    >>> model = Sequential([Dense(1)], rng=0)
+    >>> reduce = ReduceLROnPlateau("loss", factor=0.5, patience=0, min_delta=1e9)  # the first stays the best
+    >>> _ = model.fit(np.ones((8, 2)), np.ones(8), 3, optimizer=SGD(0.1), callbacks=[reduce])
+    >>> model.optimizer.learning_rate
+    0.025
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        factor: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 0.0,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        mode: str = "min",
+    ) -> None:
+        if not 0 < factor < 1:
+            raise ValueError(f"factor must be above 0 and below 1, and is {factor!r}")
+        for name, number in (("patience", patience), ("cooldown", cooldown), ("min_lr", min_lr)):
+            if not number >= 0:
+                raise ValueError(f"{name} must not be negative, and is {number!r}")
+        self.monitor, self.factor, self.patience, self.min_delta = monitor, factor, patience, min_delta
+        self.cooldown, self.min_lr, self.mode = cooldown, min_lr, mode
+        self._best = Best(monitor, mode, min_delta)
+        self._bad = self._resting = 0
+
+    def begin(self, run: Run) -> None:
+        """Count through what is in the history: its reductions are in the model already."""
+        run.scale_learning_rate(1.0)  # changes nothing: if it cannot be done, it raises now
+        self._bad = self._resting = 0
+        for value in self._best.begin(run):
+            self._due(value)
+
+    def epoch_end(self, run: Run) -> None:
+        """Reduce the rate, if it is time to."""
+        rate = run.learning_rate
+        if self._due(self._best.read(run, self)) and rate is not None and rate > self.min_lr:
+            run.scale_learning_rate(max(self.factor, self.min_lr / rate))
+
+    def _due(self, value: float) -> bool:
+        self._bad = 0 if self._best.beaten(value) else self._bad + 1
+        if self._resting:
+            self._resting, self._bad = self._resting - 1, 0
+        if self._bad <= self.patience:
+            return False
+        self._resting, self._bad = self.cooldown, 0
+        return True
+
+    def end(self, run: Run) -> None:
+        """Do nothing: the model keeps the rate that it has come to."""
+
+
+class TensorBoard:
+    """Write what each epoch measures, and its learning rate, as scalars that TensorBoard shows.
+
+    Parameters
+    ----------
+    log_dir : path-like or writer
+        A directory, which `tensorboardX` writes to; each training gets an event file of its own in it. Or any
+        object with ``add_scalar(tag, value, step)``, such as ``torch.utils.tensorboard.SummaryWriter``, which
+        stays open.
+
+    Raises
+    ------
+    ImportError
+        If `log_dir` is a directory and `tensorboardX` is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dense_xp import Dense, Sequential
+    >>> class Printer:
+    ...     def add_scalar(self, tag, value, step):
+    ...         print(tag, step)
+    >>> _ = Sequential([Dense(1)], rng=0).fit(np.ones((8, 2)), np.ones(8), 1, callbacks=[TensorBoard(Printer())])
+    loss 1
+    learning_rate 1
+    """
+
+    def __init__(self, log_dir: Any) -> None:
+        self.log_dir: Any = log_dir if hasattr(log_dir, "add_scalar") else os.fspath(log_dir)
+        self._writer: Any = None
+        if isinstance(self.log_dir, str):
+            _summary_writer()
+
+    def begin(self, run: Run) -> None:
+        """Open a new event file."""
+        self._writer = self.log_dir
+        if isinstance(self.log_dir, str):
+            # the name has the time in seconds alone: a second training in the same one would write over the first
+            self._writer = _summary_writer()(self.log_dir, filename_suffix=f".{os.urandom(4).hex()}")
+
+    def epoch_end(self, run: Run) -> None:
+        """Write an epoch, for all to see."""
+        scalars = run.measured
+        if run.learning_rate is not None:
+            scalars["learning_rate"] = run.learning_rate
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, run.epoch)
+        if hasattr(self._writer, "flush"):
+            self._writer.flush()
+
+    def end(self, run: Run) -> None:
+        """Close the event file."""
+        if isinstance(self.log_dir, str):
+            self._writer.close()
+        self._writer = None
+
+
+def _summary_writer() -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            'TensorBoard writes through tensorboardX: pip install "dense-xp[tensorboard]", or pass a writer of '
+            "your own, such as torch.utils.tensorboard.SummaryWriter"
+        ) from error
+    return SummaryWriter

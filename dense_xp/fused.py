@@ -27,7 +27,7 @@ from dense_xp.dropout import Dropout
 from dense_xp.kernels import kernels_for
 from dense_xp.layer import Layer, Params, Rng, place
 from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
-from dense_xp.metrics import Metric
+from dense_xp.metrics import Statistics
 from dense_xp.normalization import LayerNorm
 from dense_xp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
 
@@ -380,12 +380,12 @@ class FusedStep:
     loss : Loss
         What is minimised.
     metrics : sequence of callables
-        Computed from the same prediction.
+        Computed from the same prediction, target and weights.
     batch_size : int
         The most samples that a batch will have.
     """
 
-    def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Metric], batch_size: int) -> None:
+    def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Statistics], batch_size: int) -> None:
         assert model.optimizer is not None
         assert model.backend is not None
         self.backend = model.backend
@@ -441,14 +441,14 @@ class FusedStep:
             self.size = X.shape[0]
             for stage in self.stages:
                 stage.resize(self.size)
-        self.rate = self.optimizer.learning_rate_at(self.model.steps)
+        self.rate = self.model._rate()
         noise = self.model.draw_noise(rng, tuple(X.shape))
         if noise is not None:
             noise = place(self.backend, noise)
         Y = X
         for stage in self.stages:
             Y = stage.forward(Y, noise if noise is None else _at(noise, stage.path))
-        values = [metric(Y, y) for metric in self.metrics]
+        values = [_copy(metric(Y, y, weight)) for metric in self.metrics]  # Y is overwritten, and so would be a view
         value, grad = self.value_and_grad(Y, y, weight)
         for stage in self.regularized:
             value = value + stage.layer.penalty(stage.params)

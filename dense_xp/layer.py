@@ -506,11 +506,16 @@ class Layer:
                 f"{self.layer_name()} has no optimizer: call initialize(optimizer) before it is to learn, "
                 "or set trainable = False"
             )
-        rate = self.optimizer.learning_rate_at(self.steps)
+        rate = self._rate()
         clipped = self.optimizer.clip(grads)
         params, self.optimizer_state = apply_gradients(self.optimizer, self.params, clipped, self.optimizer_state, rate)
         self.params = self.allowed(params)
         self.steps += 1
+
+    def _rate(self) -> float:
+        """Return the learning rate of the next step."""
+        assert self.optimizer is not None
+        return self.optimizer.learning_rate_at(self.steps)
 
     # ------------------------------------------------------------------ what is asked of parameters
 

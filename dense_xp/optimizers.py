@@ -21,13 +21,13 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from array_api_compat import array_namespace, is_array_api_obj
 
 from dense_xp.backend import Array
 from dense_xp.names import by_name
-from dense_xp.schedules import Schedule, rate_at
+from dense_xp.schedules import Schedule, rate_at, scaled
 from dense_xp.special import in_dtype, widened
 
 State = dict[str, Array]
@@ -178,6 +178,18 @@ class Optimizer:
             Counted from 0.
         """
         return rate_at(self.learning_rate, step)
+
+    def scaled(self, factor: float) -> Self:
+        """Return a copy whose learning rate, or schedule, is multiplied by a factor.
+
+        Examples
+        --------
+        >>> SGD(0.5).scaled(0.1).learning_rate
+        0.05
+        """
+        other = copy.copy(self)
+        other.learning_rate = scaled(self.learning_rate, factor)
+        return other
 
     def clip(self, grads: dict[str, Any]) -> dict[str, Any]:
         """Limit gradients, each entry first and then their common norm.

@@ -193,6 +193,49 @@ class WarmUp(Schedule):
         return self.start + (rate_at(self.after, 0) - self.start) * step / self.steps
 
 
+@dataclass(frozen=True)
+class ScaledSchedule(Schedule):
+    """A schedule times a factor, as a callback leaves it that has reduced the learning rate.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        What is scaled.
+    factor : float
+        What its rates are multiplied by.
+
+    Examples
+    --------
+    >>> ScaledSchedule(ConstantSchedule(1.0), 0.5)(7)
+    0.5
+    """
+
+    schedule: Schedule
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedule, Schedule):
+            raise TypeError(f"schedule must be a Schedule, and is {self.schedule!r}")
+        _check_rate("factor", self.factor)
+
+    def __call__(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return self.factor * rate_at(self.schedule, step)
+
+
+def scaled(learning_rate: float | Schedule, factor: float) -> float | Schedule:
+    """Return a learning rate times a factor, whether it is a number or a schedule.
+
+    Examples
+    --------
+    >>> scaled(0.5, 0.5), scaled(scaled(ConstantSchedule(1.0), 0.5), 0.5)
+    (0.25, ScaledSchedule(schedule=ConstantSchedule(learning_rate=1.0), factor=0.25))
+    """
+    if isinstance(learning_rate, ScaledSchedule):
+        return ScaledSchedule(learning_rate.schedule, learning_rate.factor * factor)
+    return ScaledSchedule(learning_rate, factor) if isinstance(learning_rate, Schedule) else learning_rate * factor
+
+
 def rate_at(learning_rate: float | Schedule, step: int) -> float:
     """Return the learning rate of a step, whether it is a number or a schedule."""
     return float(learning_rate(step) if callable(learning_rate) else learning_rate)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TextIO
 
 import numpy as np
@@ -18,8 +18,9 @@ from dense_xp import loss_scaling, training
 from dense_xp.backend import Array, Backend, get_backend, resolve, use_backend
 from dense_xp.layer import Layer, Params, Rng, as_rng, is_pure, layer_class
 from dense_xp.losses import Loss
-from dense_xp.metrics import Metric
+from dense_xp.metrics import MetricLike
 from dense_xp.optimizers import Optimizer, as_optimizer
+from dense_xp.training import _with_inner
 
 
 class Sequential(Layer):
@@ -318,11 +319,12 @@ class Sequential(Layer):
         *,
         loss: str | Loss | None = None,
         optimizer: Any = None,
-        metrics: Sequence[str | Metric] = (),
+        metrics: Sequence[MetricLike] = (),
         validation_data: tuple[Any, ...] | None = None,
         sample_weight: Any = None,
         shuffle: bool = True,
         callbacks: Sequence[Any] = (),
+        history: training.History | None = None,
         rng: Any = None,
         verbose: bool | None = None,
     ) -> training.History:
@@ -347,8 +349,10 @@ class Sequential(Layer):
             and :class:`MeanSquaredError` otherwise.
         optimizer : Optimizer, str or object with ``update``, optional
             Starts afresh. By default the one that the model has, or else :class:`Adam`.
-        metrics : sequence of str or callable
-            ``"accuracy"``, or functions of (prediction, target).
+        metrics : sequence of str, Metric or callable
+            Names such as ``"accuracy"``, ``"f1"`` or that of a loss; a :class:`Metric` such as :class:`AUC`; or
+            functions of (prediction, target) or (prediction, target, weight), whose values are averaged over
+            the batches.
         validation_data : tuple, optional
             ``(X, y)`` or ``(X, y, sample_weight)``, measured after each epoch.
         sample_weight : array, shape (n_samples, ...), optional
@@ -357,6 +361,9 @@ class Sequential(Layer):
             Whether each epoch takes the samples in a new order.
         callbacks : sequence
             Such as :class:`EarlyStopping`; a function of the :class:`Run` is called after each epoch.
+        history : History, optional
+            That of an earlier training which goes on here: epochs are counted on, a copy of it is what is
+            returned, and callbacks that watch it have seen it.
         rng : int or numpy.random.Generator, optional
             Source of the order and of dropout; by default the model's own.
         verbose : bool, optional
@@ -365,7 +372,7 @@ class Sequential(Layer):
         Returns
         -------
         History
-            Loss and metrics of each epoch, averaged over the batches as they were trained on.
+            Loss and metrics of each epoch, over all batches as they were trained on.
 
         Raises
         ------
@@ -389,6 +396,7 @@ class Sequential(Layer):
             sample_weight=sample_weight,
             shuffle=shuffle,
             callbacks=callbacks,
+            history=history,
             rng=rng,
             verbose=verbose,
         )
@@ -417,7 +425,7 @@ class Sequential(Layer):
         y: Any,
         *,
         loss: str | Loss | None = None,
-        metrics: Sequence[str | Metric] = (),
+        metrics: Sequence[MetricLike] = (),
         sample_weight: Any = None,
         batch_size: int = 1024,
     ) -> dict[str, float]:
@@ -517,12 +525,6 @@ def replaced(model: Layer, change: Callable[[Layer], Layer]) -> Layer:
     if is_pure(other):
         other.set_optimizer(None)
     return other
-
-
-def _with_inner(model: Layer) -> Iterator[Layer]:
-    yield model
-    for layer in getattr(model, "layers", ()):
-        yield from _with_inner(layer)
 
 
 def _check_backend(layer: Layer, backend: Backend) -> None:

@@ -30,8 +30,8 @@ from dense_xp.backend import (
 from dense_xp.fused import FusedStep
 from dense_xp.layer import Layer, Params, Rng, apply_gradients, as_rng, flatten, is_pure, merged, place
 from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
-from dense_xp.metrics import Metric, get_metric
-from dense_xp.optimizers import Optimizer
+from dense_xp.metrics import Measure, Metric, MetricLike, Statistics, in_step, named_metrics
+from dense_xp.optimizers import ForeignOptimizer, Optimizer
 from dense_xp.special import in_dtype, widened
 
 
@@ -113,16 +113,49 @@ class Run:
         What was measured so far.
     epochs : int
         How many epochs were asked for.
+    learning_rate : float or None
+        That of the last step; None before the first, and where the optimizer keeps it to itself.
     """
 
     model: Layer
     history: History
     epochs: int
+    learning_rate: float | None = None
 
     @property
     def epoch(self) -> int:
         """The last completed epoch, from 1; 0 before the first."""
         return self.history.epochs
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the last epoch measured."""
+        return {name: column[-1] for name, column in self.history.items() if len(column) == self.epoch > 0}
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Go on with the learning rate times a factor, or with the schedule times it.
+
+        The model, and each layer in it, gets a copy of its optimizer with that rate, and keeps what it
+        remembers of the gradients. The optimizer that was passed in stays as it is.
+
+        Raises
+        ------
+        TypeError
+            If the optimizer is an object of your own, which alone knows its rate.
+        """
+        if isinstance(self.model.optimizer, ForeignOptimizer):
+            raise TypeError(
+                f"the learning rate of {self.model.optimizer.optimizer!r} cannot be changed from here: change it "
+                "in a callback of your own, or use an optimizer of dense_xp"
+            )
+        if factor == 1.0:
+            return
+        copies: dict[int, Optimizer] = {}
+        for layer in _with_inner(self.model):
+            # a layer that writes the stateful methods keeps its optimizers under names of its own
+            for name, value in list(vars(layer).items()):
+                if isinstance(value, Optimizer):
+                    setattr(layer, name, copies.setdefault(id(value), value.scaled(factor)))
 
     def stop(self, reason: str) -> None:
         """End the training after this epoch.
@@ -170,6 +203,66 @@ class Callback(Protocol):
         """
 
 
+class Best:
+    """The best value so far of a number in the history, for callbacks that watch one.
+
+    Parameters
+    ----------
+    monitor : str
+        Its name.
+    mode : {"min", "max"}
+        Whether small or large values are good.
+    min_delta : float, default 0.0
+        By how much a value must be better to count.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch that had it, from 1; 0 before there is one.
+
+    Raises
+    ------
+    ValueError
+        If `mode` is neither, or `min_delta` is negative.
+
+    Examples
+    --------
+    >>> best = Best("val_loss", "min")
+    >>> [best.beaten(value) for value in (3.0, 2.0, 2.5, float("nan"))], best.epoch
+    ([True, True, False, False], 2)
+    """
+
+    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max', and is {mode!r}")
+        if not 0 <= min_delta < math.inf:
+            raise ValueError(f"min_delta must not be negative, and is {min_delta!r}")
+        self.monitor, self.min_delta, self._sign = monitor, min_delta, 1.0 if mode == "min" else -1.0
+        self.epoch, self._seen, self._value = 0, 0, math.inf
+
+    def beaten(self, value: float) -> bool:
+        """Look at the value of one more epoch; return whether it is the best so far."""
+        self._seen += 1
+        if not self._sign * value < self._value - self.min_delta:
+            return False
+        self._value, self.epoch = self._sign * value, self._seen
+        return True
+
+    def begin(self, run: Run) -> list[float]:
+        """Forget everything; return the values that the history has from before this training."""
+        self.epoch, self._seen, self._value = 0, 0, math.inf
+        return list(run.history.get(self.monitor, ()))
+
+    def read(self, run: Run, who: object) -> float:
+        """Return the value of the last epoch, or raise ValueError if there is none."""
+        if self.monitor not in run.measured:
+            hint = "; pass validation_data to fit" if self.monitor.startswith("val_") else ""
+            raise ValueError(
+                f"{type(who).__name__} watches {self.monitor!r}, and the history has only {list(run.measured)}{hint}"
+            )
+        return run.measured[self.monitor]
+
+
 class EarlyStopping:
     """Stop when a measure no longer falls, and bring the best weights back.
 
@@ -206,44 +299,33 @@ class EarlyStopping:
         mode: str = "min",
         restore_best_weights: bool = True,
     ) -> None:
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', and is {mode!r}")
-        if patience < 0 or min_delta < 0:
-            raise ValueError(f"patience and min_delta must not be negative: {patience}, {min_delta}")
+        if patience < 0:
+            raise ValueError(f"patience must not be negative, and is {patience!r}")
         self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
         self.mode, self.restore_best_weights = mode, restore_best_weights
-        self._forget()
-
-    def _forget(self) -> None:
-        self._best = math.inf
-        self._best_epoch = 0
+        self._best = Best(monitor, mode, min_delta)
         self._weights: Params = {}
 
     def begin(self, run: Run) -> None:
-        """Forget an earlier training."""
-        self._forget()
+        """Forget an earlier training, but for what is in the history; its weights are not there."""
+        self._weights = {}
+        for value in self._best.begin(run):
+            self._best.beaten(value)
 
     def epoch_end(self, run: Run) -> None:
         """Look at the last epoch, and keep its weights if it is the best so far."""
-        if self.monitor not in run.history:
-            hint = "; pass validation_data to fit" if self.monitor.startswith("val_") else ""
-            raise ValueError(
-                f"EarlyStopping watches {self.monitor!r}, and the history has only {list(run.history)}{hint}"
-            )
-        value = run.history[self.monitor][-1]
-        value = value if self.mode == "min" else -value
-        if value < self._best - self.min_delta:
-            self._best, self._best_epoch = value, run.epoch
+        best = self._best
+        if best.beaten(best.read(run, self)):
             if self.restore_best_weights:
                 self._weights = _copies(run.model.params)
-        elif run.epoch - self._best_epoch > self.patience:
-            run.stop(f"{self.monitor} has not improved for {self.patience + 1} epochs (best: epoch {self._best_epoch})")
+        elif run.epoch - best.epoch > self.patience:
+            run.stop(f"{self.monitor} has not improved for {self.patience + 1} epochs (best: epoch {best.epoch})")
 
     def end(self, run: Run) -> None:
         """Give the model its best weights back."""
         if self._weights:
             run.model.params = self._weights
-            run.history.best_epoch = self._best_epoch
+            run.history.best_epoch = self._best.epoch
         self._weights = {}
 
 
@@ -381,7 +463,7 @@ def _compile_once(
     return cache[full]
 
 
-def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Callable[..., Any]:
+def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> Callable[..., Any]:
     """Return one training step of a model as a pure function of arrays.
 
     Parameters
@@ -391,7 +473,7 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Call
     loss : Loss
         What is minimised.
     metrics : sequence of callables
-        Computed from the same prediction.
+        Functions of (prediction, target, weight): means, or the statistics of a :class:`~dense_xp.metrics.Metric`.
 
     Returns
     -------
@@ -424,7 +506,7 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Metric] = ()) -> Call
         params, state = moved
         if buffers := model.updated_buffers(cache):
             params = merged(params, buffers)
-        return params, state, (value, *(metric(wide, y) for metric in metrics))
+        return params, state, (value, *(metric(wide, y, weight) for metric in metrics))
 
     return step
 
@@ -492,7 +574,7 @@ def _common_counts(optimizer: Optimizer, backend: Backend, state: Params) -> tup
 class _CompiledStep:
     """Steps a pure model by one function of arrays; they are here while it trains, in the model after each epoch."""
 
-    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure]) -> None:
         assert model.optimizer is not None
         assert model.backend is not None
         self.model, self.backend, self.optimizer = model, model.backend, model.optimizer
@@ -503,7 +585,7 @@ class _CompiledStep:
         self.packing = packing = _Packing(model.params), _Packing(state, shared)
         self._take(model.params, state)
         self._rate: tuple[float, Any] = (math.nan, None)
-        step = train_step(model, loss, tuple(metrics.values()))
+        step = train_step(model, loss, in_step(metrics))
 
         def packed(params: list[Any], state: list[Any], *rest: Any) -> tuple[list[Any], list[Any], tuple[Array, ...]]:
             new_params, new_state, values = step(packing[0].unpack(params), packing[1].unpack(state), *rest)
@@ -526,7 +608,7 @@ class _CompiledStep:
         noise = self.model.draw_noise(rng, tuple(X.shape))
         if noise is not None:
             noise = place(self.backend, noise)
-        rate: Any = self.optimizer.learning_rate_at(self.model.steps)
+        rate: Any = self.model._rate()
         if self.compiles:
             if rate != self._rate[0]:
                 wide = "float64" if self.model.dtype == "float64" else "float32"
@@ -560,7 +642,7 @@ class _CompiledStep:
 class _EagerStep:
     """Steps a model with layers that write the stateful methods alone: layer by layer."""
 
-    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure]) -> None:
         assert model.optimizer is not None
         assert model.backend is not None
         if getattr(model.optimizer, "clip_norm", None) is not None:
@@ -568,14 +650,14 @@ class _EagerStep:
                 "clip_norm needs all gradients at once, and a layer that writes only the stateful methods "
                 "keeps its own to itself: use clip_value, or write forward and backward for that layer"
             )
-        self.model, self.loss, self.metrics = model, loss, metrics
+        self.model, self.loss, self.metrics = model, loss, in_step(metrics)
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
         Y = widened(self.model.forward_pass(X, training=True))
         value, grad = self.loss.value_and_grad(Y, y, weight)
         value = _penalized(value, self.model.penalty(self.model.params))
         self.model.backward_pass(grad)
-        return value, *(metric(Y, y) for metric in self.metrics.values())
+        return value, *(metric(Y, y, weight) for metric in self.metrics)
 
     def hand_over(self) -> None:
         """Do nothing: the layers have their arrays themselves."""
@@ -597,6 +679,21 @@ def _copies(params: Params) -> Params:
     }
 
 
+def _with_inner(model: Layer) -> Iterator[Layer]:
+    yield model
+    for layer in getattr(model, "layers", ()):
+        yield from _with_inner(layer)
+
+
+def _last_rate(model: Layer) -> float | None:
+    """Return the learning rate of the last step, where the optimizer says it."""
+    optimizer = model.optimizer
+    if optimizer is None or isinstance(optimizer, ForeignOptimizer):
+        return None
+    # layers that are driven one by one count for themselves
+    return optimizer.learning_rate_at(max(0, max(layer.steps for layer in _with_inner(model)) - 1))
+
+
 def _trainable(model: Layer) -> Any:
     own = getattr(model, "layers", None)
     return model.trainable if own is None else (model.trainable, [_trainable(layer) for layer in own])
@@ -614,11 +711,12 @@ def fit(
     batch_size: int = 32,
     loss: str | Loss | None = None,
     optimizer: Any = None,
-    metrics: Sequence[str | Metric] = (),
+    metrics: Sequence[MetricLike] = (),
     validation_data: tuple[Any, ...] | None = None,
     sample_weight: Any = None,
     shuffle: bool = True,
     callbacks: Sequence[Any] = (),
+    history: History | None = None,
     rng: Any = None,
     verbose: bool | None = None,
 ) -> History:
@@ -626,28 +724,29 @@ def fit(
     for name, number in (("epochs", epochs), ("batch_size", batch_size)):
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise ValueError(f"{name} must be a positive integer, and is {number!r}")
+    named = named_metrics(metrics)
+    history = _continued(history, named, validation_data is not None)
     _prepare(model, X, optimizer)
     backend = model.backend
     assert backend is not None
     generator: Rng = as_rng(rng) if rng is not None else (model._rng or np.random)
-    named = dict(map(get_metric, metrics))
     with backend.scope():
         samples = _Samples(model, X, y, sample_weight, loss)
         validation = None
         if validation_data is not None:
             validation = _Samples(model, *_three(validation_data), samples.loss)
         step = _stepper(model, samples, named, min(int(batch_size), len(samples)))
-        run = Run(model, History(), int(epochs))
+        run = Run(model, history, int(epochs))
         hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in callbacks]
         return _loop(run, step, samples, validation, named, hooks, int(batch_size), shuffle, generator, verbose)
 
 
-def _stepper(model: Layer, samples: _Samples, metrics: Mapping[str, Metric], batch_size: int) -> _Step:
+def _stepper(model: Layer, samples: _Samples, metrics: Mapping[str, Measure], batch_size: int) -> _Step:
     """Return what steps this model fastest."""
     if not is_pure(model):
         return _EagerStep(model, samples.loss, metrics)
     if FusedStep.serves(model, samples.X.data.ndim):
-        return FusedStep(model, samples.loss, tuple(metrics.values()), batch_size)
+        return FusedStep(model, samples.loss, in_step(metrics), batch_size)
     return _CompiledStep(model, samples.loss, metrics)
 
 
@@ -692,7 +791,7 @@ def _loop(
     step: _Step,
     samples: _Samples,
     validation: _Samples | None,
-    metrics: Mapping[str, Metric],
+    metrics: Mapping[str, Measure],
     hooks: Sequence[Callback],
     batch_size: int,
     shuffle: bool,
@@ -701,7 +800,7 @@ def _loop(
 ) -> History:
     history, n = run.history, len(samples)
     batches = -(-n // batch_size)
-    started = time.perf_counter()
+    started = time.perf_counter() - history.seconds
     for hook in hooks:
         hook.begin(run)
     from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
@@ -709,7 +808,7 @@ def _loop(
     # disable=None: tqdm is silent where standard error is not a terminal
     bar = tqdm(total=run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
     try:
-        for epoch in range(1, run.epochs + 1):
+        for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
             before: Any = step.snapshot()
             order = rng.permutation(n) if shuffle else np.arange(n)
             values, sizes = [], []
@@ -718,8 +817,8 @@ def _loop(
                 values.append(step(*samples.take(rows), rng))
                 sizes.append(samples.size(rows))
                 bar.update()
-            means = _average(step.model.backend, values, sizes, ("loss", *metrics))
-            if not all(map(math.isfinite, means.values())):
+            means = _measured(step.model.backend, values, sizes, metrics)
+            if not math.isfinite(means["loss"]):
                 raise _diverged(step, before, values, epoch, batches, history)
             step.hand_over()
             if validation is not None:
@@ -728,6 +827,7 @@ def _loop(
             history.record(means)
             history.samples += n
             history.seconds = time.perf_counter() - started
+            run.learning_rate = _last_rate(run.model)
             bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
             for hook in hooks:
                 hook.epoch_end(run)
@@ -773,20 +873,43 @@ def _prepare(model: Layer, X: Any, optimizer: Any) -> None:
         model.set_optimizer("adam" if optimizer is None else optimizer)
 
 
+def _continued(history: History | None, metrics: Mapping[str, Measure], validates: bool) -> History:
+    """Return a history to go on with: a copy of one that has the same columns, or a new one."""
+    if history is None or not history.metrics:
+        return History()
+    names = ["loss", *metrics]
+    names += [f"val_{name}" for name in names] if validates else []
+    if missing := [name for name in names if name not in history]:
+        raise ValueError(
+            f"the history has no {missing}, which this training measures: measure what it has, {list(history)}, "
+            "or start a new one with history=None"
+        )
+    columns = {name: list(values) for name, values in history.items()}
+    return History(columns, history.seconds, history.samples)
+
+
 def _three(data: Any) -> tuple[Any, Any, Any]:
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
         raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
     return data[0], data[1], data[2] if len(data) == 3 else None
 
 
-def _average(
-    backend: Backend | None, values: list[tuple[Array, ...]], sizes: list[float], names: Sequence[str]
+def _measured(
+    backend: Backend | None, values: list[tuple[Array, ...]], sizes: list[float], metrics: Mapping[str, Measure]
 ) -> dict[str, float]:
-    """Average over batches by their weight; one transfer from the device for each name."""
+    """Return the loss and the metrics over all batches; one transfer from the device for each.
+
+    A metric has a value for what it kept of all; anything else is averaged over the batches by their weight.
+    """
     assert backend is not None
     total = sum(sizes) or 1.0
-    columns = [backend.scalars(column) for column in zip(*values, strict=True)]
-    return {name: float(column @ sizes) / total for name, column in zip(names, columns, strict=True)}
+    measured = {}
+    for (name, metric), column in zip({"loss": None, **metrics}.items(), zip(*values, strict=True), strict=True):
+        if isinstance(metric, Metric):
+            measured[name] = float(metric.value(backend.joined(column)))
+        else:
+            measured[name] = float(backend.scalars(column) @ sizes) / total
+    return measured
 
 
 def _diverged(
@@ -833,15 +956,15 @@ def _predictor(model: Layer) -> Callable[[Array], Array]:
     return lambda X: function(params, X)
 
 
-def _score(model: Layer, samples: _Samples, metrics: Mapping[str, Metric], batch_size: int) -> dict[str, float]:
-    output = _predictor(model)
+def _score(model: Layer, samples: _Samples, metrics: Mapping[str, Measure], batch_size: int) -> dict[str, float]:
+    output, statistics = _predictor(model), in_step(metrics)
     values, sizes = [], []
     for rows in _slices(len(samples), batch_size):
         X, y, weight = samples.take(rows)
         Y = widened(output(X))
-        values.append((samples.loss(Y, y, weight), *(metric(Y, y) for metric in metrics.values())))
+        values.append((samples.loss(Y, y, weight), *(metric(Y, y, weight) for metric in statistics)))
         sizes.append(samples.size(rows))
-    means = _average(model.backend, values, sizes, ("loss", *metrics))
+    means = _measured(model.backend, values, sizes, metrics)
     penalty = model.penalty(model.params)
     if penalty is not None:  # the same for all batches
         means["loss"] += float(_needs_built(model).scalars([penalty])[0])
@@ -892,7 +1015,7 @@ def evaluate(
     y: Any,
     *,
     loss: str | Loss | None = None,
-    metrics: Sequence[str | Metric] = (),
+    metrics: Sequence[MetricLike] = (),
     sample_weight: Any = None,
     batch_size: int = 1024,
 ) -> dict[str, float]:
@@ -900,4 +1023,4 @@ def evaluate(
     backend = _needs_built(model)
     with backend.scope():
         samples = _Samples(model, X, y, sample_weight, loss)
-        return _score(model, samples, dict(map(get_metric, metrics)), batch_size)
+        return _score(model, samples, named_metrics(metrics), batch_size)

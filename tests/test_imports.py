@@ -16,9 +16,9 @@ PACKAGE = Path(dense_xp.__file__).parent
 # each module may import those on its own line and on the lines above it; on one line, only what is named first
 LAYERS = (
     ("backend", "schedules", "rounding", "names"),
-    ("special", "metrics", "datasets", "initializers"),
+    ("special", "datasets", "initializers"),
     ("losses", "optimizers", "loss_scaling", "regularizers", "constraints"),
-    ("layer",),
+    ("layer", "metrics"),
     ("activations", "dropout", "normalization"),
     ("dense",),
     ("fused",),

@@ -7,8 +7,16 @@ from typing import Any
 
 import pytest
 
-from dense_xp import ConstantSchedule, CosineSchedule, ExponentialSchedule, Schedule, StepSchedule, WarmUp
-from dense_xp.schedules import rate_at
+from dense_xp import (
+    ConstantSchedule,
+    CosineSchedule,
+    ExponentialSchedule,
+    ScaledSchedule,
+    Schedule,
+    StepSchedule,
+    WarmUp,
+)
+from dense_xp.schedules import rate_at, scaled
 
 STEPS = range(25)
 
@@ -41,6 +49,16 @@ def test_defaults() -> None:
     assert ExponentialSchedule(1.0, steps=3)(3) == pytest.approx(0.1)
     assert CosineSchedule(1.0, steps=3)(3) == 0
     assert WarmUp(1.0, steps=3)(0) == 0
+
+
+def test_scaled() -> None:
+    cosine = CosineSchedule(1.0, 7, end=0.1)
+    half = scaled(cosine, 0.5)
+    assert [rate_at(half, step) for step in STEPS] == [0.5 * cosine(step) for step in STEPS]
+    assert scaled(half, 0.5) == ScaledSchedule(cosine, 0.25)
+    assert scaled(0.1, 0.5) == 0.05
+    with pytest.raises(TypeError, match="schedule must be a Schedule"):
+        ScaledSchedule(0.1, 0.5)  # type: ignore[arg-type]
 
 
 def test_a_number_is_a_schedule_too() -> None:

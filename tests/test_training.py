@@ -348,7 +348,7 @@ def test_bad_data_are_refused_before_anything_is_learned(backend: Backend, chang
         ({"epochs": 0}, ValueError, "epochs must be a positive integer"),
         ({"batch_size": 2.5}, ValueError, "batch_size must be a positive integer"),
         ({"loss": "mse"}, ValueError, "mean_squared_error|mse"),
-        ({"metrics": ["f1"]}, ValueError, "unknown metric 'f1'"),
+        ({"metrics": ["iou"]}, ValueError, "unknown metric 'iou'"),
         ({"optimizer": "adma"}, ValueError, "adam"),
         ({"validation_data": (X,)}, ValueError, r"must be \(X, y\)"),
         ({"sample_weight": np.ones(49)}, ValueError, r"sample_weight has shape \(49,\) and needs \(50,\)"),
