@@ -700,7 +700,24 @@ class Backend:
         return self._library.scalars(self.xp, arrays).astype(np.float64)
 
     def joined(self, arrays: Sequence[Array]) -> np.ndarray[Any, Any]:
-        """Copy many arrays to the host at once, one after the other along their first axis, as float64."""
+        """Copy many arrays to the host at once, one after the other.
+
+        Parameters
+        ----------
+        arrays : sequence of array, each of shape (n, ...)
+            They differ at most in n.
+
+        Returns
+        -------
+        numpy.ndarray
+            Joined along the first axis, as float64.
+
+        Examples
+        --------
+        >>> xp = get_backend("numpy").xp
+        >>> get_backend("numpy").joined([xp.ones(2), xp.zeros(1)])
+        array([1., 1., 0.])
+        """
         return self._library.joined(self.xp, arrays).astype(np.float64)
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:

@@ -182,6 +182,11 @@ class Optimizer:
     def scaled(self, factor: float) -> Self:
         """Return a copy whose learning rate, or schedule, is multiplied by a factor.
 
+        Parameters
+        ----------
+        factor : float
+            Not negative.
+
         Examples
         --------
         >>> SGD(0.5).scaled(0.1).learning_rate

@@ -138,6 +138,11 @@ class Run:
         The model, and each layer in it, gets a copy of its optimizer with that rate, and keeps what it
         remembers of the gradients. The optimizer that was passed in stays as it is.
 
+        Parameters
+        ----------
+        factor : float
+            Not negative.
+
         Raises
         ------
         TypeError
