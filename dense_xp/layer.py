@@ -508,8 +508,8 @@ class Layer:
             )
         rate = self._rate()
         clipped = self.optimizer.clip(grads)
-        params, self.optimizer_state = apply_gradients(self.optimizer, self.params, clipped, self.optimizer_state, rate)
-        self.params = self.allowed(params)
+        params, state = apply_gradients(self.optimizer, self.params, clipped, self.optimizer_state, rate)
+        self.params, self.optimizer_state = self.allowed(params), state
         self.steps += 1
 
     def _rate(self) -> float:

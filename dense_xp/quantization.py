@@ -53,7 +53,7 @@ class QuantizedDense(Layer):
     References
     ----------
     .. [1] R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: a whitepaper",
-       2018, sec. 2.2 and 3.1 (symmetric quantizers, one scale for each channel), https://arxiv.org/abs/1806.08342
+       2018 (symmetric quantizers, one scale for each channel), https://arxiv.org/abs/1806.08342
 
     Examples
     --------

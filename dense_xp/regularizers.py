@@ -186,7 +186,7 @@ class SoftOrthogonality(Regularizer):
     References
     ----------
     .. [1] N. Bansal, X. Chen and Z. Wang, "Can we gain more from orthogonality regularizations in training
-       deep CNNs?", NeurIPS 2018, sec. 3.1, https://arxiv.org/abs/1810.09102
+       deep CNNs?", NeurIPS 2018, https://arxiv.org/abs/1810.09102
 
     Examples
     --------

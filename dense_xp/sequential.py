@@ -441,7 +441,7 @@ class Sequential(Layer):
         Returns
         -------
         dict of str to float
-            ``"loss"`` and each metric.
+            ``"loss"``, with the penalties of :meth:`Layer.regularized` in it, and each metric.
         """
         return training.evaluate(
             self, X, y, loss=loss, metrics=metrics, sample_weight=sample_weight, batch_size=batch_size

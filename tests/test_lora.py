@@ -250,6 +250,13 @@ def test_two_layers_of_a_model_start_differently() -> None:
     np.testing.assert_array_equal(add_lora(model, 2).layers[0].params["A"], one)
 
 
+def test_a_layer_too_small_for_the_rank_gets_less_of_it_and_the_same_scale() -> None:
+    model = Sequential([Dense(8), Dense(1)], input_shape=(6,), rng=0)
+    model.initialize()
+    first, last = add_lora(model, 4, alpha=2.0).layers
+    assert (first.rank, first.scale, last.rank, last.scale) == (4, 0.5, 1, 0.5)
+
+
 class Own(Dense):
     """A subclass may compute something else."""
 
