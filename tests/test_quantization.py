@@ -100,6 +100,22 @@ def test_weights_are_whole_numbers_of_their_scale(backend: Backend, dtype: str) 
     np.testing.assert_array_equal(to_numpy(layer.weights["w0"]), to_numpy(dense.w0))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_products_of_sixteen_bits_are_taken_in_thirty_two(backend: Backend, dtype: str) -> None:
+    """784 · 127 is more than float16 holds."""
+    if not hasattr(backend.xp, dtype):
+        pytest.skip(f"{backend} has no {dtype}")
+    dense = Dense(2, (784,), backend=backend, dtype=dtype)
+    dense.initialize()
+    dense.W = np.full((784, 2), 0.01)
+    layer = quantize(dense)
+    exact = 784 * 127 * float(layer.weights["scale"][0, 0])
+    Y = layer.forward_pass(backend.asarray(np.ones((1, 784)), dtype))
+    np.testing.assert_allclose(to_numpy(Y), exact, rtol=PRECISIONS[dtype].u)
+    back = layer.backward_pass(backend.asarray(np.full((1, 2), 600.0), dtype))
+    np.testing.assert_allclose(to_numpy(back), 1200 * exact / 784, rtol=PRECISIONS[dtype].u)
+
+
 def test_weights_that_are_whole_numbers_lose_nothing(backend: Backend) -> None:
     dense = Dense(3, (40,), backend=backend, rng=0)
     dense.initialize()
