@@ -261,12 +261,26 @@ class Layer:
         return None
 
     def penalty(self, params: Params) -> Array | None:
-        """Return what the parameters add to the loss, as a 0-d array; None if nothing is asked of them."""
+        """Return what the parameters add to the loss, as a 0-d array; None if nothing is asked of them.
+
+        Parameters
+        ----------
+        params : dict
+            As in :meth:`forward`.
+        """
         terms = [rule.penalty(widened(params[name])) for name, rule in self.regularizers.items()]
         return sum(terms[1:], terms[0]) if terms else None
 
     def with_penalty(self, params: Params, grads: Params) -> Params:
-        """Return the gradients of the loss with the penalty in it, from those of the loss without it."""
+        """Return the gradients of the loss with the penalty in it, from those of the loss without it.
+
+        Parameters
+        ----------
+        params : dict
+            As in :meth:`forward`.
+        grads : dict
+            As from :meth:`backward`; what has none there gets none.
+        """
         if not self.regularizers:
             return grads
         added = {name: rule.gradient(widened(params[name])) for name, rule in self.regularizers.items()}
@@ -276,7 +290,13 @@ class Layer:
         }
 
     def allowed(self, params: Params) -> Params:
-        """Return the parameters where the constraints want them, after a step of the optimizer."""
+        """Return the parameters where the constraints want them, after a step of the optimizer.
+
+        Parameters
+        ----------
+        params : dict
+            As in :meth:`forward`.
+        """
         if not self.constraints:
             return params
         held = {name: rule(widened(params[name])) for name, rule in self.constraints.items()}

@@ -227,6 +227,16 @@ def merge_lora(model: Layer) -> Any:
 
     The model itself is not changed.
 
+    Parameters
+    ----------
+    model : Layer
+        Initialized.
+
+    Returns
+    -------
+    Layer
+        Of the same class, or a :class:`Dense` for a single :class:`LoRA`.
+
     Examples
     --------
     >>> from dense_xp import Dense

@@ -38,7 +38,13 @@ class Regularizer:
         raise NotImplementedError(f"{type(self).__name__} has no penalty")
 
     def gradient(self, W: Array) -> Array:
-        """Return the gradient of the penalty, of the shape of W."""
+        """Return the gradient of the penalty, of the shape of W.
+
+        Parameters
+        ----------
+        W : array
+            As in :meth:`penalty`.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no gradient")
 
 
