@@ -112,6 +112,7 @@ static void thread() { body(); done[now] = true; swapcontext(&inside[now], &outs
 static void __syncthreads() { swapcontext(&inside[now], &outside); }
 static int run(Three grid, Three block, function<void()> f) {
     unsigned threads = block.x * block.y * block.z, waiting;
+    bool forward = false;
     body = f; gridDim = grid; blockDim = block;
     if (threads > 1024) return 1;
     for (unsigned b = 0; b < grid.x * grid.y * grid.z; ++b) {
@@ -126,7 +127,9 @@ static int run(Three grid, Three block, function<void()> f) {
         }
         do {
             waiting = 0;
-            for (unsigned t = threads; t-- > 0;) {
+            forward = !forward;
+            for (unsigned k = 0; k < threads; ++k) {
+                unsigned t = forward ? k : threads - 1 - k;
                 if (done[t]) return 2;  // the others wait at a barrier that this one does not reach
                 now = t;
                 threadIdx = {t % block.x, t / block.x % block.y, t / block.x / block.y};
