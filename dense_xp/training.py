@@ -67,6 +67,8 @@ class History(Mapping[str, list[float]]):
         Why training ended before its last epoch; empty if it did not.
     best_epoch : int or None
         The epoch (from 1) whose weights early stopping brought back.
+    unrecorded : str
+        Why the steps were not replayed as one recorded CUDA graph; empty if they were, or if the library has none.
     """
 
     metrics: dict[str, list[float]] = field(default_factory=dict)
@@ -74,6 +76,7 @@ class History(Mapping[str, list[float]]):
     samples: int = 0
     stopped: str = ""
     best_epoch: int | None = None
+    unrecorded: str = ""
 
     def __getitem__(self, name: str) -> list[float]:
         return self.metrics[name]
@@ -825,6 +828,7 @@ def _loop(
                 scores = _score(run.model, validation, metrics, max(batch_size, 256))
                 means |= {f"val_{name}": score for name, score in scores.items()}
             history.record(means)
+            history.unrecorded = getattr(step, "unrecorded", "")
             history.samples += n
             history.seconds = time.perf_counter() - started
             run.learning_rate = _last_rate(run.model)

@@ -1,4 +1,4 @@
-"""The kernels for CuPy on a machine without a GPU: CuPy's array functions are NumPy's, its kernels are compiled as C++.
+"""The kernels for CuPy on a machine without a GPU: compiled as C++, for NumPy's arrays.
 
 The kernels are the very text that CuPy hands to the CUDA compiler. The threads of a block take turns, from one
 barrier to the next: what one of them reads before another has written it comes out wrong, and a barrier that not all
@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -192,20 +189,3 @@ class RawKernel:
                 placed.append(number(argument))
         sizes = [Three(*((*size, 1, 1)[:3])) for size in (grid, block)]
         assert self.start(*sizes, *placed) == 0, f"{self.name}: not all threads reach the same barrier"
-
-
-@functools.cache
-def kernels() -> ModuleType:
-    """Return dense_xp.kernels.cupy, made for NumPy's arrays; nobody else sees that CuPy."""
-    fake = ModuleType("cupy")
-    vars(fake).update({name: getattr(np, name) for name in np.__all__})
-    fake.ElementwiseKernel, fake.RawModule = ElementwiseKernel, RawModule  # type: ignore[attr-defined]
-    name = "dense_xp.kernels.cupy"
-    kept = {key: sys.modules.pop(key) for key in ("cupy", name) if key in sys.modules}
-    sys.modules["cupy"] = fake
-    try:
-        return importlib.import_module(name)
-    finally:
-        del sys.modules["cupy"]
-        sys.modules.pop(name, None)
-        sys.modules.update(kept)

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from dense_xp.backend import Backend, BackendError, get_backend
-from tests import cupy_on_host
+from tests import cuda_on_host, cupy_on_host
 
 KERNEL_SETS = ("numpy", "numba", "torch", "cupy", "cupy on the host")
 
@@ -18,7 +18,7 @@ def kernel_set(name: str) -> tuple[ModuleType, Backend]:
     if name == "cupy on the host":
         if cupy_on_host.COMPILER is None:
             pytest.skip("there is no C++ compiler")
-        return cupy_on_host.kernels(), get_backend("numpy")
+        return cuda_on_host.kernels(), cuda_on_host.backend()
     pytest.importorskip(name)
     try:
         backend = get_backend("numpy" if name == "numba" else name)

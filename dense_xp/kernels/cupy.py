@@ -7,10 +7,13 @@ rate, decay and the count of steps may be numbers on the device. So all of it ca
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from typing import Any, TypeAlias
 
 import cupy
+
+from dense_xp.kernels import cupy_graph
 
 Array: TypeAlias = Any
 
@@ -232,9 +235,27 @@ def _mean(x: Array) -> Array:
 # ------------------------------------------------------------------------------------- products
 
 
+@functools.cache
+def blas() -> tuple[Any, str]:
+    """Return the products that can be recorded, or None and why there are none."""
+    try:
+        module = importlib.import_module("dense_xp.kernels.cupy_blas")
+        module.handle()
+    except Exception as error:  # not installed, or it finds no cuBLAS
+        return None, (
+            "the products of CuPy itself cannot be recorded, and those of nvmath-python cannot be used "
+            f'({type(error).__name__}: {error}): pip install "dense-xp[cuda13]" or "dense-xp[cuda12]" brings them'
+        )
+    return module, ""
+
+
 def product(A: Array, B: Array, out: Array) -> None:
     """Write A B."""
-    cupy.dot(A, B, out=out)
+    module, _ = blas()
+    if module is None:
+        cupy.dot(A, B, out=out)
+    else:
+        module.product(A, B, out)
 
 
 columns_product = product
@@ -420,3 +441,13 @@ def clip_norm(grads: list[Array], allowed: float) -> None:
     _partial_sums(sums, squares)
     for grad in grads:
         _scale_down(squares, allowed, grad)
+
+
+# ------------------------------------------------------------------------------------- the whole step
+
+
+class Recorder(cupy_graph.Recorder):
+    """Records a step; see :class:`dense_xp.kernels.cupy_graph.Recorder`."""
+
+    def __init__(self, count: int, dtype: Any) -> None:
+        super().__init__(count, dtype, *blas())
