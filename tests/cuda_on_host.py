@@ -568,6 +568,9 @@ def _lifted(function: Any) -> Any:
 class _Library(backends._Other):
     kernels = "cupy"
 
+    def lane(self, device: Any) -> Any:
+        return kernels().lane(device)
+
     def put(self, xp: Any, host: Any, device: Any) -> Any:
         return asarray(host)
 
@@ -588,11 +591,12 @@ def kernels() -> ModuleType:
     fakes["cupyx"].empty_pinned = empty_pinned
     fakes["nvmath.bindings"] = fakes["nvmath"].bindings = ModuleType("nvmath.bindings")
     fakes["nvmath.bindings.cublas"] = fakes["nvmath.bindings"].cublas = cublas
-    own = [f"dense_xp.kernels.{name}" for name in ("cupy", "cupy_graph", "cupy_blas")]
+    own = [f"dense_xp.kernels.{name}" for name in ("cupy", "cupy_graph", "cupy_blas", "cupy_lane")]
     kept = {key: sys.modules.pop(key) for key in (*fakes, *own) if key in sys.modules}
     sys.modules.update(fakes)
     try:
         module = importlib.import_module("dense_xp.kernels.cupy")
+        module.lane = importlib.import_module("dense_xp.kernels.cupy_lane").Lane  # type: ignore[attr-defined]
         assert module.blas()[0] is not None, module.blas()[1]
         module.ROWS, module.THREADS = 4, 32  # type: ignore[attr-defined]  # threads cost more here
         return module

@@ -169,14 +169,14 @@ def baked_in(self: Any, rate: float, steps: int) -> Any:
 
 def not_copied(self: Any, arrays: Any) -> Any:
     self._graph.launch()
-    return tuple(self._values.copy())
+    return tuple(value.copy() for value in self._values)
 
 
 def overwritten(self: Any, arrays: Any) -> Any:
     for place, array in zip(self._arrays[:2], arrays[:2], strict=True):
         place.data.copy_from_device_async(array.data, place.nbytes)
     self._graph.launch()
-    return tuple(self._values)
+    return self._values
 
 
 def no_pool(function: Any) -> Any:

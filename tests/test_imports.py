@@ -16,7 +16,7 @@ PACKAGE = Path(dense_xp.__file__).parent
 # each module may import those on its own line and on the lines above it; on one line, only what is named first
 LAYERS = (
     ("backend", "schedules", "rounding", "names"),
-    ("special", "datasets", "initializers"),
+    ("feeding", "special", "datasets", "initializers"),
     ("losses", "optimizers", "loss_scaling", "regularizers", "constraints"),
     ("layer", "metrics"),
     ("activations", "dropout", "normalization"),

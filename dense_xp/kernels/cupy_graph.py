@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 
 import cupy
 import cupyx
-import numpy as np
 
 Array: TypeAlias = Any
 
@@ -65,13 +64,13 @@ class Recorder:
         self._calls: Counter[Any] = Counter()
         self.graphs: dict[Any, _Graph] = {}
 
-    def __call__(self, function: Callable[..., Sequence[Array]], arrays: Any, numbers: Sequence[float]) -> Any:
+    def __call__(self, function: Callable[..., Any], arrays: Any, numbers: Sequence[float]) -> Any:
         """Call a function, or launch what was recorded of it.
 
         Parameters
         ----------
         function : callable
-            Launches the same work each time, on arrays of the same shapes. Returns 0-d arrays.
+            Launches the same work each time, on arrays of the same shapes. Returns a tuple of arrays.
         arrays : tuple
             Its arguments: arrays, None, or nested dicts of them.
         numbers : sequence of float
@@ -105,7 +104,7 @@ class Recorder:
 class _Graph:
     """One recording, and all the memory that it works in."""
 
-    def __init__(self, function: Callable[..., Sequence[Array]], arrays: Any, blas: Any) -> None:
+    def __init__(self, function: Callable[..., Any], arrays: Any, blas: Any) -> None:
         self._arrays = _mapped(cupy.empty_like, arrays)
         self._pool = cupy.cuda.MemoryPool()
         stream = _stream()
@@ -113,22 +112,19 @@ class _Graph:
             self._handle = blas.handle()
             stream.begin_capture()
             try:
-                values = function(*self._arrays)
-                self._values = cupy.empty(len(values), dtype=np.result_type(*(value.dtype for value in values)))
-                for i, value in enumerate(values):
-                    self._values[i] = value
+                self._values = function(*self._arrays)
                 self._graph = stream.end_capture()
             except BaseException:
                 _abandon(stream)
                 raise
 
-    def launch(self, arrays: Any) -> tuple[Array, ...]:
+    def launch(self, arrays: Any) -> Any:
         """Launch it on the stream that is current now."""
         for place, array in zip(_leaves(self._arrays), _leaves(arrays), strict=True):
             if place is not None and not isinstance(place, str):
                 place.data.copy_from_device_async(cupy.ascontiguousarray(array).data, place.nbytes)
         self._graph.launch()
-        return tuple(self._values.copy())
+        return _mapped(lambda value: value.copy(), self._values)
 
 
 _of_this_thread = threading.local()
