@@ -98,6 +98,7 @@ using namespace std;
 #define __global__
 #define __device__ static
 #define __shared__ static
+#define __launch_bounds__(threads)
 struct Three { unsigned x, y, z; };
 static Three threadIdx, blockIdx, blockDim, gridDim;
 static ucontext_t outside, inside[1024];
@@ -139,7 +140,7 @@ static int run(Three grid, Three block, function<void()> f) {
     return 0;
 }
 """
-SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
+SIGNATURE = re.compile(r'extern "C" __global__ void __launch_bounds__\(1024\) (\w+)\(([^)]*)\)')
 
 
 class RawModule:

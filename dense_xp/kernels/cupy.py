@@ -71,7 +71,9 @@ __device__ T column_sum(T value, T* shared) {
     return shared[threadIdx.x];
 }
 
-extern "C" __global__ void linear_backward(const T* grad, T* z, T* sums, long long rows, long long columns) {
+extern "C" __global__ void __launch_bounds__(1024) linear_backward(
+    const T* grad, T* z, T* sums, long long rows, long long columns
+) {
     __shared__ T shared[1024];
     long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     T sum = 0;
@@ -84,7 +86,9 @@ extern "C" __global__ void linear_backward(const T* grad, T* z, T* sums, long lo
     if (threadIdx.y == 0 && j < columns) sums[j] = sum;
 }
 
-extern "C" __global__ void relu_backward(const T* grad, T* y, T* sums, long long rows, long long columns) {
+extern "C" __global__ void __launch_bounds__(1024) relu_backward(
+    const T* grad, T* y, T* sums, long long rows, long long columns
+) {
     __shared__ T shared[1024];
     long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     T sum = 0;
@@ -97,7 +101,7 @@ extern "C" __global__ void relu_backward(const T* grad, T* y, T* sums, long long
     if (threadIdx.y == 0 && j < columns) sums[j] = sum;
 }
 
-extern "C" __global__ void layer_norm(
+extern "C" __global__ void __launch_bounds__(1024) layer_norm(
     const T* X, const T* gamma, const T* beta, T* normed, T* inverse, T* Y, long long n, double epsilon
 ) {
     __shared__ T shared[1024];
@@ -118,7 +122,7 @@ extern "C" __global__ void layer_norm(
     }
 }
 
-extern "C" __global__ void layer_norm_backward(
+extern "C" __global__ void __launch_bounds__(1024) layer_norm_backward(
     const T* grad, const T* gamma, const T* normed, const T* inverse, T* out, long long n
 ) {
     __shared__ T shared[1024];
@@ -135,7 +139,7 @@ extern "C" __global__ void layer_norm_backward(
         out[start + j] = (grad[start + j] * gamma[j] - sum - normed[start + j] * along) * inverse[blockIdx.x];
 }
 
-extern "C" __global__ void layer_norm_sums(
+extern "C" __global__ void __launch_bounds__(1024) layer_norm_sums(
     const T* grad, const T* normed, T* grad_gamma, T* grad_beta, long long rows, long long columns
 ) {
     __shared__ T shared[1024];
@@ -151,7 +155,7 @@ extern "C" __global__ void layer_norm_sums(
     if (threadIdx.y == 0 && j < columns) { grad_beta[j] = sum; grad_gamma[j] = along; }
 }
 
-extern "C" __global__ void cross_entropy(
+extern "C" __global__ void __launch_bounds__(1024) cross_entropy(
     T* Z, const long long* labels, T* losses, long long n, double smoothing, double share
 ) {
     __shared__ T shared[1024];
@@ -174,7 +178,9 @@ extern "C" __global__ void cross_entropy(
 }
 
 // Each block adds up, times `scale`, its part of all numbers or of their squares.
-extern "C" __global__ void partial_sums(const T* x, T* sums, long long n, long long squared, double scale) {
+extern "C" __global__ void __launch_bounds__(1024) partial_sums(
+    const T* x, T* sums, long long n, long long squared, double scale
+) {
     __shared__ T shared[1024];
     T sum = 0;
     long long step = (long long)gridDim.x * blockDim.x;
