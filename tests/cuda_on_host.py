@@ -357,8 +357,9 @@ def _unwrapped(value: Any) -> tuple[Any, list[Memory]]:
 def _new(host: Any) -> DeviceArray:
     """Return uninitialized memory for such an array."""
     holder = Holder(host.nbytes)
-    store = holder.memory.store[: host.nbytes]
-    return DeviceArray(holder, store.view(host.dtype).reshape(host.shape))
+    flat = holder.memory.store[: host.nbytes].view(host.dtype)
+    by_columns = host.flags.f_contiguous and not host.flags.c_contiguous
+    return DeviceArray(holder, flat.reshape(host.shape[::-1]).T if by_columns else flat.reshape(host.shape))
 
 
 def _called(function: Any, arguments: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -540,7 +541,7 @@ def cupy() -> Any:
         return _new(np.empty(shape, dtype))
 
     fake.asarray, fake.dot, fake.matmul, fake.empty = asarray, dot, dot, empty
-    fake.empty_like = lambda array: _new(np.empty(array.shape, array.dtype))
+    fake.empty_like = lambda array: _new(np.empty_like(array.host))  # in the same order
     fake.ndarray, fake.ElementwiseKernel, fake.RawModule = DeviceArray, ElementwiseKernel, RawModule
     runtime = SimpleNamespace(getDevice=lambda: 0, memcpyAsync=memcpy_async, memcpyHostToDevice=1)
     fake.cuda = SimpleNamespace(

@@ -94,6 +94,17 @@ def test_losses_and_weights(kernels: Any, loss: Loss, weighted: bool) -> None:
     recorded(kernels, "dropout", Adam(0.01), loss, ONE_HOT, weight=weight)
 
 
+def test_data_stored_by_columns(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stays has its rows one after the other, however a batch comes."""
+    monkeypatch.setattr(kernels.cupy_graph, "WARM_UP", 1)
+    put, losses = get_backend().asarray, []
+    for place in (put, lambda x: put(x.T.copy()).T):
+        step = FusedStep(built("relu", Adam(0.01)), SoftmaxCrossEntropy(), (), 30)
+        losses.append([float(step(place(X), put(LABELS), None, None)[0]) for _ in range(4)])
+        assert step.recorder.graphs
+    np.testing.assert_allclose(*losses, rtol=1e-12)
+
+
 def moved_before(model: Layer) -> None:
     """The first layer comes from another training: Adam corrects its averages less."""
     for state in model.layers[0].optimizer_state.values():  # type: ignore[attr-defined]

@@ -105,7 +105,7 @@ class _Graph:
     """One recording, and all the memory that it works in."""
 
     def __init__(self, function: Callable[..., Any], arrays: Any, blas: Any) -> None:
-        self._arrays = _mapped(cupy.empty_like, arrays)
+        self._arrays = _mapped(lambda array: cupy.empty(array.shape, dtype=array.dtype), arrays)
         self._pool = cupy.cuda.MemoryPool()
         stream = _stream()
         with stream, cupy.cuda.using_allocator(self._pool.malloc):
@@ -128,6 +128,7 @@ class _Graph:
 
 
 _of_this_thread = threading.local()
+_abandoned: list[Any] = []
 
 
 def _stream() -> Any:
@@ -140,8 +141,9 @@ def _stream() -> Any:
 
 
 def _abandon(stream: Any) -> None:
-    """End a recording that failed, and give its stream up: CUDA may have marked it as broken."""
+    """End a recording that failed, and take another stream for the next one: CUDA may have marked it as broken."""
     _of_this_thread.__dict__.clear()
+    _abandoned.append(stream)  # its address stays its own, under which its cuBLAS is kept
     with contextlib.suppress(Exception):  # that it is broken is what brought us here
         stream.end_capture()
 
