@@ -91,6 +91,7 @@ def compiled(source: str) -> Any:
 
 BLOCKS = r"""
 #include <cmath>
+#include <csetjmp>
 #include <functional>
 #include <ucontext.h>
 #include <vector>
@@ -101,13 +102,31 @@ using namespace std;
 #define __launch_bounds__(threads)
 struct Three { unsigned x, y, z; };
 static Three threadIdx, blockIdx, blockDim, gridDim;
+// Each thread is a context that starts once and then waits for the next block; jumps need no system call.
 static ucontext_t outside, inside[1024];
+static jmp_buf back, there[1024];
 static vector<char> stacks(1024 << 14);
 static unsigned now;
-static bool done[1024];
+static bool started[1024], done[1024];
 static function<void()> body;
-static void thread() { body(); done[now] = true; swapcontext(&inside[now], &outside); }
-static void __syncthreads() { swapcontext(&inside[now], &outside); }
+static void __syncthreads() { if (!_setjmp(there[now])) _longjmp(back, 1); }
+static void thread() { for (;;) { body(); done[now] = true; __syncthreads(); } }
+static void go_on(unsigned t) {
+    now = t;
+    if (_setjmp(back)) return;
+    if (started[t]) _longjmp(there[t], 1);
+    started[t] = true;
+    getcontext(&inside[t]);
+    inside[t].uc_stack.ss_sp = &stacks[t << 14];
+    inside[t].uc_stack.ss_size = 1 << 14;
+    inside[t].uc_link = &outside;
+    makecontext(&inside[t], thread, 0);
+    setcontext(&inside[t]);
+}
+static int unequal() {
+    for (bool& one : started) one = false;
+    return 2;
+}
 static int run(Three grid, Three block, function<void()> f) {
     unsigned threads = block.x * block.y * block.z, waiting;
     bool forward = false;
@@ -115,26 +134,18 @@ static int run(Three grid, Three block, function<void()> f) {
     if (threads > 1024) return 1;
     for (unsigned b = 0; b < grid.x * grid.y * grid.z; ++b) {
         blockIdx = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
-        for (unsigned t = 0; t < threads; ++t) {
-            getcontext(&inside[t]);
-            inside[t].uc_stack.ss_sp = &stacks[t << 14];
-            inside[t].uc_stack.ss_size = 1 << 14;
-            inside[t].uc_link = &outside;
-            makecontext(&inside[t], thread, 0);
-            done[t] = false;
-        }
+        for (unsigned t = 0; t < threads; ++t) done[t] = false;
         do {
             waiting = 0;
             forward = !forward;
             for (unsigned k = 0; k < threads; ++k) {
                 unsigned t = forward ? k : threads - 1 - k;
-                if (done[t]) return 2;  // the others wait at a barrier that this one does not reach
-                now = t;
+                if (done[t]) return unequal();  // the others wait at a barrier that this one does not reach
                 threadIdx = {t % block.x, t / block.x % block.y, t / block.x / block.y};
-                swapcontext(&outside, &inside[t]);
+                go_on(t);
                 waiting += !done[t];
             }
-            if (waiting && waiting < threads) return 2;
+            if (waiting && waiting < threads) return unequal();
         } while (waiting);
     }
     return 0;

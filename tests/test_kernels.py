@@ -284,3 +284,9 @@ def test_clipping(kernel: Any, dtype: str) -> None:
     norm = math.sqrt(1.0 + 0.25 + 16.0)
     np.testing.assert_allclose(to_numpy(grads[1]), [-4.0 / norm], rtol=1e-6)
     np.testing.assert_allclose(to_numpy(grads[0]), [1.0 / norm, -0.5 / norm], rtol=1e-6)
+
+
+def test_a_norm_that_is_no_number_is_not_hidden(kernel: Any, dtype: str) -> None:
+    grads = [get_backend().asarray(np.asarray(values, dtype=dtype)) for values in ([math.nan, 1.0], [2.0])]
+    kernel.clip_norm(grads, 1.0)
+    assert all(np.isnan(to_numpy(grad)).all() for grad in grads)
