@@ -225,7 +225,7 @@ class _Stage:
 
     def own_params(self) -> Params:
         """Return copies of the parameters and of the buffers."""
-        buffers = {name: _copy(self.params[name]) for name in self.layer.buffers}
+        buffers = {name: _copy(self.params[name]) for name in self.layer.buffers if name in self.params}
         moved = {name: value for block in self.blocks for name, value in block.params().items()}
         return {**self.params, **buffers, **moved}
 

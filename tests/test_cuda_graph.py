@@ -22,6 +22,9 @@ from tests.conftest import REQUIRED
 from tests.kernel_sets import kernel_set
 from tests.test_fused import BATCHES, LABELS, MODELS, ONE_HOT, OPTIMIZERS, RNG, X, built
 
+CALL_BY_CALL = ("rules", "frozen rules", "adapters")
+"""Models whose pure functions multiply, by CuPy's own products."""
+
 
 @pytest.fixture(params=["cupy", "cupy on the host"], autouse=True)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
@@ -78,7 +81,7 @@ def recorded(*arguments: Any, **options: Any) -> None:
     assert len(step.recorder.graphs) == 2  # one for the smaller batch
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "all frozen"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in CALL_BY_CALL])
 def test_every_kind_of_model(kernels: Any, name: str) -> None:
     recorded(kernels, name, Adam(CosineSchedule(0.05, 12), weight_decay=0.01), SoftmaxCrossEntropy(), LABELS)
 
@@ -136,7 +139,7 @@ class Squared(Layer):
         return self.input_shape
 
 
-def waits(prediction: Any, target: Any) -> Any:
+def waits(prediction: Any, target: Any, weight: Any = None) -> Any:
     """A metric that asks the device for a number."""
     return accuracy(prediction, target) * float(accuracy(prediction, target))
 
@@ -170,6 +173,12 @@ def test_the_history_says_why(kernels: Any) -> None:
     data = get_backend().asarray(X), get_backend().asarray(LABELS)
     assert model.fit(*data, 3, 12).unrecorded == ""
     assert "captur" in model.fit(*data, 3, 12, metrics=[waits]).unrecorded.lower()
+
+
+@pytest.mark.parametrize("name", CALL_BY_CALL)
+def test_layers_without_kernels_go_on_call_by_call(kernels: Any, name: str) -> None:
+    step = same(kernels, name, Adam(0.01), SoftmaxCrossEntropy(), LABELS)
+    assert "cuBLAS" in step.unrecorded
 
 
 # ------------------------------------------------------------------ what the stand-in would notice
