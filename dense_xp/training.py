@@ -544,9 +544,14 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> 
         params, state = moved
         if buffers := model.updated_buffers(cache):
             params = merged(params, buffers)
-        return params, state, (value, *(metric(wide, y, weight) for metric in metrics))
+        return params, state, (value, *(_kept(metric(wide, y, weight)) for metric in metrics))
 
     return step
+
+
+def _kept(statistics: Array) -> Array:
+    """Return what a metric found, in memory of its own: that of the batch may be used again."""
+    return array_namespace(statistics).asarray(statistics, copy=True)
 
 
 def _penalized(value: Array, penalty: Array | None) -> Array:
@@ -695,7 +700,7 @@ class _EagerStep:
         value, grad = self.loss.value_and_grad(Y, y, weight)
         value = _penalized(value, self.model.penalty(self.model.params))
         self.model.backward_pass(grad)
-        return value, *(metric(Y, y, weight) for metric in self.metrics)
+        return value, *(_kept(metric(Y, y, weight)) for metric in self.metrics)
 
     def hand_over(self) -> None:
         """Do nothing: the layers have their arrays themselves."""

@@ -123,6 +123,25 @@ def test_layers_that_have_moved_unequally_often(kernels: Any) -> None:
     )[1]  # fmt: skip
 
 
+def scaled_by_turns(kernels: Any, calls: int) -> list[Any]:
+    recorder = kernels.Recorder(1, get_backend().dtype("float64"))
+    ones = get_backend().asarray(np.ones(3))
+    return [recorder(lambda x: (x * recorder.numbers[0],), (ones,), [float(i)])[0] for i in range(calls)]
+
+
+def test_each_call_has_its_numbers(kernels: Any) -> None:
+    for i, result in enumerate(scaled_by_turns(kernels, 40)):
+        np.testing.assert_array_equal(to_numpy(result), [i] * 3)
+
+
+def test_numbers_are_not_overwritten_on_their_way(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernels is not cuda_on_host.kernels():
+        pytest.skip("a real device does what it likes")
+    monkeypatch.setattr(cuda_on_host.Event, "synchronize", lambda self: None)
+    with pytest.raises(AssertionError, match="a race"):
+        scaled_by_turns(kernels, 40)
+
+
 # ------------------------------------------------------------------ what cannot be recorded
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dense_xp import Dense, Sequential, fused
+from dense_xp import SGD, Dense, Sequential, fused
 from dense_xp.backend import Backend, BackendError, get_backend, to_numpy, use_backend
 from dense_xp.feeding import Feeder
+from dense_xp.metrics import Metric
 from tests import cuda_on_host, cupy_on_host
 
 RNG = np.random.default_rng(0)
@@ -60,6 +61,34 @@ def test_a_training_on_host_data_is_that_on_data_of_the_device(where: str, monke
             kwargs = {"sample_weight": weight, "rng": 1}
             losses.append(model.fit(place(X.astype("float32")), LABELS, 4, 12, **kwargs)["loss"])  # type: ignore[arg-type]
     assert losses[0] == losses[1]
+
+
+class Targets(Metric):
+    """Keeps the targets themselves."""
+
+    name = "targets"
+
+    def statistics(self, prediction: Any, target: Any, weight: Any = None) -> Any:
+        return target
+
+    def value(self, statistics: Any) -> float:
+        return float(statistics @ np.arange(len(statistics)))
+
+
+class Own(SGD):
+    """An optimizer that has no kernel."""
+
+
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("optimizer", [SGD(0.1), Own(0.1)])
+def test_what_a_metric_keeps_of_a_batch_stays(where: str, optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = device(where)
+    if where == "the stand-in":
+        monkeypatch.setattr(fused, "kernels_for", lambda family: cuda_on_host.kernels())
+    with use_backend(backend), backend.scope():
+        model = Sequential([Dense(3)], rng=0)
+        history = model.fit(X, LABELS, 2, 8, metrics=[Targets()], shuffle=False, optimizer=optimizer)
+    assert history["targets"] == [float(LABELS @ np.arange(50))] * 2
 
 
 def test_where_there_is_nothing_to_gain_nothing_changes() -> None:

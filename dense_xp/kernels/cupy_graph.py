@@ -25,8 +25,8 @@ WARM_UP = 2
 GRAPHS = 4
 """The most graphs of one recorder, one for each set of shapes; further shapes are computed call by call."""
 
-RING = 64
-"""Sets of numbers that may be on their way to the device at once."""
+RING = 16
+"""Sets of numbers that may be on their way to the device at once: so many calls ahead of the device is the host."""
 
 
 class Recorder:
@@ -58,7 +58,7 @@ class Recorder:
         self.reason = why
         self.numbers = cupy.empty(count, dtype=dtype)
         # a copy from ordinary memory would wait for the device
-        self._ring = cupyx.empty_pinned((RING, count), dtype)
+        self._ring = [cupyx.empty_pinned(count, dtype) for _ in range(RING)]
         self._copied = [cupy.cuda.Event(disable_timing=True) for _ in range(RING)]
         self._turn = 0
         self._calls: Counter[Any] = Counter()
@@ -93,7 +93,7 @@ class Recorder:
         slot = self._turn % RING
         self._turn += 1
         self._copied[slot].synchronize()  # its copy was long ago
-        self._ring[slot] = numbers
+        self._ring[slot][:] = numbers
         stream = cupy.cuda.get_current_stream()
         size = self.numbers.nbytes
         upload = cupy.cuda.runtime.memcpyHostToDevice
