@@ -172,6 +172,10 @@ class _Library:
     def compile(self, function: Callable[..., Any], donated: tuple[int, ...]) -> Callable[..., Any]:
         return function
 
+    def lane(self, device: Any) -> Any:
+        """Return what copies to the device beside the computation, or None."""
+        return None
+
 
 class _NumPy(_Library):
     kernels = "host"
@@ -229,6 +233,9 @@ class _CuPy(_Library):
     def scope(self, device: Any) -> contextlib.AbstractContextManager[Any] | None:
         return device  # type: ignore[no-any-return]
 
+    def lane(self, device: Any) -> Any:
+        return importlib.import_module("dense_xp.kernels.cupy_lane").Lane(device)
+
     def tf32(self, device: Any) -> bool:
         return os.environ.get("CUPY_TF32") == "1" and int(device.compute_capability) >= 80
 
@@ -267,6 +274,9 @@ class _Torch(_Library):
         array = array.detach().cpu()
         # NumPy has no bfloat16, and float32 holds each of its values exactly
         return np.asarray((array.float() if array.dtype == torch.bfloat16 else array).numpy())
+
+    def lane(self, device: Any) -> Any:
+        return importlib.import_module("dense_xp.kernels.torch_lane").Lane(device) if device.type == "cuda" else None
 
     def tf32(self, device: Any) -> bool:
         torch = importlib.import_module("torch")
@@ -756,6 +766,18 @@ class Backend:
     def kernels(self) -> str:
         """Which of ``dense_xp.kernels`` work on its arrays in place; empty if none do."""
         return self._library.kernels
+
+    def lane(self) -> Any:
+        """Return what copies host data to the device while it computes; None where there is nothing to gain.
+
+        See :mod:`dense_xp.feeding`, which uses it.
+
+        Examples
+        --------
+        >>> get_backend("numpy").lane() is None
+        True
+        """
+        return self._library.lane(self.device)
 
     def compile(self, function: Callable[..., Any], donated: tuple[int, ...] = ()) -> Callable[..., Any]:
         """Compile a pure function of arrays: ``jax.jit`` for JAX, the function itself elsewhere.

@@ -59,13 +59,31 @@ class Update:
         return self._last[1]
 
 
-def _sgd(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable[[int], tuple[Any, ...]]]:
+class _RecordedUpdate(Update):
+    """Its rate, decay and counts are numbers on the device, where a recorded step finds those of its turn."""
+
+    def place(self, numbers: Array, counts: Sequence[int]) -> None:
+        """Take numbers on the device for them; `counts` are the different numbers of steps before the first turn."""
+        self.on_device, self.counts, self.turn = numbers, list(counts), 0
+
+    def next(self, rate: float) -> list[float]:
+        """Return what those numbers must be for the next turn."""
+        self.turn += 1
+        return [rate, 1.0 - rate * self.optimizer.weight_decay, *(float(count + self.turn) for count in self.counts)]
+
+    def at(self, rate: float, steps: int) -> tuple[Any, ...]:
+        """Return the constants, with the numbers on the device in place of what changes."""
+        count = self.on_device[2 + self.counts.index(steps - self.turn)]
+        return self.on_device[0], self.on_device[1], *self.constants(count)
+
+
+def _sgd(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable[[Any], tuple[Any, ...]]]:
     if o.momentum:
         return ("velocity",), k.momentum, lambda t: (o.momentum, o.nesterov)
     return (), k.sgd, lambda t: ()
 
 
-def _adam(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable[[int], tuple[Any, ...]]]:
+def _adam(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable[[Any], tuple[Any, ...]]]:
     return ("mean", "mean_square"), k.adam, lambda t: (o.beta_1, o.beta_2, o.epsilon, t)
 
 
@@ -143,7 +161,7 @@ class _Stage:
 
     def __init__(self, path: tuple[str, ...], layer: Layer, learns: bool, run: FusedStep) -> None:
         self.path, self.layer, self.run = path, layer, run
-        self.params = layer.params
+        self.params = {name: _copy(p) if name in layer.buffers else p for name, p in layer.params.items()}
         names = [name for name in layer.params if name not in layer.buffers] if learns else []
         self.blocks = self.made_blocks(names)
         for block in self.blocks:
@@ -166,7 +184,8 @@ class _Stage:
 
     def forward(self, X: Array, noise: Any) -> Array:
         Y, self.cache = self.layer.forward(self.params, X, training=True, noise=noise)
-        self.params = {**self.params, **self.layer.updated_buffers(self.cache)}
+        for name, value in self.layer.updated_buffers(self.cache).items():
+            self.params[name][...] = value
         return Y
 
     def backward(self, grad: Array, wanted: bool) -> Array | None:
@@ -192,7 +211,6 @@ class _Stage:
                     block.values[rows, ...] = allowed[name]
 
     def moved(self, block: _Block, grad: Array) -> None:
-        block.steps += 1
         if self.run.keeps_gradients:
             self.grads.append(grad.reshape(-1))
         else:
@@ -206,9 +224,10 @@ class _Stage:
         self.grads = []
 
     def own_params(self) -> Params:
-        """Return copies of the parameters, and the buffers."""
+        """Return copies of the parameters and of the buffers."""
+        buffers = {name: _copy(self.params[name]) for name in self.layer.buffers if name in self.params}
         moved = {name: value for block in self.blocks for name, value in block.params().items()}
-        return {**self.params, **moved}
+        return {**self.params, **buffers, **moved}
 
     def own_state(self) -> Params:
         moved = {name: value for block in self.blocks for name, value in block.optimizer_state().items()}
@@ -216,7 +235,7 @@ class _Stage:
 
 
 class _DenseStage(_Stage):
-    """A Dense layer, linear or with ReLU: W and w0 are one array, and so are Y and the gradient of it."""
+    """A Dense layer with ReLU, or without its activation: W and w0 are one array, and so are Y and its gradient."""
 
     def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, run: FusedStep) -> None:
         super().__init__(path, layer, learns, run)
@@ -275,7 +294,6 @@ class _DenseStage(_Stage):
         if not self.blocks:
             return grad_X
         block, Xt = self.blocks[0], self.X.T
-        block.steps += 1
         keeps, move = self.run.keeps_gradients, self.run.move
         for columns, grad_W, last, flat, values, state in self.work:
             if columns is None:
@@ -343,17 +361,34 @@ class _LayerNormStage(_Stage):
         return self.Y
 
 
-def _stage(path: tuple[str, ...], layer: Layer, learns: bool, run: FusedStep) -> _Stage:
+class _ActivationStage(_Stage):
+    """The activation of a Dense layer that has no kernel: its pure functions, after the affine map."""
+
+    def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, run: FusedStep) -> None:
+        assert layer.activation is not None
+        super().__init__(path, layer.activation, False, run)
+
+    def own_params(self) -> Params:
+        return {}
+
+    def own_state(self) -> Params:
+        return {}
+
+
+def _stages(path: tuple[str, ...], layer: Layer, learns: bool, run: FusedStep) -> list[_Stage]:
+    """Return what does the work of a layer: one stage, or two."""
     # a subclass may compute something else: it is taken at its pure functions' word
+    kinds: list[type[Any]] = [_Stage]
     if layer.regularizers or layer.constraints:
-        return _Stage(path, layer, learns, run)
-    if type(layer) is Dense and (layer.activation is None or type(layer.activation) is ReLU):
-        return _DenseStage(path, layer, learns, run)
-    if type(layer) is Dropout:
-        return _DropoutStage(path, layer, learns, run)
-    if type(layer) is LayerNorm and hasattr(run.kernels, "layer_norm"):
-        return _LayerNormStage(path, layer, learns, run)
-    return _Stage(path, layer, learns, run)
+        pass
+    elif type(layer) is Dense:
+        plain = layer.activation is None or type(layer.activation) is ReLU
+        kinds = [_DenseStage] if plain else [_DenseStage, _ActivationStage]
+    elif type(layer) is Dropout:
+        kinds = [_DropoutStage]
+    elif type(layer) is LayerNorm and hasattr(run.kernels, "layer_norm"):
+        kinds = [_LayerNormStage]
+    return [kind(path, layer, learns, run) for kind in kinds]
 
 
 def _leaves(layer: Layer, path: tuple[str, ...] = (), learns: bool = True) -> Iterator[tuple[Any, Layer, bool]]:
@@ -392,17 +427,27 @@ class FusedStep:
         self.model, self.loss, self.metrics, self.batch_size = model, loss, tuple(metrics), batch_size
         self.optimizer = model.optimizer
         self.kernels = kernels_for(self.backend.kernels)
+        recorder = getattr(self.kernels, "Recorder", None)
         self.update = Update(self.optimizer, self.kernels)
+        if recorder is not None:
+            self.update = _RecordedUpdate(self.optimizer, self.kernels)
         self.keeps_gradients = self.optimizer.clip_norm is not None
         self.dtype = self.backend.dtype(model.dtype)
         self._scratch, self._scratch_size = self.empty(0), 0
-        self.stages = [_stage(path, layer, learns, self) for path, layer, learns in _leaves(model)]
+        leaves = list(_leaves(model))
+        self.stages = [stage for path, layer, learns in leaves for stage in _stages(path, layer, learns, self)]
         gradient = self.empty(0 if self.keeps_gradients else max(stage.largest_tile() for stage in self.stages))
         for stage in self.stages:
             stage.plan(gradient)
         learning = [i for i, stage in enumerate(self.stages) if stage.blocks]
         self.first = min(learning, default=len(self.stages))
         self.regularized = [self.stages[i] for i in learning if self.stages[i].layer.regularizers]
+        self.blocks = [block for stage in self.stages for block in stage.blocks]
+        self.recorder: Any = None
+        if recorder is not None and isinstance(self.update, _RecordedUpdate):
+            counts = sorted({block.steps for block in self.blocks})
+            self.recorder = recorder(2 + len(counts), self.dtype)
+            self.update.place(self.recorder.numbers, counts)
         self.size = 0
         self.rate = 0.0
 
@@ -429,8 +474,9 @@ class FusedStep:
     def scratch(self, *shape: int) -> Array:
         """Return memory for the gradient of an input, which is used up before the next one is asked for."""
         size = math.prod(shape)
-        if self._scratch_size < size:
-            self._scratch, self._scratch_size = self.empty(size), size
+        if self._scratch_size < size:  # for the largest batch at once: a recorded step must find it where it was
+            self._scratch_size = size // shape[0] * self.batch_size
+            self._scratch = self.empty(self._scratch_size)
         return self._scratch[:size].reshape(shape)
 
     # ------------------------------------------------------------------ one step
@@ -445,8 +491,25 @@ class FusedStep:
         noise = self.model.draw_noise(rng, tuple(X.shape))
         if noise is not None:
             noise = place(self.backend, noise)
+        for block in self.blocks:
+            block.steps += 1
+        if isinstance(self.update, _RecordedUpdate):
+            values: tuple[Any, ...] = self.recorder(self.work, (X, y, weight, noise), self.update.next(self.rate))
+        else:
+            values = self.work(X, y, weight, noise)
+        self.model.steps += 1
+        return values
+
+    @property
+    def unrecorded(self) -> str:
+        """Why the steps are not replayed as one recorded graph; empty if they are, or if the library has none."""
+        return "" if self.recorder is None else self.recorder.reason
+
+    def work(self, X: Array, y: Array, weight: Any, noise: Any) -> tuple[Any, ...]:
+        """Do what a step does with arrays: nothing in here may depend on what changes on the host."""
         Y = X
         for stage in self.stages:
+            stage.grads = []
             Y = stage.forward(Y, noise if noise is None else _at(noise, stage.path))
         values = [_copy(metric(Y, y, weight)) for metric in self.metrics]  # Y is overwritten, and so would be a view
         value, grad = self.value_and_grad(Y, y, weight)
@@ -456,7 +519,6 @@ class FusedStep:
             grad = self.stages[i].backward(grad, i > self.first)
         if self.keeps_gradients:
             self.move_clipped()
-        self.model.steps += 1
         return (value, *values)
 
     def value_and_grad(self, Y: Array, y: Array, weight: Any) -> tuple[Any, Array]:

@@ -27,6 +27,7 @@ from dense_xp.backend import (
     to_numpy,
     use_backend,
 )
+from dense_xp.feeding import Feeder
 from dense_xp.fused import FusedStep
 from dense_xp.layer import Layer, Params, Rng, apply_gradients, as_rng, flatten, is_pure, merged, place
 from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
@@ -67,6 +68,8 @@ class History(Mapping[str, list[float]]):
         Why training ended before its last epoch; empty if it did not.
     best_epoch : int or None
         The epoch (from 1) whose weights early stopping brought back.
+    unrecorded : str
+        Why the steps were not replayed as one recorded CUDA graph; empty if they were, or if the library has none.
     """
 
     metrics: dict[str, list[float]] = field(default_factory=dict)
@@ -74,6 +77,7 @@ class History(Mapping[str, list[float]]):
     samples: int = 0
     stopped: str = ""
     best_epoch: int | None = None
+    unrecorded: str = ""
 
     def __getitem__(self, name: str) -> list[float]:
         return self.metrics[name]
@@ -370,6 +374,12 @@ class _Rows:
             return chosen
         return self.backend.cast(chosen, self.backend.dtype(self.dtype), self.what)
 
+    def way(self) -> Any:
+        """Return the dtype in which the rows of host data travel; None if that is not NumPy's, or they are there."""
+        if self.on_device or self.dtype == "bfloat16":
+            return None
+        return np.dtype(self.dtype) if self.data.dtype.kind == "f" else self.data.dtype
+
     def check_finite(self) -> None:
         """Raise with the place of the first NaN or infinity."""
         if self.on_device:
@@ -405,6 +415,7 @@ class _Samples:
     def __init__(self, model: Layer, X: Any, y: Any, weight: Any, loss: Any) -> None:
         backend = model.backend
         assert backend is not None
+        self._fed: tuple[int, Feeder | None] | None = None
         self.X = _model_input(model, X, backend)
         self.y = _Rows(y, backend, model.dtype, "y")
         outputs = model.output_shape()
@@ -434,6 +445,33 @@ class _Samples:
 
     def take(self, rows: np.ndarray[Any, Any] | slice) -> tuple[Array, Array, Array | None]:
         return self.X.take(rows), self.y.take(rows), None if self.weight is None else self.weight.take(rows)
+
+    def batches(self, order: np.ndarray[Any, Any], batch_size: int) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
+        """Yield row numbers and rows, batch by batch; host data travel while the batch before is worked on."""
+        chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        parts = self.X, self.y, self.weight
+        ways = [part is not None and part.way() for part in parts]
+        if not any(ways) or (feeder := self._feeder(ways, min(batch_size, len(order)))) is None:
+            for rows in chunks:
+                yield rows, self.take(rows)
+            return
+        for rows, fed in zip(chunks, feeder.batches(chunks), strict=True):
+            taken = [
+                fed.pop(0) if way else None if part is None else part.take(rows)
+                for part, way in zip(parts, ways, strict=True)
+            ]
+            yield rows, (taken[0], taken[1], taken[2])
+
+    def _feeder(self, ways: list[Any], batch_size: int) -> Feeder | None:
+        if self._fed is None or self._fed[0] != batch_size:
+            lane = self.X.backend.lane()
+            travelling = [
+                part for part, way in zip((self.X, self.y, self.weight), ways, strict=True) if part is not None and way
+            ]
+            data, dtypes = [part.data for part in travelling], [part.way() for part in travelling]
+            feeder = None if lane is None else Feeder(lane, data, dtypes, batch_size)
+            self._fed = batch_size, feeder
+        return self._fed[1]
 
     def size(self, rows: np.ndarray[Any, Any] | slice) -> float:
         """Return the weight of these rows in an average over the data set."""
@@ -511,9 +549,14 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> 
         params, state = moved
         if buffers := model.updated_buffers(cache):
             params = merged(params, buffers)
-        return params, state, (value, *(metric(wide, y, weight) for metric in metrics))
+        return params, state, (value, *(_kept(metric(wide, y, weight)) for metric in metrics))
 
     return step
+
+
+def _kept(statistics: Array) -> Array:
+    """Return what a metric found, in memory of its own: that of the batch may be used again."""
+    return array_namespace(statistics).asarray(statistics, copy=True)
 
 
 def _penalized(value: Array, penalty: Array | None) -> Array:
@@ -662,7 +705,7 @@ class _EagerStep:
         value, grad = self.loss.value_and_grad(Y, y, weight)
         value = _penalized(value, self.model.penalty(self.model.params))
         self.model.backward_pass(grad)
-        return value, *(metric(Y, y, weight) for metric in self.metrics)
+        return value, *(_kept(metric(Y, y, weight)) for metric in self.metrics)
 
     def hand_over(self) -> None:
         """Do nothing: the layers have their arrays themselves."""
@@ -817,9 +860,8 @@ def _loop(
             before: Any = step.snapshot()
             order = rng.permutation(n) if shuffle else np.arange(n)
             values, sizes = [], []
-            for start in range(0, n, batch_size):
-                rows = order[start : start + batch_size]
-                values.append(step(*samples.take(rows), rng))
+            for rows, batch in samples.batches(order, batch_size):
+                values.append(step(*batch, rng))
                 sizes.append(samples.size(rows))
                 bar.update()
             means = _measured(step.model.backend, values, sizes, metrics)
@@ -830,6 +872,7 @@ def _loop(
                 scores = _score(run.model, validation, metrics, max(batch_size, 256))
                 means |= {f"val_{name}": score for name, score in scores.items()}
             history.record(means)
+            history.unrecorded = getattr(step, "unrecorded", "")
             history.samples += n
             history.seconds = time.perf_counter() - started
             run.learning_rate = _last_rate(run.model)

@@ -136,7 +136,8 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: object() if n == "cupy" else real_spec(n, *a))
     monkeypatch.setattr(importlib.metadata, "distribution", _only_cuda13)
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(module._LIBRARIES["cupy"], "kernels", "")  # it has arrays, and no kernels
+    monkeypatch.setattr(module._LIBRARIES["cupy"], "kernels", "")  # it has arrays, and no kernels or streams
+    monkeypatch.setattr(module._LIBRARIES["cupy"], "lane", lambda device: None)
     monkeypatch.setitem(sys.modules, "array_api_compat.cupy", fake)
     monkeypatch.setattr(sys.modules["array_api_compat"], "cupy", fake, raising=False)
     monkeypatch.setattr(Device, "current", 0)

@@ -1,31 +1,267 @@
 """Kernels of CuPy: one launch, and one pass over memory, for what would be several.
 
-There is none for layer normalization; the pure functions of the layer serve.
+Nothing here waits for the device, and nothing keeps what may change from step to step on the host: learning
+rate, decay and the count of steps may be numbers on the device. So all of it can be recorded as a CUDA graph.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import math
 from typing import Any, TypeAlias
 
 import cupy
 
-from dense_xp.kernels import one_minus_power
+from dense_xp.kernels import cupy_graph
 
 Array: TypeAlias = Any
 
 NAME = "cupy"
+
+THREADS = 256
+"""Threads of a block that works on one row, at most; a power of two."""
+
+COLUMNS, ROWS = 32, 32
+"""Threads of a block that adds up columns: as many neighbours as one memory access serves, and rows at a time."""
 
 
 def _elementwise(inputs: str, outputs: str, body: str, name: str) -> Any:
     return cupy.ElementwiseKernel(inputs, outputs, body, f"dense_xp_{name}")
 
 
+# ------------------------------------------------------------------------------------- sums within a block
+
+_BLOCKS = r"""
+// Adds up over the threads of a row; every thread gets the sum.
+__device__ T row_sum(T value, T* shared) {
+    int width = blockDim.x, t = threadIdx.x;
+    __syncthreads();  // what was here before has been read
+    shared[t] = value;
+    __syncthreads();
+    for (int half = width / 2; half; half /= 2) {
+        if (t < half) shared[t] += shared[t + half];
+        __syncthreads();
+    }
+    return shared[0];
+}
+
+__device__ T row_max(T value, T* shared) {
+    int width = blockDim.x, t = threadIdx.x;
+    __syncthreads();
+    shared[t] = value;
+    __syncthreads();
+    for (int half = width / 2; half; half /= 2) {
+        if (t < half && shared[t + half] > shared[t]) shared[t] = shared[t + half];
+        __syncthreads();
+    }
+    return shared[0];
+}
+
+// Adds up over the threads of one column of a block; its first thread gets the sum.
+__device__ T column_sum(T value, T* shared) {
+    int width = blockDim.x, t = threadIdx.y * width + threadIdx.x;
+    __syncthreads();
+    shared[t] = value;
+    __syncthreads();
+    for (int half = blockDim.y / 2; half; half /= 2) {
+        if (threadIdx.y < half) shared[t] += shared[t + half * width];
+        __syncthreads();
+    }
+    return shared[threadIdx.x];
+}
+
+extern "C" __global__ void __launch_bounds__(1024) linear_backward(
+    const T* grad, T* z, T* sums, long long rows, long long columns
+) {
+    __shared__ T shared[1024];
+    long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    T sum = 0;
+    for (long long i = threadIdx.y; i < rows && j < columns; i += blockDim.y) {
+        T g = grad[i * columns + j];
+        if (grad != z) z[i * columns + j] = g;
+        sum += g;
+    }
+    sum = column_sum(sum, shared);
+    if (threadIdx.y == 0 && j < columns) sums[j] = sum;
+}
+
+extern "C" __global__ void __launch_bounds__(1024) relu_backward(
+    const T* grad, T* y, T* sums, long long rows, long long columns
+) {
+    __shared__ T shared[1024];
+    long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    T sum = 0;
+    for (long long i = threadIdx.y; i < rows && j < columns; i += blockDim.y) {
+        T g = y[i * columns + j] > T(0) ? grad[i * columns + j] : T(0);
+        y[i * columns + j] = g;
+        sum += g;
+    }
+    sum = column_sum(sum, shared);
+    if (threadIdx.y == 0 && j < columns) sums[j] = sum;
+}
+
+extern "C" __global__ void __launch_bounds__(1024) layer_norm(
+    const T* X, const T* gamma, const T* beta, T* normed, T* inverse, T* Y, long long n, double epsilon
+) {
+    __shared__ T shared[1024];
+    long long start = blockIdx.x * n;
+    T sum = 0, squares = 0;
+    for (long long j = threadIdx.x; j < n; j += blockDim.x) sum += X[start + j];
+    T mean = row_sum(sum, shared) / T(n);
+    for (long long j = threadIdx.x; j < n; j += blockDim.x) {
+        T d = X[start + j] - mean;
+        squares += d * d;
+    }
+    T scale = T(1) / sqrt(row_sum(squares, shared) / T(n) + T(epsilon));
+    if (threadIdx.x == 0) inverse[blockIdx.x] = scale;
+    for (long long j = threadIdx.x; j < n; j += blockDim.x) {
+        T x = (X[start + j] - mean) * scale;
+        normed[start + j] = x;
+        Y[start + j] = x * gamma[j] + beta[j];
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(1024) layer_norm_backward(
+    const T* grad, const T* gamma, const T* normed, const T* inverse, T* out, long long n
+) {
+    __shared__ T shared[1024];
+    long long start = blockIdx.x * n;
+    T sum = 0, along = 0;
+    for (long long j = threadIdx.x; j < n; j += blockDim.x) {
+        T g = grad[start + j] * gamma[j];
+        sum += g;
+        along += g * normed[start + j];
+    }
+    sum = row_sum(sum, shared) / T(n);
+    along = row_sum(along, shared) / T(n);
+    for (long long j = threadIdx.x; j < n; j += blockDim.x)
+        out[start + j] = (grad[start + j] * gamma[j] - sum - normed[start + j] * along) * inverse[blockIdx.x];
+}
+
+extern "C" __global__ void __launch_bounds__(1024) layer_norm_sums(
+    const T* grad, const T* normed, T* grad_gamma, T* grad_beta, long long rows, long long columns
+) {
+    __shared__ T shared[1024];
+    long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    T sum = 0, along = 0;
+    for (long long i = threadIdx.y; i < rows && j < columns; i += blockDim.y) {
+        T g = grad[i * columns + j];
+        sum += g;
+        along += g * normed[i * columns + j];
+    }
+    sum = column_sum(sum, shared);
+    along = column_sum(along, shared);
+    if (threadIdx.y == 0 && j < columns) { grad_beta[j] = sum; grad_gamma[j] = along; }
+}
+
+extern "C" __global__ void __launch_bounds__(1024) cross_entropy(
+    T* Z, const long long* labels, T* losses, long long n, double smoothing, double share
+) {
+    __shared__ T shared[1024];
+    T* z = Z + blockIdx.x * n;
+    long long label = labels[blockIdx.x];
+    T top = z[0], total = 0, sum = 0, off = T(smoothing / n), on = T(1.0 - smoothing + smoothing / n);
+    for (long long j = threadIdx.x; j < n; j += blockDim.x) if (z[j] > top) top = z[j];
+    top = row_max(top, shared);
+    for (long long j = threadIdx.x; j < n; j += blockDim.x) {
+        total += exp(z[j] - top);
+        sum += z[j] - top;
+    }
+    total = row_sum(total, shared);
+    sum = row_sum(sum, shared);
+    if (threadIdx.x == 0)
+        losses[blockIdx.x] = log(total) - T(1.0 - smoothing) * (z[label] - top) - T(smoothing / n) * sum;
+    __syncthreads();  // the logit of the label has been read
+    for (long long j = threadIdx.x; j < n; j += blockDim.x)
+        z[j] = (exp(z[j] - top) / total - (j == label ? on : off)) * T(share);
+}
+
+// Each block adds up, times `scale`, its part of all numbers or of their squares.
+extern "C" __global__ void __launch_bounds__(1024) partial_sums(
+    const T* x, T* sums, long long n, long long squared, double scale
+) {
+    __shared__ T shared[1024];
+    T sum = 0;
+    long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
+        sum += squared ? x[i] * x[i] : x[i];
+    sum = row_sum(sum, shared);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum * T(scale);
+}
+"""
+
+
+@functools.cache
+def _module(dtype: str) -> Any:
+    real = {"float32": "float", "float64": "double"}[dtype]
+    return cupy.RawModule(code=f"typedef {real} T;\n{_BLOCKS}")
+
+
+@functools.cache
+def _compiled(name: str, dtype: str) -> Any:
+    return _module(dtype).get_function(name)
+
+
+def _by_rows(name: str, n: int, rows: int, *arguments: Any) -> None:
+    """Launch a kernel in which a block works on one row of n numbers."""
+    threads = min(THREADS, max(32, 1 << (n - 1).bit_length()))
+    _compiled(name, arguments[0].dtype.name)((rows,), (threads,), arguments)
+
+
+def _by_columns(name: str, shape: tuple[int, ...], *arguments: Any) -> None:
+    """Launch a kernel in which a block works on some columns."""
+    rows, columns = shape
+    blocks = -(-columns // COLUMNS)
+    _compiled(name, arguments[0].dtype.name)((blocks,), (COLUMNS, ROWS), (*arguments, rows, columns))
+
+
+def _partial_sums(x: Array, out: Array, squared: bool = False, scale: float = 1.0) -> None:
+    """Write sums of as many parts of x as `out` has entries."""
+    arguments = x, out, x.size, int(squared), scale
+    _compiled("partial_sums", x.dtype.name)((out.size,), (THREADS,), arguments)
+
+
+def _parts(size: int) -> int:
+    return max(1, min(512, size // (8 * THREADS)))
+
+
+def _mean(x: Array) -> Array:
+    """Return the mean of a contiguous array, as an array without dimensions."""
+    if (parts := _parts(x.size)) > 1:
+        sums = cupy.empty(parts, dtype=x.dtype)
+        _partial_sums(x, sums)
+    else:
+        sums = x
+    mean = cupy.empty((), dtype=x.dtype)
+    _partial_sums(sums, mean, scale=1.0 / x.size)
+    return mean
+
+
 # ------------------------------------------------------------------------------------- products
+
+
+@functools.cache
+def blas() -> tuple[Any, str]:
+    """Return the products that can be recorded, or None and why there are none."""
+    try:
+        module = importlib.import_module("dense_xp.kernels.cupy_blas")
+        module.handle()
+    except Exception as error:  # not installed, or it finds no cuBLAS
+        return None, (
+            "the products of CuPy itself cannot be recorded, and those of nvmath-python cannot be used "
+            f'({type(error).__name__}: {error}): pip install "dense-xp[cuda13]" or "dense-xp[cuda12]" brings them'
+        )
+    return module, ""
 
 
 def product(A: Array, B: Array, out: Array) -> None:
     """Write A B."""
-    cupy.dot(A, B, out=out)
+    module, _ = blas()
+    if module is None:
+        cupy.dot(A, B, out=out)
+    else:
+        module.product(A, B, out)
 
 
 columns_product = product
@@ -34,7 +270,6 @@ columns_product = product
 
 _linear = _elementwise("T bias", "T z", "z += bias", "linear")
 _relu = _elementwise("T bias", "T z", "T y = z + bias; z = y < T(0) ? T(0) : y", "relu")  # a NaN stays one
-_relu_backward = _elementwise("T grad", "T y", "y = y > T(0) ? grad : T(0)", "relu_backward")
 _dropout = _elementwise("T x, bool keep, T scale", "T y", "y = keep ? x * scale : T(0)", "dropout")
 
 
@@ -45,9 +280,7 @@ def linear(Z: Array, bias: Array) -> None:
 
 def linear_backward(grad: Array, Z: Array, grad_bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.linear_backward`."""
-    if grad is not Z:
-        Z[...] = grad
-    cupy.sum(Z, axis=0, keepdims=True, out=grad_bias)
+    _by_columns("linear_backward", Z.shape, cupy.ascontiguousarray(grad), Z, grad_bias)
 
 
 def relu(Z: Array, bias: Array) -> None:
@@ -57,8 +290,7 @@ def relu(Z: Array, bias: Array) -> None:
 
 def relu_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.relu_backward`."""
-    _relu_backward(grad, Y)
-    cupy.sum(Y, axis=0, keepdims=True, out=grad_bias)
+    _by_columns("relu_backward", Y.shape, cupy.ascontiguousarray(grad), Y, grad_bias)
 
 
 def dropout(X: Array, keep: Array, scale: float, out: Array) -> None:
@@ -66,46 +298,43 @@ def dropout(X: Array, keep: Array, scale: float, out: Array) -> None:
     _dropout(X, keep, scale, out)
 
 
+def layer_norm(X: Array, gamma: Array, beta: Array, epsilon: float, normed: Array, inverse: Array, Y: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.layer_norm`."""
+    rows, n = X.shape
+    _by_rows("layer_norm", n, rows, cupy.ascontiguousarray(X), gamma, beta, normed, inverse, Y, n, epsilon)
+
+
+def layer_norm_backward(
+    grad: Array, gamma: Array, normed: Array, inverse: Array, grad_gamma: Array, grad_beta: Array, out: Array
+) -> None:
+    """As :func:`dense_xp.kernels.numpy.layer_norm_backward`; x̂ stays."""
+    grad = cupy.ascontiguousarray(grad)
+    rows, n = grad.shape
+    _by_columns("layer_norm_sums", grad.shape, grad, normed, grad_gamma, grad_beta)
+    _by_rows("layer_norm_backward", n, rows, grad, gamma, normed, inverse, out, n)
+
+
 # ------------------------------------------------------------------------------------- losses
 
-# a row's logits less the largest of them, before (z) and after the exponential (e): its loss, and the gradient
-_row_losses = _elementwise(
-    "raw T z, T total, int64 label, T sum, int64 n_classes, T smoothing",
-    "T loss",
-    "loss = log(total) - (T(1) - smoothing) * z[i * n_classes + label] - smoothing / n_classes * sum",
-    "cross_entropy",
-)
-_row_gradients = _elementwise(
-    "T total, int64 label, int64 column, T off, T on, T share",
-    "T e",
-    "e = (e / total - (label == column ? on : off)) * share",
-    "cross_entropy_gradient",
+_squared_error = _elementwise(
+    "T target, T share", "T y, T square", "T d = y - target; y = d * share; square = d * d", "squared_error"
 )
 
 
 def softmax_cross_entropy(Z: Array, labels: Array, smoothing: float) -> Array:
     """As :func:`dense_xp.kernels.numpy.softmax_cross_entropy`; the loss stays on the device."""
-    n, n_classes = Z.shape
-    labels = labels.astype(cupy.int64, copy=False)
-    Z -= Z.max(axis=1, keepdims=True)
-    exponential = cupy.exp(Z)
-    total = exponential.sum(axis=1)
-    sums = Z.sum(axis=1) if smoothing else cupy.zeros_like(total)
-    losses = cupy.empty_like(total)
-    _row_losses(Z, total, labels, sums, n_classes, smoothing, losses)
-    Z[...] = exponential
-    off = smoothing / n_classes
-    columns = cupy.arange(n_classes, dtype=cupy.int64)
-    _row_gradients(total[:, None], labels[:, None], columns, off, 1.0 - smoothing + off, 1.0 / n, Z)
-    return losses.mean()
+    rows, n = Z.shape
+    labels = cupy.ascontiguousarray(labels, dtype=cupy.int64)
+    losses = cupy.empty(rows, dtype=Z.dtype)
+    _by_rows("cross_entropy", n, rows, Z, labels, losses, n, float(smoothing), 1.0 / rows)
+    return _mean(losses)
 
 
 def squared_error(Y: Array, target: Array) -> Array:
     """As :func:`dense_xp.kernels.numpy.squared_error`; the loss stays on the device."""
-    Y -= target
-    loss = cupy.mean(cupy.square(Y))
-    Y *= 2.0 / Y.size
-    return loss
+    squares = cupy.empty_like(Y)
+    _squared_error(target, 2.0 / Y.size, Y, squares)
+    return _mean(squares)
 
 
 # ------------------------------------------------------------------------------------- optimizers
@@ -123,11 +352,12 @@ _rmsprop = _elementwise(
     "s = old * s + fresh * (g * g); p = p * decay - rate * (g / (sqrt(s) + epsilon))",
     "rmsprop",
 )
-_adam = _elementwise(
-    "T g, T rate, T decay, T old_1, T new_1, T old_2, T new_2, T epsilon, T inverse",
+_adam = _elementwise(  # 1 - βᵗ is -expm1(t log β), without cancellation
+    "T g, T rate, T decay, T old_1, T new_1, T log_1, T old_2, T new_2, T log_2, T epsilon, T steps",
     "T p, T m, T v",
     "m = old_1 * m + new_1 * g; v = old_2 * v + new_2 * (g * g);"
-    "p = p * decay - rate * (m / (sqrt(v * inverse) + epsilon))",
+    "T mean = m / -expm1(steps * log_1), square = v / -expm1(steps * log_2);"
+    "p = p * decay - rate * (mean / (sqrt(square) + epsilon))",
     "adam",
 )
 _adagrad = _elementwise(
@@ -175,8 +405,8 @@ def adam(
     steps: int,
 ) -> None:
     """As :func:`dense_xp.kernels.numpy.adam`."""
-    rate, inverse = rate / one_minus_power(beta_1, steps), 1.0 / one_minus_power(beta_2, steps)
-    _adam(grad, rate, decay, beta_1, 1.0 - beta_1, beta_2, 1.0 - beta_2, epsilon, inverse, param, mean, mean_square)
+    first, second = ((beta, 1.0 - beta, math.log(beta) if beta else -math.inf) for beta in (beta_1, beta_2))
+    _adam(grad, rate, decay, *first, *second, epsilon, steps, param, mean, mean_square)
 
 
 def adagrad(param: Array, grad: Array, total: Array, rate: float, decay: float, epsilon: float) -> None:
@@ -197,9 +427,33 @@ def clip(grad: Array, limit: float) -> None:
     cupy.clip(grad, -limit, limit, out=grad)
 
 
+_scale_down = _elementwise(
+    "T squares, T allowed",
+    "T g",
+    "T norm = sqrt(squares); g *= allowed / (allowed >= norm ? allowed : norm)",  # a NaN stays one
+    "scale_down",
+)
+
+
 def clip_norm(grads: list[Array], allowed: float) -> None:
     """As :func:`dense_xp.kernels.numpy.clip_norm`; nothing waits for the device."""
-    squares = cupy.stack([cupy.dot(grad, grad) for grad in grads])
-    scale = allowed / cupy.maximum(cupy.sqrt(squares.sum()), allowed)
+    parts = [_parts(grad.size) for grad in grads]
+    sums = cupy.empty(sum(parts), dtype=grads[0].dtype)
+    start = 0
+    for grad, n in zip(grads, parts, strict=True):
+        _partial_sums(grad, sums[start : start + n], squared=True)
+        start += n
+    squares = cupy.empty((), dtype=sums.dtype)
+    _partial_sums(sums, squares)
     for grad in grads:
-        grad *= scale
+        _scale_down(squares, allowed, grad)
+
+
+# ------------------------------------------------------------------------------------- the whole step
+
+
+class Recorder(cupy_graph.Recorder):
+    """Records a step; see :class:`dense_xp.kernels.cupy_graph.Recorder`."""
+
+    def __init__(self, count: int, dtype: Any) -> None:
+        super().__init__(count, dtype, *blas())
