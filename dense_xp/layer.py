@@ -261,12 +261,24 @@ class Layer:
         return None
 
     def penalty(self, params: Params) -> Array | None:
-        """Return what the parameters add to the loss, as a 0-d array; None if nothing is asked of them."""
+        """Return what the parameters add to the loss, as a 0-d array; None if nothing is asked of them.
+
+        Parameters
+        ----------
+        params : dict
+            As from :meth:`init_params`, on the device.
+        """
         terms = [rule.penalty(widened(params[name])) for name, rule in self.regularizers.items()]
         return sum(terms[1:], terms[0]) if terms else None
 
     def with_penalty(self, params: Params, grads: Params) -> Params:
-        """Return the gradients of the loss with the penalty in it, from those of the loss without it."""
+        """Return the gradients of the loss with the penalty in it, from those of the loss without it.
+
+        Parameters
+        ----------
+        params, grads : dict
+            The parameters, and the gradient with respect to each.
+        """
         if not self.regularizers:
             return grads
         added = {name: rule.gradient(widened(params[name])) for name, rule in self.regularizers.items()}
@@ -276,7 +288,13 @@ class Layer:
         }
 
     def allowed(self, params: Params) -> Params:
-        """Return the parameters where the constraints want them, after a step of the optimizer."""
+        """Return the parameters where the constraints want them, after a step of the optimizer.
+
+        Parameters
+        ----------
+        params : dict
+            As the optimizer left them.
+        """
         if not self.constraints:
             return params
         held = {name: rule(widened(params[name])) for name, rule in self.constraints.items()}
