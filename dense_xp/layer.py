@@ -266,7 +266,7 @@ class Layer:
         Parameters
         ----------
         params : dict
-            As in :meth:`forward`.
+            As from :meth:`init_params`, on the device.
         """
         terms = [rule.penalty(widened(params[name])) for name, rule in self.regularizers.items()]
         return sum(terms[1:], terms[0]) if terms else None
@@ -276,10 +276,8 @@ class Layer:
 
         Parameters
         ----------
-        params : dict
-            As in :meth:`forward`.
-        grads : dict
-            As from :meth:`backward`; what has none there gets none.
+        params, grads : dict
+            The parameters, and the gradient with respect to each.
         """
         if not self.regularizers:
             return grads
@@ -295,7 +293,7 @@ class Layer:
         Parameters
         ----------
         params : dict
-            As in :meth:`forward`.
+            As the optimizer left them.
         """
         if not self.constraints:
             return params

@@ -225,7 +225,10 @@ def add_lora(model: Layer, rank: int, *, alpha: float | None = None) -> Any:
 def merge_lora(model: Layer) -> Any:
     """Return a model with every :class:`LoRA` merged into a plain :class:`Dense`; other layers stay as they are.
 
-    The model itself is not changed.
+    Parameters
+    ----------
+    model : Layer
+        It is not changed.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ Statistics: TypeAlias = Callable[[Array, Array, Any], Array]
 
 
 class Metric:
-    """Base class: a subclass writes :meth:`statistics` and :meth:`value`.
+    """Base class: a subclass writes :meth:`~Metric.statistics` and :meth:`~Metric.value`.
 
     Called with a prediction, a target and, if wanted, the weight of each sample, it returns its value for these.
 

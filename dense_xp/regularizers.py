@@ -20,7 +20,7 @@ from dense_xp.names import made
 
 
 class Regularizer:
-    """Base class: a subclass writes :meth:`penalty` and :meth:`gradient`, both pure functions."""
+    """Base class: a subclass writes :meth:`~Regularizer.penalty` and :meth:`~Regularizer.gradient`, both pure."""
 
     def penalty(self, W: Array) -> Array:
         """Return what is added to the loss.
@@ -38,12 +38,17 @@ class Regularizer:
         raise NotImplementedError(f"{type(self).__name__} has no penalty")
 
     def gradient(self, W: Array) -> Array:
-        """Return the gradient of the penalty, of the shape of W.
+        """Return the gradient of the penalty.
 
         Parameters
         ----------
         W : array
-            As in :meth:`penalty`.
+            The parameter, of at least 32 bits.
+
+        Returns
+        -------
+        array
+            Of the shape of W.
         """
         raise NotImplementedError(f"{type(self).__name__} has no gradient")
 

@@ -50,9 +50,9 @@ class Public(SphinxDirective):
         for module in modules:
             self.env.note_dependency(str(module.__file__))
         table, entries = [".. currentmodule:: dense_xp", "", ".. autosummary::", "   :nosignatures:", ""], []
-        for home, names in map(public_names, modules):
+        for module, (home, names) in zip(modules, map(public_names, modules), strict=True):
             table += [f"   ~{home}.{name}".replace("~dense_xp.", "~") for name in names]
-            entries += [f".. currentmodule:: {home}", ""]
+            entries += [f".. py:module:: {module.__name__}", "", f".. currentmodule:: {home}", ""]
             for name in names:
                 kind = "class" if inspect.isclass(getattr(sys.modules[home], name)) else "function"
                 entries += [f".. auto{kind}:: {name}", ""]
@@ -60,7 +60,9 @@ class Public(SphinxDirective):
 
 
 def _skip_what_a_base_documents(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out methods that override one of a base class, which is documented there."""
+    """Leave out methods that override one of a base class, which is documented there, and those of other packages."""
+    if not (getattr(value, "__module__", None) or "dense_xp").startswith("dense_xp"):
+        return True
     owner = getattr(inspect.getmodule(value), getattr(value, "__qualname__", "").partition(".")[0], None)
     if inspect.isclass(owner) and any(name in vars(base) for base in owner.__mro__[1:] if base is not object):
         return True
