@@ -28,7 +28,7 @@ from dense_xp.optimizers import ForeignOptimizer, Optimizer, as_optimizer
 from dense_xp.schedules import Schedule
 from dense_xp.sequential import Sequential
 from dense_xp.special import log_softmax, sigmoid, softplus
-from dense_xp.training import EarlyStopping
+from dense_xp.training import EarlyStopping, History
 
 try:
     from sklearn import get_config
@@ -73,6 +73,14 @@ class _Task:
 
 class _Estimator(BaseEstimator):  # type: ignore[misc]
     """What the two have in common."""
+
+    model_: Sequential
+    history_: History
+    n_iter_: int
+    loss_: float
+    n_outputs_: int
+    _shape: str  # of the hidden layers
+    _on_device: bool  # whether X was, and not only the model
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -187,33 +195,24 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 "set warm_start=False and call fit to start anew"
             )
         backend, wanted = self._place(X, goes_on)
-        numeric = isinstance(self, RegressorMixin)
         accepted = self._accepted(X, wanted)
-        X, y = validate_data(self, X, _on_host(y), reset=not goes_on, multi_output=True, y_numeric=numeric, **accepted)
+        numbers = isinstance(self, RegressorMixin)
+        X, y = validate_data(self, X, _on_host(y), reset=not goes_on, multi_output=True, y_numeric=numbers, **accepted)
         task = self._task(y, _checked_weight(sample_weight, X.shape[0]), goes_on, classes)
         dtype = wanted or ("float64" if "float64" in str(X.dtype) else "float32")
-        data = X, task.target, task.weight
         on_device = _home(X).name != "numpy"
+        data = X, task.target, task.weight
         if on_device:  # the others are small, and follow
             data = X, *(value if value is None else _placed(value, backend, dtype) for value in data[1:])
-        callbacks, validation = list(self.callbacks), None
-        if epochs is not None:
-            if self.early_stopping:
-                data, validation = self._split(data, y)
-            callbacks.append(
-                EarlyStopping(
-                    "val_loss" if self.early_stopping else "loss",
-                    patience=epochs if self.n_iter_no_change is None else self.n_iter_no_change,
-                    min_delta=self.tol,
-                    restore_best_weights=self.early_stopping,
-                )
-            )
+        validation = None
+        if self.early_stopping:
+            data, validation = self._split(data, y)
         if goes_on:
             model = self.model_
         else:
-            output = Dense(task.learned["n_outputs_"], kernel_initializer=_START)
+            layers.append(Dense(task.learned["n_outputs_"], kernel_initializer=_START))
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-            model = Sequential([*layers, output], dtype=dtype, backend=backend, rng=seed)
+            model = Sequential(layers, dtype=dtype, backend=backend, rng=seed)
         n = data[0].shape[0]
         with _in_units_of_training(model, task.scaling):
             history = model.fit(
@@ -225,18 +224,27 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 optimizer=None if goes_on and epochs is None else optimizer,
                 validation_data=validation,
                 sample_weight=data[2],
-                callbacks=callbacks,
+                callbacks=[*self.callbacks, *([] if epochs is None else [self._stopping(epochs)])],
                 verbose=bool(self.verbose),
             )
-        vars(self).update(task.learned)
+        for name, value in task.learned.items():
+            setattr(self, name, value)
         self.model_, self.history_, self.n_iter_ = model, history, history.epochs
         self.loss_ = history["loss"][(history.best_epoch or history.epochs) - 1]
         self._shape, self._on_device = shape, on_device
         return self
 
+    def _stopping(self, epochs: int) -> EarlyStopping:
+        return EarlyStopping(
+            "val_loss" if self.early_stopping else "loss",
+            patience=epochs if self.n_iter_no_change is None else self.n_iter_no_change,
+            min_delta=self.tol,
+            restore_best_weights=self.early_stopping,
+        )
+
     def _hidden_layers(self) -> list[Layer]:
-        sizes = self.hidden_layer_sizes
-        sizes = [sizes] if isinstance(sizes, Integral) else list(sizes)
+        given: Any = self.hidden_layer_sizes
+        sizes: list[Any] = [given] if isinstance(given, Integral) else list(given)
         activations = self.activation
         if isinstance(activations, str | Layer):
             activations = [activations] * len(sizes)
@@ -259,16 +267,18 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _optimizer(self) -> Optimizer:
         optimizer = as_optimizer(self.optimizer)
-        own = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
-        changes = {name: value for name, value in own.items() if value is not None}
-        if optimizer is None or (changes and isinstance(optimizer, ForeignOptimizer)):
-            raise ValueError(f"optimizer={self.optimizer!r} does not take {' or '.join(changes) or 'part in learning'}")
+        if optimizer is None:
+            raise ValueError("optimizer must be a name such as 'adam' or an optimizer, and is None")
+        given: dict[str, Any] = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
+        changes = {name: value for name, value in given.items() if value is not None}
+        if changes and isinstance(optimizer, ForeignOptimizer):
+            raise ValueError(f"{self.optimizer!r} has settings of its own: leave {' and '.join(changes)} at None")
         return dataclasses.replace(optimizer, **changes) if changes else optimizer
 
     def _place(self, X: Any, goes_on: bool) -> tuple[Backend, str | None]:
         """Return where to train, and in which dtype; None is that of the data."""
         if goes_on:
-            return self.model_.backend, self.model_.dtype
+            return self._model_backend, self.model_.dtype
         home = _home(X)
         backend = resolve(self.backend, *([X] if _dispatches(X) else []))
         if self.dtype != "auto":
@@ -278,12 +288,12 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _accepted(self, X: Any, dtype: str | None) -> dict[str, Any]:
         """Return what scikit-learn's validation shall let through."""
-        floats: tuple[Any, ...] = (np.float64, np.float32)
-        if _dispatches(X):
-            xp = array_namespace(X)
-            floats = (xp.float64, xp.float32)
-        # the first is that of numbers that are neither
-        return {"accept_sparse": "csr", "dtype": floats[::-1] if dtype == "float32" else floats}
+        on_device = _home(X).name != "numpy"
+        xp = array_namespace(X) if on_device else np
+        floats = (xp.float32, xp.float64)
+        # the first is that of numbers that are neither: float64 where scikit-learn has it so
+        wide = dtype == "float64" or (dtype is None and not on_device)
+        return {"accept_sparse": "csr", "dtype": floats[::-1] if wide else floats}
 
     def _split(self, data: tuple[Any, ...], y: Any) -> Any:
         """Return the data to learn from, and those to watch."""
@@ -293,11 +303,14 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             random_state=check_random_state(self.random_state),
             stratify=y if isinstance(self, ClassifierMixin) and y.ndim == 1 else None,
         )
-        return tuple(
-            tuple(None if all_of_it is None else _taken(all_of_it, rows) for all_of_it in data) for rows in parts
-        )
+        return tuple(tuple(None if values is None else _taken(values, rows) for values in data) for rows in parts)
 
     # ------------------------------------------------------------------ using
+
+    @property
+    def _model_backend(self) -> Backend:
+        assert self.model_.backend is not None
+        return self.model_.backend
 
     def _outputs(self, X: Any, method: str) -> Array:
         """Return what the network says, on the host or on the device, wherever X is."""
@@ -328,7 +341,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "model_")
         self.model_.to(backend)
-        self._on_device = self._on_device and self.model_.backend.name != "numpy"
+        self._on_device = self._on_device and self._model_backend.name != "numpy"
         return self
 
     # ------------------------------------------------------------------ pickles
@@ -368,7 +381,85 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
 
 class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
-    """Classifier: a multi-layer perceptron with softmax, or with a sigmoid for each of several labels."""
+    """A multi-layer perceptron that tells classes apart, with scikit-learn's interface.
+
+    The last layer has an output for each class and learns by softmax and cross-entropy; where a sample has several
+    labels (a matrix of 0 and 1), it learns by a sigmoid for each.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default (100,)
+        Units of each hidden layer.
+    activation : str or Layer, or one for each hidden layer, default "relu"
+        ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …; see :mod:`dense_xp.activations`.
+    dropout : float, default 0.0
+        The share of each hidden layer that is left out in training.
+    normalization : {"layer", "batch"}, optional
+        What stands between each hidden layer and its activation.
+    optimizer : str or Optimizer or object with ``update``, default "adam"
+        ``"adam"``, ``"sgd"`` …, or for instance ``SGD(0.1, momentum=0.9)``.
+    learning_rate : float or Schedule, optional
+        In place of the optimizer's own: 0.001 for Adam.
+    weight_decay : float, optional
+        In place of the optimizer's own: 0 for most.
+    batch_size : int or "auto", default "auto"
+        Samples in one step; ``"auto"`` is ``min(200, n_samples)``.
+    max_epochs : int, default 200
+        How often to go through the data at most.
+    tol : float, default 1e-4
+        By how much the loss must fall to count as falling.
+    n_iter_no_change : int, default 20
+        Training ends when the loss has not fallen for more than so many epochs; None is never.
+    early_stopping : bool, default False
+        Whether to hold back some data, stop when the loss on those no longer falls, and go back to the weights
+        with which it was lowest.
+    validation_fraction : float, default 0.1
+        The share that is held back; of each class alike.
+    class_weight : dict or "balanced", optional
+        How much each class counts; ``"balanced"`` lets all count alike, however many samples they have.
+    warm_start : bool, default False
+        Whether ``fit`` goes on from the weights of the last ``fit``.
+    random_state : int or numpy.random.RandomState, optional
+        Source of the initial weights, the order of the samples, dropout and what is held back.
+    verbose : bool, default False
+        Whether to show a progress bar.
+    callbacks : list
+        As in :meth:`dense_xp.Sequential.fit`. ``clone``, and so every search, makes copies of them.
+    backend : str or Backend, optional
+        Where to train: ``"cupy"``, ``"torch:cuda"``, ``"jax"``, ``"auto"`` …. By default the setting in force; else,
+        with ``array_api_dispatch``, where X is; else NumPy.
+    dtype : {"auto", "float32", "float64"}, default "auto"
+        In which precision. ``"auto"`` is that of X, and float32 where X travels from the host to another backend.
+
+    Attributes
+    ----------
+    classes_ : numpy.ndarray, shape (n_classes,)
+        The labels, sorted.
+    n_outputs_ : int
+        How many numbers the last layer has.
+    n_features_in_ : int
+        How many features there are.
+    feature_names_in_ : array of str
+        Their names, if X was a data frame with names.
+    model_ : Sequential
+        The network: ``dense_xp.save(clf.model_, path)``, ``clf.model_.weights``, ``clf.model_.summary()``.
+    history_ : History
+        What each epoch of the last ``fit`` measured.
+    n_iter_ : int
+        How many epochs that had.
+    loss_ : float
+        The loss over the training data in the last epoch, or in the one whose weights were brought back.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> X, y = load_iris(return_X_y=True)
+    >>> classifier = make_pipeline(StandardScaler(), DenseClassifier(backend="numpy", random_state=0))
+    >>> bool(classifier.fit(X, y).score(X, y) > 0.95)
+    True
+    """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **_Estimator._parameter_constraints,
@@ -388,7 +479,7 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         batch_size: int | str = "auto",
         max_epochs: int = 200,
         tol: float = 1e-4,
-        n_iter_no_change: int | None = 10,
+        n_iter_no_change: int | None = 20,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         class_weight: Mapping[Any, float] | str | None = None,
@@ -450,7 +541,8 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
             if self.class_weight is not None:
                 raise ValueError("class_weight is for one label a sample; where there are several, pass sample_weight")
             y = y.toarray() if hasattr(y, "toarray") else y
-            known, target, loss = np.arange(y.shape[1]), y.astype(np.int64), SigmoidCrossEntropy()
+            loss: Loss = SigmoidCrossEntropy()
+            known, target = np.arange(y.shape[1]), y.astype(np.int64)
         else:
             y = column_or_1d(y, warn=True)
             known = self.classes_ if goes_on else np.unique(y if classes is None else classes)
@@ -458,7 +550,7 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
                 raise ValueError("classes must be passed on the first call to partial_fit: all labels that will come")
             if unknown := sorted(set(np.unique(y).tolist()) - set(known.tolist())):
                 raise ValueError(f"y holds the labels {unknown}, and classes_ are {known.tolist()}")
-            target, loss = np.searchsorted(known, y), SoftmaxCrossEntropy()
+            loss, target = SoftmaxCrossEntropy(), np.searchsorted(known, y)
             weight = self._weighted_by_class(target, weight, known)
         learned = {"classes_": known, "n_outputs_": len(known), "_multilabel": target.ndim == 2}
         if goes_on and any(getattr(self, name) != learned[name] for name in ("n_outputs_", "_multilabel")):
@@ -466,13 +558,14 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         return _Task(target, weight, loss, learned)
 
     def _weighted_by_class(self, codes: Any, weight: Any, classes: Any) -> Any:
-        if self.class_weight is None:
+        wanted: Any = self.class_weight
+        if wanted is None:
             return weight
-        if self.class_weight == "balanced":  # scikit-learn's formula, in which each sample counts by its weight
+        if wanted == "balanced":  # scikit-learn's formula, in which each sample counts by its weight
             mass = np.bincount(codes, weights=weight, minlength=len(classes))
             each = mass.sum() / (len(classes) * np.where(mass > 0, mass, 1.0))
         else:
-            each = compute_class_weight(dict(self.class_weight), classes=classes, y=classes)
+            each = compute_class_weight(dict(wanted), classes=classes, y=classes)
         return each[codes] if weight is None else each[codes] * weight
 
     def predict(self, X: Any) -> Array:
@@ -489,7 +582,7 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
             On the device if X is there and labels are numbers.
         """
         outputs = self._outputs(X, "predict")
-        xp, backend = array_namespace(outputs), self.model_.backend
+        xp, backend = array_namespace(outputs), self._model_backend
         with backend.scope():
             on_host = isinstance(outputs, np.ndarray)
             if self._multilabel:
@@ -514,7 +607,7 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
             In the order of ``classes_``. With several labels a sample, each column is a probability of its own.
         """
         outputs = self._outputs(X, "predict_proba")
-        with self.model_.backend.scope():
+        with self._model_backend.scope():
             return sigmoid(outputs) if self._multilabel else log_softmax(outputs)[1]
 
     def predict_log_proba(self, X: Any) -> Array:
@@ -531,7 +624,7 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
             In the order of ``classes_``.
         """
         outputs = self._outputs(X, "predict_log_proba")
-        with self.model_.backend.scope():
+        with self._model_backend.scope():
             return -softplus(-outputs) if self._multilabel else log_softmax(outputs)[0]
 
     def decision_function(self, X: Any) -> Array:
@@ -550,7 +643,7 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         outputs = self._outputs(X, "decision_function")
         if self._multilabel or len(self.classes_) != 2:
             return outputs
-        with self.model_.backend.scope():
+        with self._model_backend.scope():
             return outputs[:, 1] - outputs[:, 0]
 
     def __sklearn_tags__(self) -> Any:
@@ -560,7 +653,82 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
 
 
 class DenseRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
-    """Regressor."""
+    """A multi-layer perceptron that predicts numbers, with scikit-learn's interface.
+
+    It learns targets that are brought to mean 0 and variance 1, so that learning rate and `tol` mean the same
+    whatever their units are. When training ends, the scale goes into the weights of the last layer: ``model_``
+    predicts in the units of y.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default (100,)
+        Units of each hidden layer.
+    loss : str or Loss, default "mean_squared_error"
+        What is minimised: also ``"mean_absolute_error"``, ``Huber(1.0)`` …, measured in units of the scaled targets.
+    activation : str or Layer, or one for each hidden layer, default "relu"
+        ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …; see :mod:`dense_xp.activations`.
+    dropout : float, default 0.0
+        The share of each hidden layer that is left out in training.
+    normalization : {"layer", "batch"}, optional
+        What stands between each hidden layer and its activation.
+    optimizer : str or Optimizer or object with ``update``, default "adam"
+        ``"adam"``, ``"sgd"`` …, or for instance ``SGD(0.1, momentum=0.9)``.
+    learning_rate : float or Schedule, optional
+        In place of the optimizer's own: 0.001 for Adam.
+    weight_decay : float, optional
+        In place of the optimizer's own: 0 for most.
+    batch_size : int or "auto", default "auto"
+        Samples in one step; ``"auto"`` is ``min(200, n_samples)``.
+    max_epochs : int, default 200
+        How often to go through the data at most.
+    tol : float, default 1e-4
+        By how much the loss must fall to count as falling.
+    n_iter_no_change : int, default 20
+        Training ends when the loss has not fallen for more than so many epochs; None is never.
+    early_stopping : bool, default False
+        Whether to hold back some data, stop when the loss on those no longer falls, and go back to the weights
+        with which it was lowest.
+    validation_fraction : float, default 0.1
+        The share that is held back.
+    warm_start : bool, default False
+        Whether ``fit`` goes on from the weights of the last ``fit``.
+    random_state : int or numpy.random.RandomState, optional
+        Source of the initial weights, the order of the samples, dropout and what is held back.
+    verbose : bool, default False
+        Whether to show a progress bar.
+    callbacks : list
+        As in :meth:`dense_xp.Sequential.fit`. ``clone``, and so every search, makes copies of them.
+    backend : str or Backend, optional
+        Where to train: ``"cupy"``, ``"torch:cuda"``, ``"jax"``, ``"auto"`` …. By default the setting in force; else,
+        with ``array_api_dispatch``, where X is; else NumPy.
+    dtype : {"auto", "float32", "float64"}, default "auto"
+        In which precision. ``"auto"`` is that of X, and float32 where X travels from the host to another backend.
+
+    Attributes
+    ----------
+    n_outputs_ : int
+        How many numbers the last layer has.
+    n_features_in_ : int
+        How many features there are.
+    feature_names_in_ : array of str
+        Their names, if X was a data frame with names.
+    model_ : Sequential
+        The network: ``dense_xp.save(clf.model_, path)``, ``clf.model_.weights``, ``clf.model_.summary()``.
+    history_ : History
+        What each epoch of the last ``fit`` measured.
+    n_iter_ : int
+        How many epochs that had.
+    loss_ : float
+        The loss over the training data in the last epoch, or in the one whose weights were brought back.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.linspace(-1, 1, 200)[:, None]
+    >>> regressor = DenseRegressor(backend="numpy", max_epochs=500, random_state=0).fit(X, 50 + 10 * X[:, 0])
+    >>> bool(abs(regressor.predict([[0.5]])[0] - 55) < 0.5)
+    True
+    """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **_Estimator._parameter_constraints,
@@ -581,7 +749,7 @@ class DenseRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         batch_size: int | str = "auto",
         max_epochs: int = 200,
         tol: float = 1e-4,
-        n_iter_no_change: int | None = 10,
+        n_iter_no_change: int | None = 20,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         warm_start: bool = False,
@@ -659,7 +827,7 @@ class DenseRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
             As y was in ``fit``; on the device if X is there.
         """
         outputs = self._outputs(X, "predict")
-        with self.model_.backend.scope():
+        with self._model_backend.scope():
             return outputs[:, 0] if self._one_output else outputs
 
     def __sklearn_tags__(self) -> Any:
