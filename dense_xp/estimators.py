@@ -41,7 +41,7 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
-        'dense_xp.estimators needs scikit-learn, 1.6 or later: run  pip install "dense-xp[sklearn]"'
+        'dense_xp.estimators needs scikit-learn, 1.8 or later: run  pip install "dense-xp[sklearn]"'
     ) from error
 
 _NORMALIZATIONS: dict[str, type[Layer]] = {"layer": LayerNorm, "batch": BatchNorm}

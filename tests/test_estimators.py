@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn", minversion="1.6")
+pytest.importorskip("sklearn", minversion="1.8")
 
 import joblib
+import sklearn
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
@@ -61,10 +62,12 @@ FAST: dict[str, Any] = {"hidden_layer_sizes": (16,), "learning_rate": 0.02, "max
 # Copies of a sample are dropped out each for itself and count in the statistics of a batch; a weight does neither.
 # So with these two, one sample of weight two is another problem than two samples, in whatever library.
 NOT_THE_SAME = ("check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data")
+# Before 1.9, the labels had to be on the device too; ours stay on the host, and so pickles know no device.
+SINCE_1_9 = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 9)
 VARIANTS: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
     ("default", {}, ()),
-    ("sgd-layer", {"optimizer": SGD(0.1, momentum=0.9), "normalization": "layer", "activation": "tanh"}, ()),
-    ("dropout-batch", {"dropout": 0.1, "normalization": "batch"}, NOT_THE_SAME),
+    ("sgd-layer", {"optimizer": SGD(0.02, momentum=0.9), "normalization": "layer", "activation": "tanh"}, ()),
+    ("dropout-batch", {"dropout": 0.1, "normalization": "batch", "max_epochs": 100}, NOT_THE_SAME),
 )
 
 
@@ -73,7 +76,7 @@ def _checks() -> Iterator[Any]:
         for variant, params, left_out in VARIANTS:
             for number, (estimator, check) in enumerate(estimator_checks_generator(kind(**params))):
                 name = getattr(check, "func", check).__name__
-                if name not in left_out:
+                if name not in left_out and (SINCE_1_9 or name != "check_array_api_input"):
                     yield pytest.param(estimator, check, id=f"{kind.__name__}-{variant}-{name}-{number}")
 
 
@@ -362,6 +365,8 @@ def test_sparse_rows_are_made_dense_batch_by_batch(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_frames_and_the_names_of_their_columns(library: str) -> None:
     frames = pytest.importorskip(library)
+    if library == "polars" and not SINCE_1_9:
+        pytest.skip("scikit-learn does not read the names of polars' columns before 1.9")
     names = ["a", "b", "c", "d"]
     frame = frames.DataFrame(dict(zip(names, X.T, strict=True)))
     classifier = DenseClassifier(**FAST).fit(frame, frames.Series(LABELS))
