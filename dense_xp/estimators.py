@@ -18,7 +18,7 @@ import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj
 
 from dense_xp.activations import get_activation
-from dense_xp.backend import Array, Backend, BackendError, _restore, backend_of, get_backend, resolve, to_numpy
+from dense_xp.backend import Array, Backend, _restore, backend_of, get_backend, resolve, to_numpy
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
 from dense_xp.layer import Layer
@@ -45,7 +45,7 @@ except ImportError as error:
     ) from error
 
 _NORMALIZATIONS: dict[str, type[Layer]] = {"layer": LayerNorm, "batch": BatchNorm}
-_START = "glorot_uniform"
+_START = "glorot_uniform"  # as in scikit-learn's perceptrons
 
 
 @dataclasses.dataclass
@@ -365,7 +365,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             return
         try:
             self.to(_restore(home))
-        except (BackendError, ImportError, TypeError) as error:
+        except Exception as error:  # whatever is wrong with the device, all that is needed is here
             self.to("numpy")
             warnings.warn(
                 f"this {type(self).__name__} was trained on {home}, which cannot be used here ({error}); "

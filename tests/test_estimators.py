@@ -476,13 +476,19 @@ def test_a_pickle_comes_back_on_the_gpu(pickled_on_cupy: Any) -> None:
         np.testing.assert_array_equal(again.predict(X), prediction)
 
 
-@pytest.mark.parametrize("fault", ["no device", "one device less", "no driver"])
+@pytest.mark.parametrize("fault", ["no device", "one device less", "no driver", "no memory"])
 def test_what_was_trained_on_a_gpu_serves_without_one(cupy: Any, pickled_on_cupy: Any, fault: str) -> None:  # noqa: F811
     def no_driver() -> int:
         raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
 
-    counts = {"no device": lambda: 0, "one device less": lambda: 1, "no driver": no_driver}
-    cupy.cuda.runtime.getDeviceCount = counts[fault]
+    def no_memory(*_: Any, **__: Any) -> Any:
+        raise MemoryError("out of memory allocating 64 bytes")
+
+    counts: dict[str, Any] = {"no device": lambda: 0, "one device less": lambda: 1, "no driver": no_driver}
+    if fault in counts:
+        cupy.cuda.runtime.getDeviceCount = counts[fault]
+    else:
+        cupy.asarray = no_memory
     for data, prediction, y in pickled_on_cupy:
         with pytest.warns(UserWarning, match="trained on cupy:1, which cannot be used here .*; it computes on NumPy"):
             again = pickle.loads(data)
@@ -494,7 +500,7 @@ def test_what_was_trained_on_a_gpu_serves_without_one(cupy: Any, pickled_on_cupy
             np.testing.assert_array_equal(again.predict(X), prediction)
         again.partial_fit(X, y)  # also learning goes on, where the model is
         assert pickle.loads(pickle.dumps(again)).backend == "cupy:1"  # and is now at home on NumPy: no warning
-        with pytest.raises(NoDeviceError):
+        with pytest.raises((NoDeviceError, MemoryError)):
             again.fit(X, y)  # but a new one is asked for on the GPU
 
 
