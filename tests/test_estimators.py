@@ -421,7 +421,9 @@ def test_arrays_on_a_device_stay_there(backend: Backend) -> None:
         regressor = DenseRegressor(**FAST, early_stopping=True).fit(there, backend.asarray(VALUES))
         assert backend_of(regressor.predict(there)) == backend
         assert regressor.predict(there).shape == (90,)
-        assert regressor.score(there, VALUES) > 0.9 if backend.name == "numpy" else True
+        assert np.var(to_numpy(regressor.predict(there)) - VALUES) < 0.1 * np.var(VALUES)
+        if backend.name != "jax":  # scikit-learn's R² writes into arrays, which JAX does not have
+            assert regressor.score(there, backend.asarray(VALUES, "float32")) > 0.9
 
 
 def test_an_array_of_another_library_than_the_model(backend: Backend) -> None:
