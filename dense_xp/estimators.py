@@ -200,11 +200,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         X, y = validate_data(self, X, _on_host(y), reset=not goes_on, multi_output=True, y_numeric=numbers, **accepted)
         task = self._task(y, _checked_weight(sample_weight, X.shape[0]), goes_on, classes)
         dtype = wanted or ("float64" if "float64" in str(X.dtype) else "float32")
-        on_device = _home(X).name != "numpy"
-        data = X, task.target, task.weight
-        if on_device:  # the others are small, and follow
-            data = X, *(value if value is None else _placed(value, backend, dtype) for value in data[1:])
-        validation = None
+        data, validation = (X, task.target, task.weight), None
         if self.early_stopping:
             data, validation = self._split(data, y)
         if goes_on:
@@ -231,7 +227,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             setattr(self, name, value)
         self.model_, self.history_, self.n_iter_ = model, history, history.epochs
         self.loss_ = history["loss"][(history.best_epoch or history.epochs) - 1]
-        self._shape, self._on_device = shape, on_device
+        self._shape, self._on_device = shape, _home(X).name != "numpy"
         return self
 
     def _stopping(self, epochs: int) -> EarlyStopping:
@@ -341,7 +337,6 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "model_")
         self.model_.to(backend)
-        self._on_device = self._on_device and self._model_backend.name != "numpy"
         return self
 
     # ------------------------------------------------------------------ pickles
@@ -864,10 +859,6 @@ def _checked_weight(weight: Any, n: int) -> Any:
     if (weight < 0).any() or not weight.any():
         raise ValueError("sample_weight must not be negative, nor zero for every sample")
     return weight
-
-
-def _placed(value: Any, backend: Backend, dtype: str) -> Array:
-    return backend.asarray(value, dtype if value.dtype.kind == "f" else None)
 
 
 def _taken(data: Any, rows: Any) -> Any:

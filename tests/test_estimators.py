@@ -163,6 +163,7 @@ def test_what_a_fit_leaves_behind() -> None:
     assert classifier.loss_ == classifier.history_["loss"][-1]
     assert classifier.model_.dtype == "float64"
     assert DenseClassifier(**FAST).fit(X.astype("float32"), LABELS).model_.dtype == "float32"
+    assert DenseClassifier(**FAST).fit((9 * X).astype(int), LABELS).model_.dtype == "float64"
     assert DenseClassifier(dtype="float32", **FAST).fit(X, LABELS).predict_proba(X).dtype == np.float32
 
 
@@ -197,6 +198,8 @@ def test_early_stopping_brings_the_best_weights_back() -> None:
     assert history.best_epoch == best + 1 < classifier.n_iter_
     assert classifier.loss_ == history["loss"][best]
     assert history.samples == 72 * classifier.n_iter_  # one fifth was held back
+    with pytest.raises(ValueError, match="The least populated class"):  # a part of each class is held back
+        DenseClassifier(early_stopping=True).fit(X, np.where(np.arange(90) == 0, "fir", LABELS))
     regressor = DenseRegressor(**params, early_stopping=True).fit(X, VALUES, np.ones(90))
     assert regressor.score(X, VALUES) > 0.9
     assert DenseClassifier(**params, early_stopping=True).fit(sparse.csr_array(X), MANY).history_.best_epoch
@@ -384,7 +387,6 @@ def test_frames_and_the_names_of_their_columns(library: str) -> None:
 def test_host_data_train_on_any_backend(backend: Backend) -> None:
     """One argument moves it, and what comes back is NumPy's."""
     here = DenseClassifier(**FAST, dtype="float32").fit(X, LABELS)
-    there = DenseClassifier(**FAST, backend=backend, batch_size=32).fit(X, LABELS)
     there = DenseClassifier(**FAST, backend=backend).fit(X, LABELS)
     assert there.model_.backend == backend
     assert there.model_.dtype == ("float64" if backend.name == "numpy" else "float32")
@@ -402,8 +404,8 @@ def test_arrays_on_a_device_stay_there(backend: Backend) -> None:
     there = backend.asarray(X, "float32")
     same = clone(DenseClassifier(**FAST, dtype="float32")).fit(X, LABELS)
     with config_context(array_api_dispatch=True):
-        for y in (CODES, backend.asarray(CODES), LABELS):
-            classifier = DenseClassifier(**FAST).fit(there, y, backend.asarray(np.ones(90)))
+        for y, weight in ((backend.asarray(CODES), np.ones(90)), (LABELS, backend.asarray(np.ones(90)))):
+            classifier = DenseClassifier(**FAST).fit(there, y, weight)
             for method in ("predict_proba", "predict_log_proba", "decision_function"):
                 found = getattr(classifier, method)(there)
                 assert backend_of(found) == backend
@@ -415,6 +417,8 @@ def test_arrays_on_a_device_stay_there(backend: Backend) -> None:
                 assert backend_of(labels) == backend
                 np.testing.assert_array_equal(same.classes_[to_numpy(labels)], same.predict(X))
         assert classifier.model_.dtype == "float32"
+        whole = DenseClassifier(**FAST).fit(backend.asarray((9 * X).astype("int64")), CODES)
+        assert whole.model_.dtype == ("float64" if backend.name == "numpy" else "float32")
         many = DenseClassifier(**FAST, early_stopping=True).fit(there, MANY).predict(there)
         assert backend_of(many) == backend
         assert (to_numpy(many) == MANY).mean() > 0.9
