@@ -71,8 +71,8 @@ class _Task:
     scaling: tuple[Any, Any] | None = None
 
 
-class _Estimator(BaseEstimator):  # type: ignore[misc]
-    """What the two have in common."""
+class DenseEstimator(BaseEstimator):  # type: ignore[misc]
+    """Base class of the two: what they have in common."""
 
     model_: Sequential
     history_: History
@@ -375,7 +375,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
+class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
     """A multi-layer perceptron that tells classes apart, with scikit-learn's interface.
 
     The last layer has an output for each class and learns by softmax and cross-entropy; where a sample has several
@@ -386,7 +386,7 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     hidden_layer_sizes : int or sequence of int, default (100,)
         Units of each hidden layer.
     activation : str or Layer, or one for each hidden layer, default "relu"
-        ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …; see :mod:`dense_xp.activations`.
+        ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …, ``"linear"`` for none, or a layer such as ``ELU(0.5)``.
     dropout : float, default 0.0
         The share of each hidden layer that is left out in training.
     normalization : {"layer", "batch"}, optional
@@ -457,7 +457,7 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **_Estimator._parameter_constraints,
+        **DenseEstimator._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
 
@@ -514,7 +514,7 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         Parameters
         ----------
         X, y, sample_weight
-            As in :meth:`fit`.
+            As in :meth:`DenseEstimator.fit`.
         classes : array-like, optional
             All labels that will ever come; needed in the first call, unless a sample has several labels.
 
@@ -647,7 +647,7 @@ class DenseClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
         return tags
 
 
-class DenseRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
+class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     """A multi-layer perceptron that predicts numbers, with scikit-learn's interface.
 
     It learns targets that are brought to mean 0 and variance 1, so that learning rate and `tol` mean the same
@@ -661,7 +661,7 @@ class DenseRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     loss : str or Loss, default "mean_squared_error"
         What is minimised: also ``"mean_absolute_error"``, ``Huber(1.0)`` …, measured in units of the scaled targets.
     activation : str or Layer, or one for each hidden layer, default "relu"
-        ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …; see :mod:`dense_xp.activations`.
+        ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …, ``"linear"`` for none, or a layer such as ``ELU(0.5)``.
     dropout : float, default 0.0
         The share of each hidden layer that is left out in training.
     normalization : {"layer", "batch"}, optional
@@ -726,7 +726,7 @@ class DenseRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **_Estimator._parameter_constraints,
+        **DenseEstimator._parameter_constraints,
         "loss": [str, Loss],
     }
 
@@ -785,7 +785,7 @@ class DenseRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
         Parameters
         ----------
         X, y, sample_weight
-            As in :meth:`fit`.
+            As in :meth:`DenseEstimator.fit`.
 
         Returns
         -------

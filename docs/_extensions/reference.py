@@ -60,7 +60,9 @@ class Public(SphinxDirective):
 
 
 def _skip_what_a_base_documents(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
-    """Leave out methods that override one of a base class, which is documented there."""
+    """Leave out methods that override one of a base class, which is documented there, or come from elsewhere."""
+    if not str(getattr(value, "__module__", "dense_xp")).startswith("dense_xp"):
+        return True
     owner = getattr(inspect.getmodule(value), getattr(value, "__qualname__", "").partition(".")[0], None)
     if inspect.isclass(owner) and any(name in vars(base) for base in owner.__mro__[1:] if base is not object):
         return True
