@@ -336,7 +336,7 @@ class Sequential(Layer):
         Parameters
         ----------
         X : array, shape (n_samples, ..., n_features)
-            On the host, or on the model's device.
+            On the host, or on the model's device; or one of SciPy's sparse matrices, made dense batch by batch.
         y : array
             Targets: class labels (integers) of shape (n_samples, ...), or one row for each output row.
             For a model with one output, one number for each sample also serves.
@@ -407,7 +407,8 @@ class Sequential(Layer):
         Parameters
         ----------
         X : array, shape (n_samples, ..., n_features)
-            On the host or on the model's device; or a dask array, which may be larger than memory.
+            On the host or on the model's device; a sparse matrix of SciPy; or a dask array, which may be larger than
+            memory.
         batch_size : int, default 1024
             How many samples are on the device at a time.
 

@@ -361,9 +361,13 @@ class _Rows:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def read(self, rows: np.ndarray[Any, Any] | slice) -> np.ndarray[Any, Any]:
+        """Return rows that lie on the host."""
+        return self.data[rows] if isinstance(rows, slice) else np.take(self.data, rows, axis=0)
+
     def take(self, rows: np.ndarray[Any, Any] | slice) -> Array:
         if not self.on_device:
-            chosen = self.data[rows] if isinstance(rows, slice) else np.take(self.data, rows, axis=0)
+            chosen = self.read(rows)
             return self.backend.asarray(chosen, self.dtype if chosen.dtype.kind == "f" else None)
         if isinstance(rows, slice):
             chosen = self.data[rows, ...]
@@ -388,7 +392,7 @@ class _Rows:
                 return
         block = max(1, 2**20 // max(1, math.prod(self.shape[1:])))
         for chunk in _slices(len(self), block):
-            host = to_numpy(self.data[chunk, ...])
+            host = to_numpy(self.data[chunk, ...]) if self.on_device else self.read(chunk)
             if host.dtype.kind == "f" and not (good := np.isfinite(host)).all():
                 first = np.argwhere(~good)[0]
                 value = host[tuple(first)]
@@ -399,8 +403,23 @@ class _Rows:
                 )
 
 
+class _SparseRows(_Rows):
+    """Rows of one of SciPy's sparse matrices: those of one batch are made dense at a time."""
+
+    def __init__(self, data: Any, backend: Backend, dtype: str | None, what: str) -> None:
+        self.backend, self.dtype, self.what = backend, dtype, what
+        self.on_device, self.data = False, data.tocsr()
+
+    def read(self, rows: np.ndarray[Any, Any] | slice) -> np.ndarray[Any, Any]:
+        return self.backend.read(self.data[rows].toarray(), self.what)
+
+    def check_finite(self) -> None:
+        if self.data.dtype.kind == "f" and not np.isfinite(self.data.data).all():
+            super().check_finite()
+
+
 def _model_input(model: Layer, X: Any, backend: Backend) -> _Rows:
-    rows = _Rows(X, backend, model.dtype, "X")
+    rows = (_SparseRows if hasattr(X, "tocsr") else _Rows)(X, backend, model.dtype, "X")
     if len(rows.shape) < 2 or (model.input_shape is not None and rows.shape[-1:] != model.input_shape):
         wanted = "n_features" if model.input_shape is None else model.input_shape[0]
         raise ValueError(f"X has shape {rows.shape} and {model.layer_name()} expects (n_samples, ..., {wanted})")
@@ -431,7 +450,7 @@ class _Samples:
         self.loss.check_target(self.y.data, (*leading[1:], *outputs))
         self.weight = None if weight is None else _Rows(weight, backend, model.dtype, "sample_weight")
         if self.weight is not None:
-            if self.weight.data.dtype.kind != "f" and not self.weight.on_device:
+            if not self.weight.on_device and self.weight.data.dtype.kind != "f":
                 self.weight.data = self.weight.data.astype(model.dtype)
             if self.weight.shape != leading:
                 raise ValueError(f"sample_weight has shape {self.weight.shape} and needs {leading}")

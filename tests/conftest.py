@@ -16,6 +16,8 @@ from dense_xp.backend import Backend, BackendError, get_backend
 
 # the parity runs of these backends need float64, which JAX has only in its 64-bit mode
 os.environ.setdefault("JAX_ENABLE_X64", "1")
+# scikit-learn leaves arrays on their device only if this was set before SciPy was imported
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
 # backends whose absence is a failure here, and not a reason to skip: "torch,jax"
 REQUIRED = [name for name in os.environ.get("DENSE_XP_TEST_REQUIRES", "").split(",") if name]

@@ -24,7 +24,7 @@ LAYERS = (
     ("fused",),
     ("training",),
     ("sequential",),
-    ("bench", "demo", "parity", "saving", "lora", "quantization"),
+    ("bench", "demo", "estimators", "parity", "saving", "lora", "quantization"),
     ("callbacks",),
     ("cli",),
     ("__main__",),

@@ -191,6 +191,30 @@ def test_sample_weights_leave_out_and_repeat(backend: Backend) -> None:
     assert whole["loss"] == pytest.approx(cut.evaluate(X[keep], LABELS[keep])["loss"], rel=1e-10)
 
 
+def test_sample_weights_may_be_on_the_device(backend: Backend) -> None:
+    weight = RNG.uniform(size=50).astype("float32")
+    models = []
+    for where in (weight, backend.asarray(weight)):
+        models.append(classifier(backend))
+        models[-1].fit(X, LABELS, 2, 16, sample_weight=where)
+    assert_same_weights(models[1], snapshot(models[0]))
+
+
+def test_sparse_inputs_are_made_dense_batch_by_batch(backend: Backend) -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    thin = np.where(X > 0.3, X, 0)
+    dense, model = classifier(backend), classifier(backend)
+    dense.fit(thin, LABELS, 2, 16, validation_data=(thin, LABELS))
+    model.fit(sparse.coo_array(thin), LABELS, 2, 16, validation_data=(sparse.csr_matrix(thin), LABELS))
+    assert_same_weights(model, snapshot(dense))
+    np.testing.assert_array_equal(model.predict(sparse.csr_array(thin)), dense.predict(thin))
+    thin[7, 2] = np.inf
+    with pytest.raises(ValueError, match=r"X\[7, 2\] is inf: training needs finite numbers"):
+        model.fit(sparse.csr_array(thin), LABELS)
+    with pytest.raises(ValueError, match=r"X has shape \(50, 3\) and Sequential expects \(n_samples, ..., 4\)"):
+        model.predict(sparse.csr_array(thin[:, :3]))
+
+
 def test_batch_norm_trains_in_the_compiled_step(backend: Backend) -> None:
     means = []
     for where in (backend, "numpy"):
