@@ -41,7 +41,14 @@ class ModelFileError(ValueError):
 # ------------------------------------------------------------------------------------- writing
 
 
-def save(model: Layer, path: str | os.PathLike[str], *, training: bool = False, history: History | None = None) -> None:
+def save(
+    model: Layer,
+    path: str | os.PathLike[str],
+    *,
+    training: bool = False,
+    history: History | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
     """Write a model into one safetensors file.
 
     Parameters
@@ -56,13 +63,17 @@ def save(model: Layer, path: str | os.PathLike[str], *, training: bool = False, 
         global one, which is not saved).
     history : History, optional
         What was measured so far; :func:`describe` returns it.
+    extra : mapping of str to plain values, optional
+        What else belongs to the model, such as the names of its classes: anything that JSON can hold.
+        :func:`describe` returns it, and :func:`load` does not look at it.
 
     Raises
     ------
     RuntimeError
         If the model is not initialized.
     ValueError
-        If a part of it has no configuration in plain values, such as an initializer of your own.
+        If a part of it has no configuration in plain values, such as an initializer of your own; or if
+        `extra` is not made of plain values.
 
     Examples
     --------
@@ -95,6 +106,8 @@ def save(model: Layer, path: str | os.PathLike[str], *, training: bool = False, 
         arrays |= {_STATE + name: value for name, value in flatten(model.optimizer_state).items()}
     if history is not None:
         about["history"] = dataclasses.asdict(history)
+    if extra is not None:
+        about["extra"] = _plain(extra)
     try:
         text = json.dumps(about)
     except TypeError as error:
@@ -119,6 +132,19 @@ def _write(path: str, data: bytes) -> None:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def _plain(extra: Any) -> Any:
+    """Return what comes back from JSON, or raise if something does not: a tuple, an array, a key that is no text."""
+    import json
+
+    try:
+        back = json.loads(json.dumps(extra, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"extra cannot be saved: {error}") from None
+    if not isinstance(back, dict) or back != extra:
+        raise ValueError("extra cannot be saved: it must be a dict of plain values, with lists and texts as keys")
+    return back
 
 
 def _anywhere(config: Any) -> Any:
@@ -228,7 +254,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     -------
     dict
         ``"class"``, ``"config"``, ``"dtype"``, ``"shapes"``; and, if they were saved, ``"optimizer"``,
-        ``"steps"`` and ``"history"``, a :class:`History`.
+        ``"steps"``, ``"history"``, a :class:`History`, and ``"extra"``.
 
     Raises
     ------
@@ -252,9 +278,13 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
     if "history" in about:
         try:
-            found["history"] = History(**about["history"])
-        except TypeError as error:
+            found["history"] = _history(about["history"])
+        except (TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(f"{path} does not fit together: {error}") from error
+    if "extra" in about:
+        if not isinstance(about["extra"], dict):
+            raise ModelFileError(f"{path} does not fit together: its extra values are {about['extra']!r:.60}")
+        found["extra"] = about["extra"]
     return {**found, "shapes": shapes}
 
 
@@ -360,6 +390,16 @@ def _optimizer(config: Any) -> Any:
     if config.get("class") not in known:
         raise ModelFileError(f"its optimizer is of the unknown class {config.get('class')!r}")
     return known[config["class"]](**arguments)
+
+
+def _history(config: Any) -> History:
+    history = History(**config)
+    numbers = [history.seconds, history.best_epoch or 0, *(x for column in history.metrics.values() for x in column)]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("its history is not made of numbers")
+    if not 0 <= (history.best_epoch or 0) <= history.epochs:
+        raise ValueError(f"its best epoch is {history.best_epoch!r}, of {history.epochs}")
+    return history
 
 
 def _count(value: Any) -> int:
