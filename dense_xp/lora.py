@@ -228,12 +228,7 @@ def merge_lora(model: Layer) -> Any:
     Parameters
     ----------
     model : Layer
-        It is not changed.
-
-    Parameters
-    ----------
-    model : Layer
-        Initialized.
+        Initialized; it is not changed.
 
     Returns
     -------
