@@ -16,6 +16,7 @@ from dense_xp import BatchNorm, Dense, Dropout, Layer, LayerNorm, ReLU, Sequenti
 from dense_xp.activations import _ACTIVATIONS
 from dense_xp.backend import Backend
 from dense_xp.interop import export_onnx
+from dense_xp.interop.onnx import _unguarded
 from tests.references import check, randomized
 
 onnx = pytest.importorskip("onnx")
@@ -137,6 +138,22 @@ def test_every_node_is_needed(path: Path) -> None:
     read = {name for node in graph.node for name in node.input} | {"Y"}
     assert all(read.intersection(node.output) for node in graph.node)
     assert "Identity" not in {node.op_type for node in graph.node}
+
+
+def test_a_condition_of_another_kind_is_not_taken_out() -> None:
+    helper = onnx.helper
+    value = helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, [1])
+    branches = {
+        f"{name}_branch": helper.make_graph([helper.make_node("Identity", ["X"], ["out"])], name, [], [value])
+        for name in ("then", "else")
+    }
+    for kind in ("Equal", "Greater"):
+        nodes = [helper.make_node(kind, ["X", "X"], ["c"]), helper.make_node("If", ["c"], ["Y"], **branches)]
+        if kind == "Equal":
+            assert [node.op_type for node in _unguarded(onnx, nodes)] == ["Equal", "Identity", "Identity"]
+            continue
+        with pytest.raises(RuntimeError, match=r"install ndonnx 0\.23"):
+            list(_unguarded(onnx, nodes))
 
 
 def test_the_file_does_not_depend_on_the_backend(backend: Backend, path: Path) -> None:

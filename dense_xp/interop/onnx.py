@@ -180,17 +180,21 @@ def _graph(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]], out
     return onnx.helper.make_graph(kept, "dense_xp", inputs, traced.output, initializers)
 
 
-def _unguarded(onnx: Any, nodes: Any) -> Iterator[Any]:
+def _unguarded(onnx: Any, nodes: Any, kinds: dict[str, str] | None = None) -> Iterator[Any]:
     """Yield nodes, and in the place of each ``If`` those of the branch for arrays that are not empty.
 
     Comparing sizes with zero is the one thing that ndonnx writes an ``If`` for: a traced function has no others,
     since it cannot branch on what it does not know.
     """
+    kinds = {} if kinds is None else kinds
     for node in nodes:
+        kinds |= dict.fromkeys(node.output, node.op_type)
         if node.op_type != "If":
             yield node
             continue
+        if kinds.get(node.input[0]) != "Equal":
+            raise RuntimeError("this version of ndonnx writes conditions that are not known here: install ndonnx 0.23")
         branch = next(attribute.g for attribute in node.attribute if attribute.name == "else_branch")
-        yield from _unguarded(onnx, branch.node)
+        yield from _unguarded(onnx, branch.node, kinds)
         for inner, outer in zip(branch.output, node.output, strict=True):
             yield onnx.helper.make_node("Identity", [inner.name], [outer])
