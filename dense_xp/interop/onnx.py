@@ -100,13 +100,14 @@ def export_onnx(
     dtype = dtype or model.dtype
     if dtype not in ("float16", "float32", "float64"):
         raise ValueError(f"ONNX files are written in float16, float32 or float64, and not in {dtype}: pass dtype=...")
-    weights = {name: to_numpy(value).astype(dtype) for name, value in model.weights.items()}
+    host = {name: to_numpy(value) for name, value in model.weights.items()}
+    weights = {name: value if value.dtype.kind == "i" else value.astype(dtype) for name, value in host.items()}
     if len({input_name, output_name, *weights}) < 2 + len(weights):
         raise ValueError(f"input, output and weights share a name: {[input_name, output_name, *weights]}")
     if sum(value.nbytes for value in weights.values()) > LIMIT:
         raise ValueError("an ONNX file holds at most 2 GiB, and the weights have more; a smaller dtype may fit")
     X = xp.argument(shape=(_BATCH, *model._known_input_shape()), dtype=getattr(xp, dtype))
-    symbols = {name: xp.argument(shape=value.shape, dtype=getattr(xp, dtype)) for name, value in weights.items()}
+    symbols = {n: xp.argument(shape=value.shape, dtype=getattr(xp, value.dtype.name)) for n, value in weights.items()}
     final = get_activation(activation)
     try:
         Y = model.forward(unflatten(symbols), X)[0]
