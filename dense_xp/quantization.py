@@ -98,7 +98,9 @@ class QuantizedDense(Layer):
         Z = Z * widened(params["scale"])
         if "w0" in params:
             Z += widened(params["w0"])
-        Z = xp.reshape(in_dtype(Z, X.dtype), (*X.shape[:-1], self.n_units))
+        Z = in_dtype(Z, X.dtype)
+        if X.ndim != 2:
+            Z = xp.reshape(Z, (*X.shape[:-1], self.n_units))
         return (Z, None) if self.activation is None else self.activation.forward({}, Z, training=training)
 
     def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dense_xp import Layer, Sequential, to_numpy
+from dense_xp import Dense, Layer, Sequential, to_numpy
 from dense_xp.layer import unflatten
 from dense_xp.parity import share_of_bound
 from dense_xp.rounding import ELEMENTARY, PRECISIONS, Bounded, bounded, xp
@@ -27,7 +27,11 @@ def check(actual: Any, model: Layer, X: Any, dtype: str, formulas: Formulas | No
     actual = np.asarray(actual)
     assert actual.dtype == dtype
     precision = PRECISIONS[dtype]
-    params = {name: bounded(to_numpy(value).astype(dtype), precision) for name, value in model.weights.items()}
+    host = {name: to_numpy(value) for name, value in model.weights.items()}
+    params = {
+        name: bounded(value if value.dtype.kind == "i" else value.astype(dtype), precision)
+        for name, value in host.items()
+    }
     with np.errstate(all="ignore"):  # infinite bounds say that there is none
         reference = _forward(model, unflatten(params), bounded(X, precision), formulas or {})
     share, compared = share_of_bound(actual, reference)
@@ -42,7 +46,7 @@ def _forward(layer: Layer, params: Any, X: Bounded, formulas: Formulas) -> Bound
         return X
     if type(layer) in formulas:
         return formulas[type(layer)](layer, params, X)
-    if getattr(layer, "activation", None) is not None:
+    if type(layer) is Dense and layer.activation is not None:
         linear = copy.copy(layer)
         linear.activation = None
         return _forward(layer.activation, {}, linear.forward(params, X)[0], formulas)

@@ -12,10 +12,26 @@ import pytest
 from array_api_compat import array_namespace
 
 import dense_xp
-from dense_xp import BatchNorm, Dense, Dropout, Layer, LayerNorm, ReLU, Sequential, Softmax, Tanh, to_numpy
+from dense_xp import (
+    BatchNorm,
+    Dense,
+    Dropout,
+    Layer,
+    LayerNorm,
+    QuantizedDense,
+    ReLU,
+    Sequential,
+    Softmax,
+    Tanh,
+    add_lora,
+    quantize,
+    to_numpy,
+)
 from dense_xp.activations import _ACTIVATIONS
 from dense_xp.backend import Backend
 from dense_xp.interop import export_onnx
+from dense_xp.interop.onnx import _unguarded
+from dense_xp.special import in_dtype, widened
 from tests.references import check, randomized
 
 onnx = pytest.importorskip("onnx")
@@ -139,6 +155,22 @@ def test_every_node_is_needed(path: Path) -> None:
     assert "Identity" not in {node.op_type for node in graph.node}
 
 
+def test_a_condition_of_another_kind_is_not_taken_out() -> None:
+    helper = onnx.helper
+    value = helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, [1])
+    branches = {
+        f"{name}_branch": helper.make_graph([helper.make_node("Identity", ["X"], ["out"])], name, [], [value])
+        for name in ("then", "else")
+    }
+    for kind in ("Equal", "Greater"):
+        nodes = [helper.make_node(kind, ["X", "X"], ["c"]), helper.make_node("If", ["c"], ["Y"], **branches)]
+        if kind == "Equal":
+            assert [node.op_type for node in _unguarded(onnx, nodes)] == ["Equal", "Identity", "Identity"]
+            continue
+        with pytest.raises(RuntimeError, match=r"install ndonnx 0\.23"):
+            list(_unguarded(onnx, nodes))
+
+
 def test_the_file_does_not_depend_on_the_backend(backend: Backend, path: Path) -> None:
     export_onnx(network(backend), path)
     expected = path.with_name("numpy.onnx")
@@ -170,6 +202,34 @@ def test_bfloat16_is_written_as_float32(path: Path) -> None:
     export_onnx(model, path, dtype="float32")
     (W,) = (i for i in onnx.load(path).graph.initializer if i.name == "dense.W")
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(W), to_numpy(model.weights["dense.W"]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_weights_of_eight_bits_stay_so(dtype: str, path: Path) -> None:
+    model = quantize(network(dtype=dtype))
+    export_onnx(model, path)
+    weights = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(path).graph.initializer}
+    assert {value.dtype.name for value in weights.values()} == {"int8", dtype}
+    for name, value in model.weights.items():
+        np.testing.assert_array_equal(weights[name], value)
+    X = RNG.normal(size=(7, 5)).astype(dtype)
+    check(run(path, X), model, X, dtype, {QuantizedDense: _whole_product})
+
+
+def _whole_product(layer: Any, params: Any, X: Any) -> Any:
+    """Return what a quantized layer computes, without its blocks: arrays with bounds have no slices."""
+    wide = widened(X)
+    Z = (wide @ in_dtype(params["W"], wide.dtype)) * widened(params["scale"]) + widened(params["w0"])
+    Z = in_dtype(Z, X.dtype)
+    return Z if layer.activation is None else layer.activation.forward({}, Z)[0]
+
+
+def test_adapters(path: Path) -> None:
+    model = add_lora(network(), rank=2)
+    randomized(model, RNG)
+    export_onnx(model, path)
+    X = RNG.normal(size=(7, 5)).astype("float32")
+    check(run(path, X), model, X, "float32")
 
 
 class Scale(Layer):

@@ -100,13 +100,14 @@ def export_onnx(
     dtype = dtype or model.dtype
     if dtype not in ("float16", "float32", "float64"):
         raise ValueError(f"ONNX files are written in float16, float32 or float64, and not in {dtype}: pass dtype=...")
-    weights = {name: to_numpy(value).astype(dtype) for name, value in model.weights.items()}
+    host = {name: to_numpy(value) for name, value in model.weights.items()}
+    weights = {name: value if value.dtype.kind == "i" else value.astype(dtype) for name, value in host.items()}
     if len({input_name, output_name, *weights}) < 2 + len(weights):
         raise ValueError(f"input, output and weights share a name: {[input_name, output_name, *weights]}")
     if sum(value.nbytes for value in weights.values()) > LIMIT:
         raise ValueError("an ONNX file holds at most 2 GiB, and the weights have more; a smaller dtype may fit")
     X = xp.argument(shape=(_BATCH, *model._known_input_shape()), dtype=getattr(xp, dtype))
-    symbols = {name: xp.argument(shape=value.shape, dtype=getattr(xp, dtype)) for name, value in weights.items()}
+    symbols = {n: xp.argument(shape=value.shape, dtype=getattr(xp, value.dtype.name)) for n, value in weights.items()}
     final = get_activation(activation)
     try:
         Y = model.forward(unflatten(symbols), X)[0]
@@ -180,17 +181,21 @@ def _graph(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]], out
     return onnx.helper.make_graph(kept, "dense_xp", inputs, traced.output, initializers)
 
 
-def _unguarded(onnx: Any, nodes: Any) -> Iterator[Any]:
+def _unguarded(onnx: Any, nodes: Any, kinds: dict[str, str] | None = None) -> Iterator[Any]:
     """Yield nodes, and in the place of each ``If`` those of the branch for arrays that are not empty.
 
     Comparing sizes with zero is the one thing that ndonnx writes an ``If`` for: a traced function has no others,
     since it cannot branch on what it does not know.
     """
+    kinds = {} if kinds is None else kinds
     for node in nodes:
+        kinds |= dict.fromkeys(node.output, node.op_type)
         if node.op_type != "If":
             yield node
             continue
+        if kinds.get(node.input[0]) != "Equal":
+            raise RuntimeError("this version of ndonnx writes conditions that are not known here: install ndonnx 0.23")
         branch = next(attribute.g for attribute in node.attribute if attribute.name == "else_branch")
-        yield from _unguarded(onnx, branch.node)
+        yield from _unguarded(onnx, branch.node, kinds)
         for inner, outer in zip(branch.output, node.output, strict=True):
             yield onnx.helper.make_node("Identity", [inner.name], [outer])
