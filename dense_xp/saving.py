@@ -41,7 +41,14 @@ class ModelFileError(ValueError):
 # ------------------------------------------------------------------------------------- writing
 
 
-def save(model: Layer, path: str | os.PathLike[str], *, training: bool = False, history: History | None = None) -> None:
+def save(
+    model: Layer,
+    path: str | os.PathLike[str],
+    *,
+    training: bool = False,
+    history: History | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
     """Write a model into one safetensors file.
 
     Parameters
@@ -56,13 +63,17 @@ def save(model: Layer, path: str | os.PathLike[str], *, training: bool = False, 
         global one, which is not saved).
     history : History, optional
         What was measured so far; :func:`describe` returns it.
+    extra : mapping of str to plain values, optional
+        What else belongs to the model, such as the names of its classes: anything that JSON can hold.
+        :func:`describe` returns it, and :func:`load` does not look at it.
 
     Raises
     ------
     RuntimeError
         If the model is not initialized.
     ValueError
-        If a part of it has no configuration in plain values, such as an initializer of your own.
+        If a part of it has no configuration in plain values, such as an initializer of your own; or if
+        `extra` is not made of plain values.
 
     Examples
     --------
@@ -95,6 +106,8 @@ def save(model: Layer, path: str | os.PathLike[str], *, training: bool = False, 
         arrays |= {_STATE + name: value for name, value in flatten(model.optimizer_state).items()}
     if history is not None:
         about["history"] = dataclasses.asdict(history)
+    if extra is not None:
+        about["extra"] = _plain(extra)
     try:
         text = json.dumps(about)
     except TypeError as error:
@@ -119,6 +132,19 @@ def _write(path: str, data: bytes) -> None:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def _plain(extra: Any) -> Any:
+    """Return what comes back from JSON, or raise if something does not: a tuple, an array, a key that is no text."""
+    import json
+
+    try:
+        back = json.loads(json.dumps(extra, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"extra cannot be saved: {error}") from None
+    if not isinstance(back, dict) or back != extra:
+        raise ValueError("extra cannot be saved: it must be a dict of plain values, with lists and texts as keys")
+    return back
 
 
 def _anywhere(config: Any) -> Any:
@@ -228,7 +254,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     -------
     dict
         ``"class"``, ``"config"``, ``"dtype"``, ``"shapes"``; and, if they were saved, ``"optimizer"``,
-        ``"steps"`` and ``"history"``, a :class:`History`.
+        ``"steps"``, ``"history"``, a :class:`History`, and ``"extra"``.
 
     Raises
     ------
@@ -255,6 +281,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             found["history"] = History(**about["history"])
         except TypeError as error:
             raise ModelFileError(f"{path} does not fit together: {error}") from error
+    if "extra" in about:
+        if not isinstance(about["extra"], dict):
+            raise ModelFileError(f"{path} does not fit together: its extra values are {about['extra']!r:.60}")
+        found["extra"] = about["extra"]
     return {**found, "shapes": shapes}
 
 

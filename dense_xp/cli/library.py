@@ -1,49 +1,37 @@
-"""The command line: ``python -m dense_xp demo``, ``parity``, ``bench`` and ``info``."""
+"""The commands about the library itself: ``demo``, ``parity``, ``bench`` and ``info``."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
-import os
 import sys
-from collections.abc import Sequence
+from typing import Any
 
 import dense_xp
 from dense_xp import bench, demo, parity
-from dense_xp.backend import (
-    BackendError,
-    available_backends,
-    everyday_backends,
-    get_backend,
-    set_backend,
-    show_config,
-)
+from dense_xp.backend import Backend, available_backends, everyday_backends, get_backend, show_config
+from dense_xp.cli.arguments import Parser, device_option, example, on_device, positive
 from dense_xp.kernels import host_kernels
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dense_xp", description=dense_xp.__doc__)
-    parser.add_argument("--version", action="version", version=f"dense_xp {dense_xp.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-
-    backend = argparse.ArgumentParser(add_help=False)
-    backend.add_argument(
-        "--backend",
-        metavar="NAME",
-        help="numpy, cupy, cupy:1, torch, torch:cuda, jax, dpnp, … or auto, which takes a GPU where there is one "
-        "(default: the environment variable DENSE_XP_BACKEND, else numpy)",
+def add(commands: Any, backend: Parser) -> None:
+    """Add the commands to a parser; `backend` is the parent with ``--backend``."""
+    show = commands.add_parser(
+        "demo",
+        parents=[backend],
+        help="train a network on handwritten digits",
+        epilog=example("demo --backend torch"),
     )
-
-    train = commands.add_parser("demo", parents=[backend], help="train a network on handwritten digits")
-    train.add_argument("--epochs", type=_positive, default=30, help="how often to go through the data (default: 30)")
-    train.add_argument("--seed", type=int, default=0, help="seed of everything that is random (default: 0)")
-    train.set_defaults(run=_demo)
+    show.add_argument("--epochs", type=positive, default=30, help="how often to go through the data (default: 30)")
+    show.add_argument("--seed", type=int, default=0, help="seed of everything that is random (default: 0)")
+    show.set_defaults(run=_demo)
 
     compare = commands.add_parser(
         "parity",
         parents=[backend],
         help="hold every number against its rounding-error bound; status 1 if one is broken",
+        epilog=example("parity --backend cupy"),
     )
     compare.add_argument("--seed", type=int, default=0, help="seed of the numbers (default: 0)")
     compare.add_argument("--json", action="store_true", help="print a report for machines")
@@ -54,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         help="time the backends of this machine, side by side",
         description="Time a layer, a training step, an epoch and a prediction on each backend, and say from which "
         "width on one overtakes the first.",
-        epilog="example: python -m dense_xp bench --backend numpy,cupy --plot bench.png",
+        epilog=example("bench --backend numpy,cupy --plot bench.png"),
     )
     race.add_argument(
         "--backend",
@@ -62,23 +50,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help="names with commas between them; ratios are to the first (default: all that work here, NumPy first)",
     )
-    race.add_argument("--rounds", type=_positive, default=7, help="how often each is timed (default: 7)")
+    device_option(race)
+    race.add_argument("--rounds", type=positive, default=7, help="how often each is timed (default: 7)")
     race.add_argument("--quick", action="store_true", help="small work only, some seconds")
     race.add_argument("--json", action="store_true", help="print a report for machines")
     race.add_argument("--plot", metavar="FILE", help="draw the time of a step against its width (needs matplotlib)")
-    race.set_defaults(run=_bench, backend=None)
+    race.set_defaults(run=_bench)
 
-    commands.add_parser("info", parents=[backend], help="show what is available, and why anything is not").set_defaults(
-        run=_info
+    tell = commands.add_parser(
+        "info", parents=[backend], help="show what is available, and why anything is not", epilog=example("info")
     )
-    return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not a positive number")
-    return number
+    tell.set_defaults(run=_info)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -135,8 +117,9 @@ def _parity(arguments: argparse.Namespace) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    named = arguments.backends
-    backends = [get_backend(name) for name in named.split(",")] if named else everyday_backends()
+    backends = everyday_backends() if arguments.backends is None else _raced(arguments.backends, arguments.device)
+    if arguments.device and arguments.backends is None:
+        on_device(None, arguments.device)
     if arguments.plot:
         bench.check_plot()
     timings: list[bench.Timing] = []
@@ -181,6 +164,11 @@ def _bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _raced(names: str, device: str | None) -> list[Backend]:
+    """Return the backends of a race: NumPy has but one device, and the others are on the one that is named."""
+    return [get_backend(name if name == "numpy" else on_device(name, device)) for name in names.split(",")]
+
+
 def _time(seconds: float) -> str:
     unit, factor = next((u, f) for u, f in (("s ", 1.0), ("ms", 1e3), ("µs", 1e6)) if seconds * f >= 1 or u == "µs")
     return f"{seconds * factor:10.4g} {unit}"
@@ -191,36 +179,3 @@ def _info(arguments: argparse.Namespace) -> int:
     print(f"kernels on NumPy: {host_kernels().NAME}")
     show_config()
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        The arguments; by default those of the process.
-
-    Returns
-    -------
-    int
-        0, or 2 if the backend cannot be used; the reason is on standard error.
-    """
-    arguments = _parser().parse_args(argv)
-    try:
-        if arguments.backend is not None:
-            set_backend(arguments.backend)
-        status: int = arguments.run(arguments)
-        sys.stdout.flush()
-    except BackendError as error:
-        print(f"dense_xp: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
-        return 2
-    except ImportError as error:  # an optional package; the message has the command that installs it
-        print(f"dense_xp: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, such as head, has seen enough: nothing is left to flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    return status

@@ -1,0 +1,133 @@
+"""What every command of the command line is given: options, their types, and one line when one is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+from typing import NoReturn, TypeVar
+
+from dense_xp.backend import ENVIRONMENT_VARIABLE
+
+DATA = "CSV (.csv, .tsv, .txt, also .gz), Parquet, or NPZ with the arrays X (rows, columns) and y (rows)"
+
+T = TypeVar("T", int, float)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line; the usage is one ``--help`` away."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and leave with status 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def example(text: str) -> str:
+    """Return the end of a help text."""
+    return f"example: dense-xp {text}"
+
+
+def backend_options() -> Parser:
+    """Return the parent of every command that computes on one backend."""
+    parser = Parser(add_help=False)
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="numpy, cupy, cupy:1, torch, torch:cuda, jax, dpnp, … or auto, which takes a GPU where there is one "
+        f"(default: the environment variable {ENVIRONMENT_VARIABLE}, else numpy)",
+    )
+    device_option(parser)
+    return parser
+
+
+def device_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument(
+        "--device", metavar="NAME", help="device of that backend: --backend torch --device cuda:1 is torch:cuda:1"
+    )
+
+
+def on_device(backend: str | None, device: str | None) -> str | None:
+    """Return the name of a backend and the name of a device as one.
+
+    Parameters
+    ----------
+    backend : str, optional
+        By default what the environment variable says.
+    device : str, optional
+        Without one, the backend stays as it is.
+
+    Raises
+    ------
+    ValueError
+        If there is a device and no backend, or one that has its device.
+
+    Examples
+    --------
+    >>> on_device("torch", "cuda:1")
+    'torch:cuda:1'
+    """
+    if device is None:
+        return backend
+    backend = backend or os.environ.get(ENVIRONMENT_VARIABLE)
+    if not backend or backend == "auto":
+        raise ValueError(f"--device {device} needs the name of a library: --backend torch --device {device}")
+    if ":" in backend:
+        raise ValueError(f"the backend {backend!r} names its device, and --device {device} another one: leave one out")
+    return f"{backend}:{device}"
+
+
+# ------------------------------------------------------------------------------------- types
+
+
+def positive(text: str) -> int:
+    """Return a whole number from 1 on."""
+    return _number(text, int, 1, math.inf, "a whole number from 1 on")
+
+
+def not_negative(text: str) -> int:
+    """Return a whole number from 0 on."""
+    return _number(text, int, 0, math.inf, "a whole number from 0 on")
+
+
+def share(text: str) -> float:
+    """Return a number from 0 on that is below 1."""
+    return _number(text, float, 0, math.nextafter(1, 0), "a number from 0 on that is below 1")
+
+
+def rate(text: str) -> float:
+    """Return a finite number from 0 on."""
+    return _number(text, float, 0, math.nextafter(math.inf, 0), "a number from 0 on")
+
+
+def _number(text: str, kind: type[T], low: float, high: float, what: str) -> T:
+    try:
+        number = kind(text)
+    except ValueError:
+        number = None
+    if number is None or not low <= number <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return number
+
+
+def widths(text: str) -> list[int]:
+    """Return whole numbers with commas between them; ``none`` is none.
+
+    Examples
+    --------
+    >>> widths("128,64"), widths("none")
+    ([128, 64], [])
+    """
+    return [] if text == "none" else [positive(part.strip()) for part in text.split(",")]
+
+
+def names(text: str) -> list[str]:
+    """Return names with commas between them; one that has a comma itself is put in double quotes.
+
+    Examples
+    --------
+    >>> names('id,"Name, first"')
+    ['id', 'Name, first']
+    """
+    return next(csv.reader([text], skipinitialspace=True), [])

@@ -1,0 +1,213 @@
+"""The commands that use a model: ``predict``, ``evaluate``, ``export`` and ``summary``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+import numpy as np
+
+from dense_xp import table_files, tables
+from dense_xp.cli.arguments import DATA, Parser, example, names
+from dense_xp.cli.reports import Lines, check_place, epochs, in_words, scores, shortened
+from dense_xp.dense import Dense
+from dense_xp.layer import Layer
+from dense_xp.saving import ModelFileError, describe, load
+from dense_xp.sequential import Sequential
+from dense_xp.table_files import TableError
+from dense_xp.tables import Classes, Encoder, Quantity, counted
+
+_CHUNK = 2**16  # rows that are encoded at a time
+
+
+def add(commands: Any, backend: Parser) -> None:
+    """Add the commands to a parser; `backend` is the parent with ``--backend``."""
+    given = Parser(add_help=False)
+    given.add_argument("model", metavar="MODEL", help="file that train or dense_xp.save wrote")
+    table = Parser(add_help=False)
+    table.add_argument("data", metavar="DATA", help=DATA)
+
+    use = commands.add_parser(
+        "predict",
+        parents=[given, table, backend],
+        help="predict for each row of a table",
+        description="Predict for each row of a table: the class and the probability of each class, or a number.",
+        epilog=example("predict flowers.safetensors new.csv --output predicted.csv"),
+    )
+    use.add_argument("--output", metavar="FILE", help="CSV, Parquet or NPZ (default: CSV on standard output)")
+    use.add_argument("--keep", metavar="COLUMNS", type=names, action="extend", default=[],
+                     help="columns of DATA that are repeated in front, with commas between them")  # fmt: skip
+    use.set_defaults(run=predict)
+
+    measure = commands.add_parser(
+        "evaluate",
+        parents=[given, table, backend],
+        help="measure a model on a table that has the target",
+        epilog=example("evaluate flowers.safetensors test.csv"),
+    )
+    measure.add_argument("--json", action="store_true", help="print a report for machines")
+    measure.set_defaults(run=evaluate)
+
+    out = commands.add_parser(
+        "export",
+        parents=[given, backend],
+        help="write a model as ONNX",
+        description="Write a model as ONNX. Its input are the encoded features, and not the columns of the table; how "
+        'they are made is in its metadata, as JSON under "dense_xp.table".',
+        epilog=example("export flowers.safetensors flowers.onnx"),
+    )
+    out.add_argument("output", metavar="FILE.onnx", help="where to")
+    out.set_defaults(run=export)
+
+    show = commands.add_parser(
+        "summary",
+        parents=[given, backend],
+        help="show what is in a model file",
+        epilog=example("summary flowers.safetensors"),
+    )
+    show.set_defaults(run=summary)
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """Write what a model predicts for each row."""
+    if arguments.output:
+        table_files.check_format(arguments.output, output=True)
+        check_place(arguments.output)
+    model, encoder, frame = _model_and_table(arguments)
+    if encoder.target.name in arguments.keep:
+        raise TableError(f"--keep: {encoder.target.name!r} is the column that is predicted")
+    tables.check_columns(frame, arguments.keep)
+    predicted = encoder.decode(_output(model, encoder, frame))
+    if arguments.keep:
+        predicted = frame.select(dict.fromkeys(arguments.keep)).hstack(predicted)
+    if arguments.output:
+        table_files.write(predicted, arguments.output)
+        print(f"{counted(predicted.height, 'row')}: {arguments.output}")
+    else:
+        print(predicted.write_csv(), end="")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Print how well a model predicts a table."""
+    model, encoder, frame = _model_and_table(arguments)
+    y = encoder.encode_target(frame)
+    found = scores(encoder, _output(model, encoder, frame), y)
+    if arguments.json:
+        print(json.dumps({"rows": frame.height, "target": encoder.target.name, **found}, indent=1))
+        return 0
+    say = Lines()
+    say("data", f"{arguments.data}: {counted(frame.height, 'row')}")
+    say("target", encoder.target.name)
+    say("scores", in_words(encoder, found))
+    if isinstance(encoder.target, Classes):
+        width = max(5, *map(len, encoder.target.labels))
+        print(f"\n{'class':{width}}  {'rows':>9}  predicted  precision  recall")
+        for label, row in found["classes"].items():
+            precision, recall = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall"))
+            print(f"{label:{width}}  {row['rows']:9,}  {row['predicted']:9,}  {precision:>9}  {recall:>6}")
+    return 0
+
+
+def _model_and_table(arguments: argparse.Namespace) -> tuple[Layer, Encoder, Any]:
+    model, encoder, about = _load(arguments.model)
+    if encoder is None:
+        raise ModelFileError(
+            f"{arguments.model} holds a model without the columns that it was trained on: only dense-xp train saves "
+            "them; dense_xp.load(...).predict takes arrays"
+        )
+    texts = [column.name for column in (*encoder.columns, encoder.target) if getattr(column, "of", "") == "text"]
+    frame = table_files.read(arguments.data, texts=texts, missing=about["missing"])
+    tables.check_columns(frame, [column.name for column in encoder.columns], ", which the model needs")
+    for note in encoder.notes(frame):
+        print(f"dense-xp: {note}", file=sys.stderr)
+    return model, encoder, frame
+
+
+def _load(path: str) -> tuple[Any, Encoder | None, dict[str, Any]]:
+    """Return a model, what stands between it and a table, and what else was saved with it."""
+    model, about = load(path), describe(path).get("extra", {})
+    if "table" not in about:
+        return model, None, about
+    try:
+        encoder = Encoder.from_config(about["table"])
+        marks = about.get("missing")
+        if not isinstance(marks, list) or not all(isinstance(mark, str) for mark in marks):
+            raise ValueError(f"its marks of missing values are {marks!r}")
+        if not isinstance(about.get("training", {}), dict):
+            raise ValueError(f"what it says of its training is {about['training']!r}")
+        shapes = (len(encoder.features),), (encoder.target.n_outputs,)
+        if (model.input_shape, model.output_shape()) != shapes:
+            raise ValueError(f"its table is for a model with {shapes[0][0]} features and {shapes[1][0]} outputs")
+    except ValueError as error:
+        raise ModelFileError(f"{path} does not fit together: {error}") from error
+    return model, encoder, about
+
+
+def _output(model: Any, encoder: Encoder, frame: Any) -> np.ndarray[Any, Any]:
+    """Return what the model gives for each row; the features, many for each category, are made chunk by chunk."""
+    parts = [model.predict(encoder.encode(chunk)) for chunk in frame.iter_slices(_CHUNK)]
+    return np.concatenate(parts, axis=0)
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write a model as ONNX, with how a table becomes its input in the metadata."""
+    from dense_xp.interop import export_onnx
+
+    if not arguments.output.endswith(".onnx"):
+        raise ValueError(f"{arguments.output}: the ending must be .onnx")
+    check_place(arguments.output)
+    model, encoder, _ = _load(arguments.model)
+    say = Lines()
+    activation, metadata = None, {}
+    if encoder is not None:
+        metadata = {
+            "dense_xp.table": json.dumps(encoder.get_config()),
+            "dense_xp.features": json.dumps(encoder.features),
+        }
+        count = counted(len(encoder.features), "encoded feature")
+        say("input", f"{count}, and not the columns of a table: how they are made is in the metadata,")
+        say("input", "as JSON under dense_xp.table, and their names are under dense_xp.features")
+        if isinstance(encoder.target, Classes):
+            activation = "softmax"
+            say("output", f"the probabilities of {shortened(encoder.target.labels)}")
+        else:
+            _undo_scale(model, encoder.target)
+            say("output", f"{encoder.target.name}, in its own unit")
+    export_onnx(model, arguments.output, activation=activation, metadata=metadata)
+    say("written", arguments.output)
+    return 0
+
+
+def _undo_scale(model: Sequential, target: Quantity) -> None:
+    """Put the way back to the target's unit into the last layer."""
+    last = model.layers[-1]
+    if not isinstance(last, Dense) or last.activation is not None or "w0" not in last.params:
+        raise ModelFileError(f"the last layer is {last!r}, and must be a Dense with a bias and without an activation")
+    last.W = last.W * target.scale
+    last.w0 = last.w0 * target.scale + target.mean
+
+
+def summary(arguments: argparse.Namespace) -> int:
+    """Print what is in a model file."""
+    model, encoder, about = _load(arguments.model)
+    if isinstance(model, Sequential):
+        model.summary()
+    else:
+        print(f"{model!r}: {model.parameters():,} parameters, {model.dtype} on {model.backend}")
+    say = Lines()
+    if encoder is not None:
+        target = encoder.target
+        print()
+        say("target", f"{target.name}: {shortened(target.labels) if isinstance(target, Classes) else 'a number'}")
+        say.columns(encoder)
+        for name, value in about.get("training", {}).items():
+            say("training", f"{name}: {value}")
+    history = describe(arguments.model).get("history")
+    if history is not None:
+        say("epochs", epochs(history))
+        at = (history.best_epoch or history.epochs) - 1
+        say("measured", ", ".join(f"{name} {values[at]:.4g}" for name, values in history.items()))
+    return 0

@@ -1,0 +1,134 @@
+"""What the commands say: lines with a name in front, scores in words, the learning curve as a picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dense_xp.tables import Classes, Encoder
+from dense_xp.training import History
+
+
+class Lines:
+    """Prints lines with a name in front, the same one only once."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet, self._last = quiet, ""
+
+    def __call__(self, name: str, text: str) -> None:
+        """Print a line."""
+        if not self.quiet:
+            print(f"{name if name != self._last else '':10}  {text}", flush=True)
+        self._last = name
+
+    def columns(self, encoder: Encoder) -> None:
+        """Print what is done with each column."""
+        rows = encoder.report()
+        width = min(30, max(len(name) for name, _, _ in rows))
+        for name, kind, text in rows:
+            self("columns", f"{name:{width}}  {kind:8}  {text}")
+
+
+def epochs(history: History, wanted: int | None = None) -> str:
+    """Say how many epochs there were, why no more, and which weights were kept."""
+    text = f"{history.epochs:,}" + (f" of {wanted:,}" if wanted else "") + f" in {history.seconds:.1f} s"
+    text += f"; {history.stopped}" if history.stopped else ""
+    return text + (f"; kept: the weights of epoch {history.best_epoch}" if history.best_epoch else "")
+
+
+def shortened(items: Sequence[str], most: int = 10) -> str:
+    """Return the first items, and how many more there are."""
+    return ", ".join(items[:most]) + (f", and {len(items) - most:,} more" if len(items) > most else "")
+
+
+def scores(encoder: Encoder, output: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Return measures as plain values, in the target's unit."""
+    target = encoder.target
+    if not isinstance(target, Classes):
+        residuals = (output[:, 0].astype("float64") - y) * target.scale
+        spread = float(np.square((y - y.mean()) * target.scale).mean())
+        error = float(np.square(residuals).mean())
+        scores = {"rmse": error**0.5, "mae": float(np.abs(residuals).mean())}
+        return {"r2": 1.0 - error / spread, **scores} if spread else scores
+    predicted = output.argmax(axis=1)
+    logits = output.astype("float64") - output.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
+    k = target.n_outputs
+    confusion = np.bincount(y * k + predicted, minlength=k * k).reshape(k, k)
+    classes = {}
+    for i, label in enumerate(target.labels):
+        rows, named, right = int(confusion[i].sum()), int(confusion[:, i].sum()), int(confusion[i, i])
+        classes[label] = {
+            "rows": rows,
+            "predicted": named,
+            "precision": right / named if named else None,
+            "recall": right / rows if rows else None,
+        }
+    return {
+        "accuracy": float(np.trace(confusion) / len(y)),
+        "most_frequent": float(confusion.sum(axis=1).max() / len(y)),
+        "cross_entropy": float(losses.mean()),
+        "classes": classes,
+        "confusion": confusion.tolist(),
+    }
+
+
+def in_words(encoder: Encoder, scores: dict[str, Any]) -> str:
+    """Return what :func:`scores` measured as a line."""
+    if isinstance(encoder.target, Classes):
+        return (
+            f"accuracy {scores['accuracy']:.4f}, where the most frequent class alone gives "
+            f"{scores['most_frequent']:.4f}; cross-entropy {scores['cross_entropy']:.4f}"
+        )
+    r2 = f"R² {scores['r2']:.4f}, " if "r2" in scores else ""
+    return f"{r2}root mean square error {scores['rmse']:.4g}, mean absolute error {scores['mae']:.4g}"
+
+
+def check_place(path: str | None) -> None:
+    """Raise if a file cannot be written there: better before the work than after it."""
+    if path is None:
+        return
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {folder!r}")
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path} cannot be written: it is a folder")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: the folder {folder!r} is write-protected")
+
+
+def check_plot(path: str) -> None:
+    """Raise if matplotlib is not installed, or writes no such file."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError('the plot needs matplotlib: run  pip install "dense-xp[cli]"')
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if os.path.splitext(path)[1][1:].lower() not in known:
+        raise ValueError(f"{path}: the ending must be one of .{', .'.join(sorted(known))}")
+
+
+def plot(history: History, path: str) -> None:
+    """Draw each measure against the epoch, in a panel of its own."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    measures = [name for name in history if not name.startswith("val_")]
+    figure = Figure(figsize=(4.5 * len(measures) + 1, 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+        epochs = range(1, history.epochs + 1)
+        axes.plot(epochs, history[name], marker=".", label="rows that are learned from")
+        if f"val_{name}" in history:
+            axes.plot(epochs, history[f"val_{name}"], marker=".", label="rows that are held out")
+        if history.best_epoch:
+            axes.axvline(history.best_epoch, color="grey", linewidth=1, linestyle=":", label="weights that are kept")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
