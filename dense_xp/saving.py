@@ -278,8 +278,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
     if "history" in about:
         try:
-            found["history"] = History(**about["history"])
-        except TypeError as error:
+            found["history"] = _history(about["history"])
+        except (TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(f"{path} does not fit together: {error}") from error
     if "extra" in about:
         if not isinstance(about["extra"], dict):
@@ -390,6 +390,17 @@ def _optimizer(config: Any) -> Any:
     if config.get("class") not in known:
         raise ModelFileError(f"its optimizer is of the unknown class {config.get('class')!r}")
     return known[config["class"]](**arguments)
+
+
+def _history(config: Any) -> History:
+    history = History(**config)
+    numbers = [history.seconds, history.best_epoch or 0, *(x for column in history.metrics.values() for x in column)]
+    lengths = {len(column) for column in history.metrics.values()}
+    if not all(isinstance(number, int | float) for number in numbers) or len(lengths) > 1:
+        raise ValueError("its history is not made of numbers, one for each epoch")
+    if not 0 <= (history.best_epoch or 0) <= history.epochs:
+        raise ValueError(f"its best epoch is {history.best_epoch!r}, of {history.epochs}")
+    return history
 
 
 def _count(value: Any) -> int:

@@ -235,6 +235,8 @@ def _read_npz(path: str, texts: Sequence[str], missing: Sequence[str]) -> pl.Dat
     if X is None or X.ndim != 2:
         found = f"shape {X.shape}" if X is not None else f"the arrays {sorted(arrays)}"
         raise TableError(f"{path} needs an array X of shape (n_rows, n_columns), and has {found}")
+    if X.dtype.kind not in "fiub":
+        raise TableError(f"{path} needs numbers in X, and it holds {X.dtype}")
     if y is not None and y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y is not None and y.shape != X.shape[:1]:

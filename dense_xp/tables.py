@@ -567,7 +567,8 @@ def make_target(column: pl.Series, task: str | None = None) -> Target:
     _check_complete(column)
     found, _ = task_of(column)
     if by_name("task", {"classification": True, "regression": False}, task or found):
-        if column.dtype == require_polars().String and task is None and 2 * column.n_unique() > len(column) > 2:
+        many = column.n_unique() > max(_MAX_CLASSES, len(column) // 2)
+        if many and task is None and column.dtype == require_polars().String:
             raise TableError(
                 f"the target {column.name} has {column.n_unique():,} different texts in {counted(len(column), 'row')}, "
                 f"too many for classes{_nearly_numbers(column)} (--task classification takes them all the same)"
@@ -612,7 +613,7 @@ def split(n_rows: int, share: float, seed: int, codes: Host | None = None) -> tu
     free = free[np.argsort(classes[free], kind="stable")]
     wanted = min(max(1, round(share * n_rows)), len(free)) if share else 0
     if share and not wanted:
-        raise TableError(f"{counted(n_rows, 'row')} are too few to hold some out: --validation 0 learns from all")
+        raise TableError(f"{counted(n_rows, 'row')}: too few to hold some out; --validation 0 learns from all")
     # at equal distances in the order of the classes: from each its share, and small ones are not forgotten
     out = np.zeros(n_rows, dtype=bool)
     out[free[np.arange(wanted) * len(free) // max(1, wanted)]] = True

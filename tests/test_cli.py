@@ -89,12 +89,107 @@ def test_a_backend_that_cannot_be_used_is_one_line_and_status_2(
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["demo", "--epochs", "0"], ["demo", "--epochs", "x"], ["train"]])
-def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "arguments are required: command (see dense-xp --help)"),
+        (
+            ["demo", "--epochs", "0"],
+            "--epochs: '0' is not a whole number from 1 on (see dense-xp demo --help)",
+        ),
+        (["demo", "--epochs", "x"], "'x' is not a whole number"),
+        (["train"], "required: DATA, --save (see dense-xp train --help)"),
+        (["trian"], "invalid choice: 'trian'"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_status_2(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     assert caught.value.code == 2
-    assert "usage:" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) == 1
+
+
+COMMANDS = ("train", "predict", "evaluate", "export", "summary", "demo", "parity", "bench", "info")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_helps_with_an_example_and_takes_a_backend_and_a_device(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert f"usage: dense-xp {command}" in out
+    assert f"example: dense-xp {command}" in " ".join(out.split())
+    assert "--backend NAME" in out
+    assert "--device NAME" in out
+
+
+def test_every_command_is_in_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert tuple(re.findall(r"^    (\w+) +\S", capsys.readouterr().out, re.M)) == COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen"),
+    [
+        (["--backend", "array_api_strict", "--device", "device1"], "array_api_strict:device1"),
+        (["--backend", "numpy", "--device", "cpu"], "numpy"),
+        (["--backend", "array_api_strict:device1"], "array_api_strict:device1"),
+    ],
+)
+def test_a_device_is_joined_to_the_backend(arguments: list[str], chosen: str) -> None:
+    assert cli.main(["info", *arguments]) == 0
+    assert dense_xp.get_backend().spec == chosen
+
+
+def test_a_device_is_joined_to_the_backend_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DENSE_XP_BACKEND", "array_api_strict")
+    assert cli.main(["info", "--device", "device1"]) == 0
+    assert dense_xp.get_backend().spec == "array_api_strict:device1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["info", "--device", "cuda:1"],
+            "needs the name of a library: --backend torch --device cuda:1",
+        ),
+        (["info", "--backend", "auto", "--device", "cuda:1"], "needs the name of a library"),
+        (["info", "--backend", "array_api_strict:device1", "--device", "device2"], "names its device"),
+        (["info", "--backend", "numpy", "--device", "cuda:1"], "no usable device"),
+        (["bench", "--device", "cuda:1"], "needs the name of a library"),
+        (
+            ["bench", "--backend", "numpy,array_api_strict", "--device", "cuda:1"],
+            "'array_api_strict:cuda:1' has no usable device",
+        ),
+    ],
+)
+def test_devices_that_do_not_fit(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_file_that_cannot_be_written_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = ["bench", "--backend", "numpy", "--quick", "--rounds", "1", "--plot", str(tmp_path / "no" / "x.png")]
+    assert cli.main(arguments) == 2
+    assert re.fullmatch(r"dense-xp: .*x\.png cannot be written: there is no folder '.*no'\n", capsys.readouterr().err)
+
+
+def test_the_import_does_not_bring_the_command_line() -> None:
+    code = "import sys, dense_xp; print({'argparse', 'polars', 'dense_xp.cli', 'dense_xp.tables'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_python_dash_m() -> None:
@@ -153,7 +248,7 @@ def test_a_plot_without_matplotlib_says_what_to_install(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
     assert cli.main(["bench", "--backend", "numpy", "--plot", "x.png"]) == 2
-    assert capsys.readouterr().err.strip() == 'dense_xp: the plot needs matplotlib: run  pip install "dense-xp[bench]"'
+    assert capsys.readouterr().err.strip() == 'dense-xp: the plot needs matplotlib: run  pip install "dense-xp[bench]"'
 
 
 def test_a_reader_that_has_seen_enough() -> None:

@@ -229,6 +229,62 @@ def test_files_that_do_not_fit_together(path: Path, change: Any, arrays: Any, me
 
 
 @pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        ([], "must be a mapping"),
+        ({"rogue": 1}, "unexpected keyword argument 'rogue'"),
+        ({"metrics": []}, "no attribute 'values'"),
+        ({"metrics": {"loss": 3}}, "not iterable"),
+        ({"metrics": {"loss": ["low"]}}, "not made of numbers"),
+        ({"metrics": {"loss": [1.0], "val_loss": []}}, "one for each epoch"),
+        ({"metrics": {"loss": [1.0]}, "seconds": "long"}, "not made of numbers"),
+        ({"metrics": {"loss": [1.0]}, "best_epoch": 2}, "its best epoch is 2, of 1"),
+    ],
+)
+def test_a_history_that_is_none(path: Path, history: Any, message: str) -> None:
+    model = network()
+    model.initialize()
+    save(model, path, history=History({"loss": [2.0, 1.0]}, best_epoch=2))
+    assert describe(path)["history"].best_epoch == 2
+    rewritten(path, lambda about: about.update(history=history))
+    with pytest.raises(ModelFileError, match=message):
+        describe(path)
+    load(path)  # which does not look at it
+
+
+def test_what_else_belongs_to_a_model(path: Path) -> None:
+    model = network()
+    model.initialize()
+    extra = {"classes": ["no", "yes"], "scale": 0.1, "more": {"none": None, "flags": [True, 3]}}
+    save(model, path, extra=extra)
+    assert describe(path)["extra"] == extra
+    same(model, load(path))
+    save(model, path)
+    assert "extra" not in describe(path)
+
+
+@pytest.mark.parametrize(
+    "extra", [{"a": np.ones(2)}, {"a": (1, 2)}, {1: "a"}, ["a"], {"a": float("nan")}, {"a": {1, 2}}], ids=str
+)
+def test_extra_values_that_are_not_plain(path: Path, extra: Any) -> None:
+    model = network()
+    model.initialize()
+    with pytest.raises(ValueError, match="extra cannot be saved"):
+        save(model, path, extra=extra)
+    assert not path.exists()
+
+
+def test_extra_values_that_are_none(path: Path) -> None:
+    model = network()
+    model.initialize()
+    save(model, path, extra={"a": 1})
+    rewritten(path, lambda about: about.update(extra=[1]))
+    with pytest.raises(ModelFileError, match=r"its extra values are \[1\]"):
+        describe(path)
+    load(path)
+
+
+@pytest.mark.parametrize(
     ("layer", "change"),
     [
         (Dense(3, (2,)), {"n_units": 10**12}),

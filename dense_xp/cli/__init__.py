@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ImportError, ValueError, ArithmeticError) as error:  # their messages name the remedy
-        return _refused(" ".join(str(error).split()))
+        return _refused(" ".join(str(error).splitlines()))
     except MemoryError as error:
         return _refused(str(error) or "there is not enough memory")
     except OSError as error:

@@ -12,6 +12,7 @@ import dense_xp
 from dense_xp import bench, demo, parity
 from dense_xp.backend import Backend, available_backends, everyday_backends, get_backend, show_config
 from dense_xp.cli.arguments import Parser, device_option, example, on_device, positive
+from dense_xp.cli.reports import check_place
 from dense_xp.kernels import host_kernels
 
 
@@ -122,6 +123,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         on_device(None, arguments.device)
     if arguments.plot:
         bench.check_plot()
+        check_place(arguments.plot)
     timings: list[bench.Timing] = []
     group = ""
     if not arguments.json:

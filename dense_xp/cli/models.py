@@ -81,7 +81,7 @@ def predict(arguments: argparse.Namespace) -> int:
     tables.check_columns(frame, arguments.keep)
     predicted = encoder.decode(_output(model, encoder, frame))
     if arguments.keep:
-        predicted = frame.select(dict.fromkeys(arguments.keep)).hstack(predicted)
+        predicted = frame.select(list(dict.fromkeys(arguments.keep))).hstack(predicted)
     if arguments.output:
         table_files.write(predicted, arguments.output)
         print(f"{counted(predicted.height, 'row')}: {arguments.output}")
@@ -121,8 +121,6 @@ def _model_and_table(arguments: argparse.Namespace) -> tuple[Layer, Encoder, Any
     texts = [column.name for column in (*encoder.columns, encoder.target) if getattr(column, "of", "") == "text"]
     frame = table_files.read(arguments.data, texts=texts, missing=about["missing"])
     tables.check_columns(frame, [column.name for column in encoder.columns], ", which the model needs")
-    for note in encoder.notes(frame):
-        print(f"dense-xp: {note}", file=sys.stderr)
     return model, encoder, frame
 
 
@@ -147,7 +145,9 @@ def _load(path: str) -> tuple[Any, Encoder | None, dict[str, Any]]:
 
 
 def _output(model: Any, encoder: Encoder, frame: Any) -> np.ndarray[Any, Any]:
-    """Return what the model gives for each row; the features, many for each category, are made chunk by chunk."""
+    """Say what is taken for something else, and return what the model gives for each row."""
+    for note in encoder.notes(frame):
+        print(f"dense-xp: {note}", file=sys.stderr)
     parts = [model.predict(encoder.encode(chunk)) for chunk in frame.iter_slices(_CHUNK)]
     return np.concatenate(parts, axis=0)
 
@@ -176,9 +176,21 @@ def export(arguments: argparse.Namespace) -> int:
         else:
             _undo_scale(model, encoder.target)
             say("output", f"{encoder.target.name}, in its own unit")
-    export_onnx(model, arguments.output, activation=activation, metadata=metadata)
+    export_onnx(model, arguments.output, activation=activation)
+    _annotate(arguments.output, metadata)
     say("written", arguments.output)
     return 0
+
+
+def _annotate(path: str, metadata: dict[str, str]) -> None:
+    """Add to the metadata of an ONNX file."""
+    import onnx
+
+    proto = onnx.load(path)
+    for key, value in metadata.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.save(proto, path)
 
 
 def _undo_scale(model: Sequential, target: Quantity) -> None:

@@ -1,0 +1,463 @@
+"""Tables: what is read from a file, what a network sees of it, and the way back."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pl = pytest.importorskip("polars")
+
+from dense_xp import table_files, tables  # noqa: E402
+from dense_xp.table_files import TableError, read, write  # noqa: E402
+from dense_xp.tables import Category, Classes, Encoder, Number, Quantity, make_target, split, task_of  # noqa: E402
+
+
+def csv(folder: Path, text: str | bytes, name: str = "table.csv") -> str:
+    path = folder / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+# ------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("a,b\n1,x\n2,y\n", [(1, "x"), (2, "y")]),
+        ("a;b\n1;x\n2;y\n", [(1, "x"), (2, "y")]),
+        ("a\tb\n1\tx, y\n2\ty\n", [(1, "x, y"), (2, "y")]),
+        ("a|b\n1|x\n2|y\n", [(1, "x"), (2, "y")]),
+        ('a,b\n1,"x, y"\n2,"line\nbreak"\n', [(1, "x, y"), (2, "line\nbreak")]),
+        ("\ufeffa,b\r\n1,x\r\n2,y\r\n", [(1, "x"), (2, "y")]),
+        ("a, b\n1, x \n2, NA\n", [(1, "x"), (2, None)]),
+        ("a;b\n1,5;x\n2;y\n", [(1.5, "x"), (2.0, "y")]),
+        ("a,b\n1,x\n\n?,n/a\n2.5,y\n", [(1.0, "x"), (2.5, "y")]),
+        ("a,b\n1e3,True\n-.5,false\n", [(1000.0, True), (-0.5, False)]),
+        ("a,b\n007,x\n123,y\n", [("007", "x"), ("123", "y")]),
+        ("a,b\n1,x\n2,\nz,y\n", [("1", "x"), ("2", None), ("z", "y")]),
+        ("a,b\n9999999999999999999999,1\n3,2\n", [(1e22, 1), (3.0, 2)]),
+    ],
+    ids=lambda value: repr(value)[:24],
+)
+def test_csv_files_of_many_kinds(tmp_path: Path, text: str, rows: list[Any]) -> None:
+    frame = read(csv(tmp_path, text))
+    assert frame.columns == ["a", "b"]
+    assert frame.rows() == rows
+
+
+@pytest.mark.parametrize("day", ["2024-02-29", "29.02.2024", "2024-02-29 10:30:00", "10:30:00"])
+def test_dates_are_known_as_dates(tmp_path: Path, day: str) -> None:
+    assert read(csv(tmp_path, f"d,x\n{day},1\n,2\n"))["d"].dtype.is_temporal()
+
+
+def test_what_is_a_text_and_what_is_missing_may_be_said(tmp_path: Path) -> None:
+    path = csv(tmp_path, "zip,n\n8000,-\n3000,2\n")
+    assert read(path).rows() == [(8000, "-"), (3000, "2")]
+    assert read(path, texts=["zip"], missing=["-"]).rows() == [("8000", None), ("3000", 2)]
+
+
+def test_compressed_csv(tmp_path: Path) -> None:
+    path = csv(tmp_path, gzip.compress(b"a;b\n1;x\n"), "table.csv.gz")
+    assert read(path).rows() == [(1, "x")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "table.csv is empty"),
+        (b"a,b\n", "has no rows below its first line"),
+        (b"a,a\n1,2\n", "two columns that are named 'a'"),
+        (b"a,b\n1,2\n1,2,3\n", "more than the 2 values that its first line names"),
+        ("a,b\nZürich,1\n".encode("latin-1"), "is not text in UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), "is not text in UTF-8"),
+        (bytes(range(256)), "is not text in UTF-8"),
+    ],
+)
+def test_files_that_are_no_csv(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(TableError, match=message) as caught:
+        read(csv(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_there_or_are_something_else(tmp_path: Path) -> None:
+    path = csv(tmp_path, "a\n1\n")
+    with pytest.raises(FileNotFoundError, match=r"no file '.*Tabel\.csv'; did you mean '.*table\.csv'"):
+        read(path.replace("table", "Tabel"))
+    with pytest.raises(TableError, match=r"ending must be \.csv"):
+        read(str(tmp_path / "table.xlsx"))
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(TableError, match="is a folder"):
+        read(str(tmp_path / "folder.csv"))
+    with pytest.raises(TableError, match="cannot be read as parquet"):
+        read(csv(tmp_path, "a\n1\n", "table.parquet"))
+    with pytest.raises(TableError, match="cannot be read as npz"):
+        read(csv(tmp_path, "a\n1\n", "table.npz"))
+
+
+def test_parquet_and_npz(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"a": [1.5, None], "b": ["x", "y"]})
+    for name in ("a.parquet", "a.csv", "a.tsv"):
+        write(frame, str(tmp_path / name))
+        assert read(str(tmp_path / name)).equals(frame)
+    path = str(tmp_path / "a.npz")
+    np.savez(path, X=np.arange(6.0).reshape(3, 2), y=np.array(["p", "q", "p"]))
+    assert read(path).rows() == [(0.0, 1.0, "p"), (2.0, 3.0, "q"), (4.0, 5.0, "p")]
+    assert read(path).columns == ["x0", "x1", "y"]
+    write(pl.DataFrame({"kind": ["p", "q"], "P(p)": [0.25, 0.5], "file": [1, 2]}), path)
+    with np.load(path, allow_pickle=False) as archive:
+        assert archive["kind"].tolist() == ["p", "q"]
+        assert archive["P(p)"].tolist() == [0.25, 0.5]
+        assert archive["file"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"y": np.ones(2)}, r"needs an array X .* has the arrays \['y'\]"),
+        ({"X": np.ones(2)}, r"needs an array X .* has shape \(2,\)"),
+        ({"X": np.ones((2, 1)), "y": np.ones(3)}, r"y must have the shape \(2,\), and has \(3,\)"),
+        ({"X": np.ones((2, 1)), "y": np.array([None, 1])}, "cannot be read as npz"),
+        ({"X": np.array([["a"]])}, "numbers in X, and it holds <U1"),
+        ({"X": np.ones((0, 3))}, "has no rows"),
+    ],
+)
+def test_npz_files_of_another_layout(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(TableError, match=message):
+        read(str(tmp_path / "a.npz"))
+
+
+def test_without_polars(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name: str, *args: Any) -> Any:
+        if name == "polars":
+            raise ModuleNotFoundError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r'pip install "dense-xp\[cli\]"'):
+        read(csv(tmp_path, "a\n1\n"))
+
+
+# ------------------------------------------------------------------------------------- columns
+
+TABLE = pl.DataFrame(
+    {
+        "size": [1.0, 2.0, None, 4.0, 5.0, float("inf")],
+        "color": ["red", "blue", "red", None, "blue", "green"],
+        "old": [True, False, True, False, True, True],
+        "price": [10.0, 20.0, 30.0, 40.0, 50.0, 60.0],
+    }
+)
+
+
+def test_numbers_are_standardised_and_missing_ones_are_the_mean() -> None:
+    encoder = Encoder.fit(TABLE, "price")
+    number = encoder.columns[0]
+    assert number == Number("size", 3.0, 2.5**0.5, 2)
+    X = encoder.encode(TABLE)
+    assert X.dtype == np.float32
+    np.testing.assert_allclose(X[:, 0], (np.array([1, 2, 3, 4, 5, 3]) - 3) / np.sqrt(2.5), rtol=1e-6)
+
+
+def test_texts_have_a_place_for_each_value_and_for_rare_and_missing_ones() -> None:
+    encoder = Encoder.fit(TABLE, "price")
+    assert encoder.columns[1] == Category("color", ("blue", "red"), "text", other=True, missing=1)
+    names = ["size", "color=blue", "color=red", "color: other", "color: missing", "old=false", "old=true"]
+    assert encoder.features == names
+    wanted = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 0, 1, 0]]
+    assert encoder.encode(TABLE)[:, 1:5].tolist() == wanted
+    assert encoder.encode(TABLE)[:, 6].tolist() == [1, 0, 1, 0, 1, 1]
+
+
+def test_other_tables_are_encoded_by_name() -> None:
+    """Other order, other columns, other types and new values; each means what it meant in training."""
+    encoder = Encoder.fit(TABLE, "price")
+    other = pl.DataFrame(
+        {"more": [1, 2, 3], "old": ["True", "false", None], "color": ["pink", "red", None], "size": ["3", None, "5"]}
+    )
+    X = encoder.encode(other)
+    step = np.float32(2 / np.sqrt(2.5))
+    assert X.tolist() == [[0, 0, 0, 1, 0, 0, 1], [0, 0, 1, 0, 0, 1, 0], [step, 0, 0, 0, 1, 0, 0]]
+    assert encoder.notes(other) == [
+        "size: no number in 1 row, taken as the mean 3",
+        "old: no value in 1 row, taken as none of the known ones",
+    ]
+    assert encoder.notes(TABLE) == ["size: no number in 2 rows, taken as the mean 3"]
+    known = Encoder.fit(pl.DataFrame({"c": ["a", "a", "b", "b"], "y": [1.0, 2.0, 3.0, 4.5]}), "y")
+    new = pl.DataFrame({"c": ["z", "a"]})
+    assert known.encode(new).tolist() == [[0, 0], [1, 0]]
+    assert known.notes(new) == ["c: new values, such as 'z', in 1 row, taken as none of the known ones"]
+
+
+def test_numbers_as_names() -> None:
+    """1, 1.0 and "1" are one name."""
+    encoder = Encoder.fit(pl.DataFrame({"c": [1, 2, 1, 2], "y": [1.0, 2.0, 3.0, 4.5]}), "y", categories=["c"])
+    assert encoder.features == ["c=1", "c=2"]
+    for values in ([2, 1], [2.0, 1.0], ["2", "1"]):
+        assert encoder.encode(pl.DataFrame({"c": values})).tolist() == [[0, 1], [1, 0]]
+
+
+def test_the_most_frequent_values_have_a_place_and_the_others_share_one() -> None:
+    column = pl.Series("c", [f"v{i}" for i in range(5) for _ in range(i + 1)])
+    found = Category.fit(column, max_levels=2)
+    assert isinstance(found, Category)
+    assert found.levels == ("v3", "v4")
+    assert found.other
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "why"),
+    [
+        ([None, None, None, None], "c", "no values"),
+        ([3, 3, None, 3], "c", "constant, 3"),
+        (["a", "a", "a", "a"], "c", "constant, 'a'"),
+        (["a", "b", "c", "d"], "c", "4 different texts in 4 rows"),
+        (["1", "2", "3", "4.5", "5", "6", "7", "8", "9", "-"], "c", "if '-' stands for a missing value, say --missing"),
+        ([5, 1, 7, 2], "customer_id", "identifier"),
+        ([5, 1, 7, 2], "PassengerId", "identifier"),
+        ([0, 1, 2, 3], "", "identifier"),
+        ([[1], [2], [3], [4]], "c", "of the type List"),
+        (pl.date_range(pl.date(2024, 1, 1), pl.date(2024, 1, 4), eager=True), "c", "dates and times are not used"),
+    ],
+    ids=str,
+)
+def test_columns_that_are_left_out_and_why(values: Any, name: str, why: str) -> None:
+    n = len(values)
+    frame = pl.DataFrame({name: values, "x": np.arange(n) % 3, "y": np.arange(n) * 1.5})
+    encoder = Encoder.fit(frame, "y")
+    assert [column.name for column in encoder.columns] == ["x"]
+    assert why in encoder.left_out[name]
+    assert encoder.report()[-1] == (name or "(no name)", "left out", encoder.left_out[name])
+
+
+def test_what_looks_like_an_identifier_and_is_none() -> None:
+    frame = pl.DataFrame(
+        {"x": [1, 2, 3, 4], "paid": [1, 2, 3, 4], "id": [1.5, 2.5, 3.0, 4.0], "y": [1.0, 2.0, 3.0, 5.0]}
+    )
+    assert [column.name for column in Encoder.fit(frame, "y").columns] == ["x", "paid", "id"]
+    frame = frame.with_columns(id=pl.Series([9, 8, 7, 6]))
+    assert "id" in Encoder.fit(frame, "y").left_out
+    assert "id" not in Encoder.fit(frame, "y", numbers=["id"]).left_out
+    assert Encoder.fit(frame, "y", drop=["x"]).left_out["x"] == "as asked for"
+
+
+def test_texts_that_all_differ_are_a_category_if_asked_for() -> None:
+    frame = pl.DataFrame({"c": ["a", "b", "c"], "x": [1, 2, 4], "y": [1.0, 2.0, 4.0]})
+    assert Encoder.fit(frame, "y", categories=["c"]).features == ["c=a", "c=b", "c=c", "x"]
+
+
+def test_columns_that_are_not_there_or_of_another_type() -> None:
+    encoder = Encoder.fit(TABLE, "price")
+    with pytest.raises(TableError, match=r"no column 'size', which the model needs; did you mean 'Size'\?"):
+        encoder.encode(TABLE.rename({"size": "Size"}))
+    with pytest.raises(TableError, match="size holds 'large', and must hold numbers"):
+        encoder.encode(TABLE.with_columns(size=pl.Series(["1", "large", None, "2", "3", "4"])))
+    with pytest.raises(TableError, match="color holds values of the type List"):
+        encoder.encode(TABLE.with_columns(color=pl.Series([["x"]] * 6)))
+    with pytest.raises(TableError, match="no column 'pice'; did you mean 'price'"):
+        Encoder.fit(TABLE, "pice")
+    with pytest.raises(TableError, match="no column 'none'"):
+        Encoder.fit(TABLE, "price", drop=["none"])
+    with pytest.raises(TableError, match=r"no column is left to learn price from \(size: as asked for"):
+        Encoder.fit(TABLE, "price", drop=["size", "color", "old"])
+    with pytest.raises(TableError, match="too large"):
+        Encoder.fit(pl.DataFrame({"x": [1e308, -1e308, 1e308], "y": [1.0, 2.0, 4.0]}), "y")
+    with pytest.raises(TableError, match="color holds texts, and not numbers"):
+        Encoder.fit(TABLE, "price", numbers=["color"])
+
+
+def test_the_rows_of_the_training_alone_are_learned_from() -> None:
+    frame = pl.DataFrame({"x": [0.0, 1.0, 1000.0], "y": [0.0, 1.0, 1000.0]})
+    encoder = Encoder.fit(frame[[0, 1]], "y")
+    assert encoder.columns[0] == Number("x", 0.5, 0.5)
+    assert encoder.target == Quantity("y", 0.5, 0.5)
+
+
+# ------------------------------------------------------------------------------------- targets
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        (["a", "b", "a"], "classification"),
+        ([True, False, True], "classification"),
+        ([0, 1, 0, 1], "classification"),
+        ([1, 2, 3, 4, 5], "regression"),
+        (list(range(20)) * 2, "classification"),
+        (list(range(21)) * 2, "regression"),
+        ([0.0, 1.0, 0.0, 1.0], "regression"),
+        ([1.5, 2.5], "regression"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_the_kind_of_target_decides_the_task(values: list[Any], task: str) -> None:
+    column = pl.Series("y", values)
+    assert task_of(column)[0] == task
+    assert isinstance(make_target(column), Classes if task == "classification" else Quantity)
+
+
+def test_the_task_may_be_said() -> None:
+    assert make_target(pl.Series("y", [3, 1, 3]), "regression") == Quantity("y", 7 / 3, float(np.std([3, 1, 3])))
+    assert make_target(pl.Series("y", [0.0, 1.0]), "classification") == Classes("y", ("0", "1"), "number")
+    assert make_target(pl.Series("y", ["p", "q", "r"]), "classification").n_outputs == 3
+    with pytest.raises(ValueError, match="did you mean 'regression'"):
+        make_target(pl.Series("y", [0.0, 1.0]), "regresion")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["a", None, "b"], "the target y is missing in 1 row, first in row 2"),
+        ([1.0, float("nan"), float("inf")], "the target y is missing in 2 rows, first in row 2"),
+        (["a", "a"], "y is 'a' in every row"),
+        ([1.5, 1.5], "the target y is constant, 1.5 in the training rows"),
+        ([f"name {i}" for i in range(30)], "30 different texts in 30 rows, too many for classes"),
+        ([[1], [2]], "it must hold numbers or texts"),
+        (pl.date_range(pl.date(2024, 1, 1), pl.date(2024, 1, 4), eager=True), "holds dates or times"),
+    ],
+    ids=str,
+)
+def test_targets_that_cannot_be_learned(values: Any, message: str) -> None:
+    with pytest.raises(TableError, match=message):
+        make_target(pl.Series("y", values))
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [(["q", "p", "q"], ["p", "q"]), ([10, 9, 10, 9], ["9", "10"]), ([True, False], ["false", "true"])],
+    ids=str,
+)
+def test_classes_come_back_as_they_were(values: list[Any], labels: list[str]) -> None:
+    column = pl.Series("y", values)
+    target = make_target(column)
+    assert isinstance(target, Classes)
+    assert list(target.labels) == labels
+    codes = target.encode(column)
+    logits = np.where(np.arange(2) == codes[:, None], 3.0, 1.0).astype("float32")
+    predicted = target.decode(logits)
+    assert predicted["y"].to_list() == values
+    assert predicted["y"].dtype == column.dtype
+    assert predicted.columns == ["y", *(f"P({label})" for label in labels)]
+    p = 1 / (1 + np.exp(-2.0))
+    np.testing.assert_allclose(predicted[:, 1:].to_numpy(), np.where(logits > 2, p, 1 - p), rtol=1e-6)
+
+
+def test_a_class_that_the_model_does_not_know() -> None:
+    encoder = Encoder.fit(pl.DataFrame({"x": [1, 2, 3, 4], "y": ["p", "q", "p", "q"]}), "y")
+    with pytest.raises(TableError, match=r"y is 'r' in row 2, and the model knows the classes p, q"):
+        encoder.encode_target(pl.DataFrame({"y": ["p", "r"]}))
+    with pytest.raises(TableError, match="y is missing in 1 row"):
+        encoder.encode_target(pl.DataFrame({"y": ["p", None]}))
+    with pytest.raises(TableError, match="no column 'y', which the model predicts"):
+        encoder.encode_target(pl.DataFrame({"x": [1]}))
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (1e6, 250.0), (-3e-9, 2e-12)])
+def test_numbers_come_back_in_their_unit(mean: float, scale: float) -> None:
+    values = mean + scale * np.array([-1.0, 1.0, 0.5])
+    target = make_target(pl.Series("y", values))
+    back = target.decode(target.encode(pl.Series("y", values))[:, None].astype("float32"))
+    np.testing.assert_allclose(back["y"].to_numpy(), values, rtol=0, atol=2e-7 * scale)
+
+
+# ------------------------------------------------------------------------------------- rows
+
+
+def test_each_class_is_held_out_by_its_share() -> None:
+    codes = np.repeat([0, 1, 2], [700, 250, 50])
+    learn, out = split(1000, 0.2, 3, codes)
+    assert sorted([*learn, *out]) == list(range(1000))
+    for code, count in enumerate([140, 50, 10]):
+        assert abs(int((codes[out] == code).sum()) - count) <= 1
+    assert np.all(np.diff(learn) > 0)
+    assert split(1000, 0.2, 3, codes)[1].tolist() == out.tolist()
+    assert split(1000, 0.2, 4, codes)[1].tolist() != out.tolist()
+
+
+def test_no_class_is_held_out_as_a_whole() -> None:
+    codes = np.array([0, 1, 1, 2, 2, 2])
+    for seed in range(20):
+        learn, out = split(6, 0.9, seed, codes)
+        assert set(codes[learn]) == {0, 1, 2}
+        assert len(out) == 3
+
+
+def test_many_small_classes_are_not_forgotten() -> None:
+    codes = np.repeat(np.arange(50), 3)
+    _, out = split(150, 0.2, 0, codes)
+    assert len(out) == 30
+    assert len(set(codes[out])) > 20
+
+
+def test_sizes_of_a_split() -> None:
+    assert [len(part) for part in split(10, 0.0, 0)] == [10, 0]
+    assert [len(part) for part in split(10, 0.3, 0)] == [7, 3]
+    assert [len(part) for part in split(3, 0.01, 0)] == [2, 1]
+    with pytest.raises(TableError, match="1 row: too few"):
+        split(1, 0.2, 0)
+
+
+# ------------------------------------------------------------------------------------- as plain values
+
+
+@pytest.mark.parametrize("target", ["price", "old"])
+def test_an_encoder_comes_back_from_json(target: str) -> None:
+    encoder = Encoder.fit(TABLE, target, drop=["color"])
+    back = Encoder.from_config(json.loads(json.dumps(encoder.get_config())))
+    assert back == encoder
+    assert back.report() == encoder.report()
+    np.testing.assert_array_equal(back.encode(TABLE), encoder.encode(TABLE))
+
+
+def broken(change: Any) -> Any:
+    config = json.loads(json.dumps(Encoder.fit(TABLE, "old").get_config()))
+    changed = change(config)
+    return config if changed is None else changed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: [], "list indices"),
+        (lambda c: c.pop("columns") and None, "no 'columns'"),
+        (lambda c: c.update(columns=[]), "no columns"),
+        (lambda c: c["columns"].append(c["columns"][0]), "the same name"),
+        (lambda c: c["columns"][0].update(name="old"), "the same name"),
+        (lambda c: c["columns"][0].update(kind="os.system"), "unknown kind 'os.system'"),
+        (lambda c: c["columns"][0].update(kind="classes"), "unknown kind 'classes'"),
+        (lambda c: c["columns"][0].update(rogue=1), "unexpected keyword argument 'rogue'"),
+        (lambda c: c["columns"][0].update(mean="3"), "mean is '3'"),
+        (lambda c: c["columns"][0].update(mean=float("nan")), "has the mean nan"),
+        (lambda c: c["columns"][0].update(scale=0), "the scale 0"),
+        (lambda c: c["columns"][0].update(missing=-1), "missing is -1"),
+        (lambda c: c["columns"][0].update(name=3), "name is 3"),
+        (lambda c: c["columns"][1].update(levels="ab"), "the labels 'ab'"),
+        (lambda c: c["columns"][1].update(levels=[1]), r"the labels \[1\]"),
+        (lambda c: c["columns"][1].update(levels=["a", "a"]), "the same one twice"),
+        (lambda c: c["columns"][1].update(levels=None), "not iterable"),
+        (lambda c: c["columns"][1].update(other=1), "other is 1"),
+        (lambda c: c["columns"][1].update(of="code"), "it holds 'code'"),
+        (lambda c: c["target"].update(labels=["a"]), "has 1 class"),
+        (lambda c: c["target"].update(kind="number"), "unknown kind 'number'"),
+        (lambda c: c.update(left_out=[]), "no attribute 'items'"),
+    ],
+)
+def test_plain_values_that_are_no_encoder(change: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"does not fit together: .*{message}"):
+        Encoder.from_config(broken(change))
+
+
+def test_the_marks_of_missing_values_are_what_the_reader_takes(tmp_path: Path) -> None:
+    for mark in table_files.MISSING:
+        assert read(csv(tmp_path, f"a,b\n{mark},1\n2,2\n"))["a"].to_list() == [None, 2]
+    assert tables.MAX_LEVELS == 100
