@@ -10,6 +10,7 @@ import contextlib
 import csv
 import difflib
 import gzip
+import io
 import os
 import re
 import zipfile
@@ -177,7 +178,7 @@ def _read_csv(path: str, texts: Sequence[str], missing: Sequence[str]) -> pl.Dat
 
 def _dialect(text: str) -> tuple[list[str], str]:
     """Return the names in the first line, and the separator: the one that splits all lines alike, and most."""
-    lines = text.splitlines(keepends=True)[:1000]
+    lines = io.StringIO(text, newline="").readlines()[:1000]
     lines = lines[:-1] or lines  # the last one may be cut off
     best, names = ",", next(csv.reader(lines), [])
     for separator in _SEPARATORS:

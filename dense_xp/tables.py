@@ -57,8 +57,8 @@ class Number:
 
     def __post_init__(self) -> None:
         _check("name", self.name, str)
-        _check("mean", self.mean, float, int)
-        _check("scale", self.scale, float, int)
+        _check("mean", self.mean, float)
+        _check("scale", self.scale, float)
         _check("missing", self.missing, int)
         if not (math.isfinite(self.mean) and 0 < self.scale < math.inf):
             raise ValueError(f"the column {self.name!r} has the mean {self.mean} and the scale {self.scale}")
@@ -248,14 +248,13 @@ class Classes:
     def decode(self, output: Host) -> pl.DataFrame:
         """Return the most probable class of each row, and the probability of each class."""
         pl = require_polars()
-        p = probabilities(output)
+        p = _softmax(output)
         labels = pl.Series(self.name, self.labels).gather(p.argmax(axis=1))
         if self.of == "boolean":
             labels = labels == "true"
         elif self.of == "number":
-            labels = labels.cast(
-                pl.Int64 if all(re.fullmatch(r"-?\d+", label) for label in self.labels) else pl.Float64
-            )
+            whole = all(re.fullmatch(r"-?\d+", label) for label in self.labels)
+            labels = labels.cast(pl.Int64 if whole else pl.Float64)
         columns = [pl.Series(f"P({label})", p[:, i].astype("float32")) for i, label in enumerate(self.labels)]
         return pl.DataFrame([labels.alias(self.name), *columns])
 
@@ -304,8 +303,7 @@ Target: TypeAlias = Classes | Quantity
 _KINDS: dict[str, Any] = {cls.kind: cls for cls in (Number, Category, Classes, Quantity)}
 
 
-def probabilities(logits: Host) -> Host:
-    """Return the softmax of each row, in float64."""
+def _softmax(logits: Host) -> Host:
     exponential = np.exp(logits.astype("float64") - logits.max(axis=1, keepdims=True))
     return np.asarray(exponential / exponential.sum(axis=1, keepdims=True))
 
@@ -696,7 +694,7 @@ def _nearly_numbers(texts: pl.Series) -> str:
     """Return a hint if all but a few texts are numbers: then one value spoils a whole column."""
     pl = require_polars()
     numbers = texts.cast(pl.Float64, strict=False)
-    if numbers.null_count() > 0.1 * len(texts):
+    if not 0 < numbers.null_count() <= 0.1 * len(texts):
         return ""
     first = texts.filter(numbers.is_null())[0]
     return f", though nearly all are numbers: if {first!r} stands for a missing value, say --missing {first!r}"
@@ -748,10 +746,8 @@ def _from_config(config: Any, *kinds: type) -> Any:
     return kind(**values)
 
 
-def _check(name: str, value: Any, *kinds: type) -> None:
-    if type(value) not in kinds:
-        raise ValueError(f"{name} is {value!r}")
-    if kinds == (int,) and value < 0:
+def _check(name: str, value: Any, kind: type) -> None:
+    if type(value) is not kind or (kind is int and value < 0):
         raise ValueError(f"{name} is {value!r}")
 
 

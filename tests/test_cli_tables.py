@@ -245,6 +245,17 @@ def test_npz_needs_no_names(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         assert out["P(3)"].shape == (100,)
 
 
+def test_of_many_columns_the_first_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    X = np.random.default_rng(0).normal(size=(60, 100))
+    np.savez("wide.npz", X=X, y=X[:, 0])
+    run("train", "wide.npz", "--save", "m", "--epochs", "1")
+    out = capsys.readouterr().out
+    assert re.search(r"^ +x39 +number .*\n +and 60 more columns\n", out, re.M)
+    np.savez("gaps.npz", X=np.where(X > 0, np.nan, X))
+    run("predict", "m", "gaps.npz")
+    assert capsys.readouterr().err.endswith("dense-xp: and 60 more columns\n")
+
+
 def test_predictions_are_written_to_standard_output(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("train", "shop.csv", "--target", "left", "--save", "m", "--quiet", "--epochs", "1")
     run("predict", "m", "shop.csv", "--keep", "city,id")
@@ -414,7 +425,7 @@ def test_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["predict", "shop.csv", "shop.csv"], "shop.csv is no model, or is damaged"),
         (["predict", "bare", "shop.csv"], "without the columns that it was trained on"),
         (["predict", "m", "shop.csv", "--output", "out.xlsx"], "out.xlsx: the ending must be"),
-        (["predict", "m", "shop.csv", "--keep", "left"], "--keep: 'left' is the column that is predicted"),
+        (["predict", "m", "shop.csv", "--keep", "left"], "--keep: 'left' is a column that is predicted"),
         (["predict", "m", "shop.csv", "--keep", "nme"], "no column 'nme'"),
         (["evaluate", "m", "empty.csv"], "empty.csv is empty"),
         (["summary", "rogue"], "rogue does not fit together: its description of a table"),

@@ -11,7 +11,7 @@ import numpy as np
 
 from dense_xp import table_files, tables
 from dense_xp.cli.arguments import DATA, Parser, example, names
-from dense_xp.cli.reports import Lines, check_place, epochs, in_words, scores, shortened
+from dense_xp.cli.reports import Lines, check_place, epochs, first_of, in_words, scores, shortened
 from dense_xp.dense import Dense
 from dense_xp.layer import Layer
 from dense_xp.saving import ModelFileError, describe, load
@@ -76,10 +76,10 @@ def predict(arguments: argparse.Namespace) -> int:
         table_files.check_format(arguments.output, output=True)
         check_place(arguments.output)
     model, encoder, frame = _model_and_table(arguments)
-    if encoder.target.name in arguments.keep:
-        raise TableError(f"--keep: {encoder.target.name!r} is the column that is predicted")
     tables.check_columns(frame, arguments.keep)
     predicted = encoder.decode(_output(model, encoder, frame))
+    if taken := [name for name in arguments.keep if name in predicted.columns]:
+        raise TableError(f"--keep: {taken[0]!r} is a column that is predicted")
     if arguments.keep:
         predicted = frame.select(list(dict.fromkeys(arguments.keep))).hstack(predicted)
     if arguments.output:
@@ -146,7 +146,7 @@ def _load(path: str) -> tuple[Any, Encoder | None, dict[str, Any]]:
 
 def _output(model: Any, encoder: Encoder, frame: Any) -> np.ndarray[Any, Any]:
     """Say what is taken for something else, and return what the model gives for each row."""
-    for note in encoder.notes(frame):
+    for note in first_of(encoder.notes(frame), "column"):
         print(f"dense-xp: {note}", file=sys.stderr)
     parts = [model.predict(encoder.encode(chunk)) for chunk in frame.iter_slices(_CHUNK)]
     return np.concatenate(parts, axis=0)

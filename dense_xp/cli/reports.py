@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dense_xp.tables import Classes, Encoder
+from dense_xp.tables import Classes, Encoder, counted
 from dense_xp.training import History
 
 
@@ -29,8 +29,13 @@ class Lines:
         """Print what is done with each column."""
         rows = encoder.report()
         width = min(30, max(len(name) for name, _, _ in rows))
-        for name, kind, text in rows:
-            self("columns", f"{name:{width}}  {kind:8}  {text}")
+        for line in first_of([f"{name:{width}}  {kind:8}  {text}" for name, kind, text in rows], "column"):
+            self("columns", line)
+
+
+def first_of(lines: Sequence[str], noun: str, most: int = 40) -> list[str]:
+    """Return lines, or the first of them and how many more there are: a table may have thousands of columns."""
+    return [*lines[:most], *(["and " + counted(len(lines) - most, f"more {noun}")] if len(lines) > most else [])]
 
 
 def epochs(history: History, wanted: int | None = None) -> str:

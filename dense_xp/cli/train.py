@@ -13,7 +13,7 @@ from dense_xp.activations import get_activation
 from dense_xp.backend import get_backend
 from dense_xp.callbacks import CSVLog
 from dense_xp.cli.arguments import DATA, Parser, example, names, not_negative, positive, rate, share, widths
-from dense_xp.cli.reports import Lines, check_place, check_plot, epochs, in_words, plot, scores, shortened
+from dense_xp.cli.reports import Lines, check_place, check_plot, epochs, first_of, in_words, plot, scores, shortened
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
 from dense_xp.layer import Layer
@@ -163,7 +163,7 @@ def _data(arguments: argparse.Namespace, say: Lines) -> _Data:
         return encoder.encode(part), encoder.encode_target(part)
 
     if len(held_out) and not arguments.quiet:
-        for note in encoder.notes(frame[held_out]):
+        for note in first_of(encoder.notes(frame[held_out]), "column"):
             say("held out", note)
     extra = {
         "table": encoder.get_config(),
