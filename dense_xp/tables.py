@@ -747,7 +747,7 @@ def _from_config(config: Any, *kinds: type) -> Any:
 
 
 def _check(name: str, value: Any, kind: type) -> None:
-    if type(value) is not kind or (kind is int and value < 0):
+    if type(value) is not kind or (isinstance(value, int) and value < 0):
         raise ValueError(f"{name} is {value!r}")
 
 

@@ -22,7 +22,7 @@ pl = pytest.importorskip("polars")
 import dense_xp  # noqa: E402
 from dense_xp import cli  # noqa: E402
 from dense_xp.backend import Backend  # noqa: E402
-from dense_xp.tables import Encoder  # noqa: E402
+from dense_xp.tables import Encoder, split  # noqa: E402
 
 QUICK = ["--epochs", "30", "--hidden", "16", "--learning-rate", "0.01"]
 
@@ -288,13 +288,27 @@ def test_another_table_is_understood_by_its_names(folder: Path, capsys: pytest.C
     assert "no column 'left', which the model predicts" in refused(capsys, "evaluate", "m", "other.csv")
 
 
-def test_codes_with_zeros_in_front_stay_what_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = [f"0{i % 3}5" for i in range(90)]
-    pl.DataFrame({"code": code, "y": [i % 3 for i in range(90)]}).write_csv("codes.csv")
+@pytest.mark.parametrize("codes", [["005", "015", "025"], ["1.50", "2.50", "x"]], ids=str)
+def test_codes_stay_what_they_are(folder: Path, codes: list[str]) -> None:
+    """Also where all those of a new table look like numbers."""
+    pl.DataFrame({"code": codes * 30, "y": [0, 1, 2] * 30}).write_csv("codes.csv")
     run("train", "codes.csv", "--target", "y", "--save", "m", "--quiet", "--epochs", "60", "--learning-rate", "0.03")
-    pl.DataFrame({"code": ["025", "005"]}).write_csv("new.csv")
+    pl.DataFrame({"code": [codes[1], codes[0]]}).write_csv("new.csv")
     run("predict", "m", "new.csv", "--output", "out.csv")
-    assert pl.read_csv("out.csv")["y"].to_list() == [2, 0]
+    assert pl.read_csv("out.csv")["y"].to_list() == [1, 0]
+
+
+def test_what_is_held_out_is_not_looked_at(folder: Path) -> None:
+    """Mean and scale, of columns and of the target, are those of the other rows."""
+    run("train", "shop.csv", "--target", "bill", "--save", "m", "--quiet", "--epochs", "1", "--seed", "3")
+    encoder = Encoder.from_config(dense_xp.describe("m")["extra"]["table"])
+    rows = shop()[split(240, 0.2, 3)[0]]
+    age, bill = rows["age"], rows["bill"]
+    assert encoder.columns[0].mean == pytest.approx(age.mean(), rel=1e-12)
+    assert encoder.columns[0].scale == pytest.approx(age.std(ddof=0), rel=1e-12)
+    assert encoder.columns[0].missing == age.null_count()
+    assert encoder.target.mean == pytest.approx(bill.mean(), rel=1e-12)
+    assert encoder.target.scale == pytest.approx(bill.std(ddof=0), rel=1e-12)
 
 
 def test_summary_shows_the_network_and_the_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

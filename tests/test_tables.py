@@ -199,6 +199,13 @@ def test_other_tables_are_encoded_by_name() -> None:
     assert known.notes(new) == ["c: new values, such as 'z', in 1 row, taken as none of the known ones"]
 
 
+def test_a_missing_value_is_not_another_value() -> None:
+    """Without a missing value in the training, one has no place: not even that of the rare values."""
+    encoder = Encoder.fit(pl.DataFrame({"c": ["a", "a", "b", "b", "z"], "y": [1.0, 2.0, 3.0, 4.5, 5.0]}), "y")
+    assert encoder.features == ["c=a", "c=b", "c: other"]
+    assert encoder.encode(pl.DataFrame({"c": [None, "new"]})).tolist() == [[0, 0, 0], [0, 0, 1]]
+
+
 def test_numbers_as_names() -> None:
     """1, 1.0 and "1" are one name."""
     encoder = Encoder.fit(pl.DataFrame({"c": [1, 2, 1, 2], "y": [1.0, 2.0, 3.0, 4.5]}), "y", categories=["c"])
