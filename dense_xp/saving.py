@@ -395,9 +395,8 @@ def _optimizer(config: Any) -> Any:
 def _history(config: Any) -> History:
     history = History(**config)
     numbers = [history.seconds, history.best_epoch or 0, *(x for column in history.metrics.values() for x in column)]
-    lengths = {len(column) for column in history.metrics.values()}
-    if not all(isinstance(number, int | float) for number in numbers) or len(lengths) > 1:
-        raise ValueError("its history is not made of numbers, one for each epoch")
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("its history is not made of numbers")
     if not 0 <= (history.best_epoch or 0) <= history.epochs:
         raise ValueError(f"its best epoch is {history.best_epoch!r}, of {history.epochs}")
     return history

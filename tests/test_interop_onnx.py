@@ -99,6 +99,12 @@ def test_tanh_is_that_of_onnx_runtime(dtype: str, path: Path) -> None:
     np.testing.assert_allclose(run(path, X), np.tanh(X.astype("float64")), rtol=8 * np.finfo(dtype).eps)
 
 
+def test_a_file_says_what_it_is_told_to(path: Path) -> None:
+    export_onnx(network(name="digits"), path, metadata={"unit": "m", "class": "mine"})
+    found = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert found == {"class": "mine", "name": "digits", "unit": "m"}
+
+
 def test_what_is_in_the_file(path: Path) -> None:
     model = network(name="digits")
     export_onnx(model, path, input_name="pixels", output_name="scores")

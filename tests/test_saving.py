@@ -236,7 +236,6 @@ def test_files_that_do_not_fit_together(path: Path, change: Any, arrays: Any, me
         ({"metrics": []}, "no attribute 'values'"),
         ({"metrics": {"loss": 3}}, "not iterable"),
         ({"metrics": {"loss": ["low"]}}, "not made of numbers"),
-        ({"metrics": {"loss": [1.0], "val_loss": []}}, "one for each epoch"),
         ({"metrics": {"loss": [1.0]}, "seconds": "long"}, "not made of numbers"),
         ({"metrics": {"loss": [1.0]}, "best_epoch": 2}, "its best epoch is 2, of 1"),
     ],

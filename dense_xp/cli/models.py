@@ -176,21 +176,9 @@ def export(arguments: argparse.Namespace) -> int:
         else:
             _undo_scale(model, encoder.target)
             say("output", f"{encoder.target.name}, in its own unit")
-    export_onnx(model, arguments.output, activation=activation)
-    _annotate(arguments.output, metadata)
+    export_onnx(model, arguments.output, activation=activation, metadata=metadata)
     say("written", arguments.output)
     return 0
-
-
-def _annotate(path: str, metadata: dict[str, str]) -> None:
-    """Add to the metadata of an ONNX file."""
-    import onnx
-
-    proto = onnx.load(path)
-    for key, value in metadata.items():
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = key, value
-    onnx.save(proto, path)
 
 
 def _undo_scale(model: Sequential, target: Quantity) -> None:
@@ -220,6 +208,7 @@ def summary(arguments: argparse.Namespace) -> int:
     history = describe(arguments.model).get("history")
     if history is not None:
         say("epochs", epochs(history))
-        at = (history.best_epoch or history.epochs) - 1
-        say("measured", ", ".join(f"{name} {values[at]:.4g}" for name, values in history.items()))
+        best = history.best_epoch or history.epochs
+        columns = {name: column for name, column in history.items() if len(column) == history.epochs > 0}
+        say("measured", ", ".join(f"{name} {column[best - 1]:.4g}" for name, column in columns.items()))
     return 0

@@ -122,7 +122,7 @@ def plot(history: History, path: str) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    measures = [name for name in history if not name.startswith("val_")]
+    measures = [name for name, column in history.items() if len(column) == history.epochs and name[:4] != "val_"]
     figure = Figure(figsize=(4.5 * len(measures) + 1, 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         epochs = range(1, history.epochs + 1)

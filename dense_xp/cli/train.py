@@ -190,7 +190,7 @@ def _fit(
                 *data.learn,
                 arguments.epochs,
                 batch_size,
-                metrics=["accuracy"] if isinstance(data.encoder.target, Classes) else [],
+                metrics=["accuracy" if isinstance(data.encoder.target, Classes) else "r2"],
                 validation_data=data.held_out,
                 callbacks=callbacks,
                 verbose=False if arguments.quiet else None,

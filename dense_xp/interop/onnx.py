@@ -11,7 +11,7 @@ with a branch of a hundred nodes. Engines that fuse and place operators do not l
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ def export_onnx(
     input_name: str = "X",
     output_name: str = "Y",
     dtype: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write what a model computes outside of training into one ONNX file.
 
@@ -57,6 +58,8 @@ def export_onnx(
     dtype : str, optional
         ``"float16"``, ``"float32"`` or ``"float64"``; by default that of the model. ONNX files of bfloat16
         are not written: export them as float32, which holds all their values.
+    metadata : mapping of str to str, optional
+        What else the file is to say of itself, beside class and name of the model.
 
     Raises
     ------
@@ -115,6 +118,8 @@ def export_onnx(
             "use the functions of array_api_compat.array_namespace(X), and no value of X, in each of its layers"
         ) from error
     proto = _proto(onnx, traced, model, weights, output_name)
+    about = {"class": type(model).__name__, "name": model.layer_name(), **(metadata or {})}
+    onnx.helper.set_model_props(proto, about)
     onnx.checker.check_model(proto, full_check=True)
     _write(os.fspath(path), proto.SerializeToString())
 
@@ -126,7 +131,7 @@ def _impure(model: Layer) -> Layer:
 
 
 def _proto(onnx: Any, traced: Any, model: Layer, weights: dict[str, np.ndarray[Any, Any]], output: str) -> Any:
-    """Return the file of a traced model: its graph, its versions, and where it comes from."""
+    """Return the file of a traced model: its graph and its versions."""
     from dense_xp import __version__
 
     graph = _graph(onnx, traced.graph, weights, output)
@@ -134,15 +139,13 @@ def _proto(onnx: Any, traced: Any, model: Layer, weights: dict[str, np.ndarray[A
     shape = (_BATCH, *model.output_shape())
     graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(output, kind, shape))
     domains = {node.domain for node in graph.node}
-    proto = onnx.helper.make_model(
+    return onnx.helper.make_model(
         graph,
         opset_imports=[entry for entry in traced.opset_import if entry.domain in domains],
         ir_version=traced.ir_version,
         producer_name="dense_xp",
         producer_version=__version__,
     )
-    onnx.helper.set_model_props(proto, {"class": type(model).__name__, "name": model.layer_name()})
-    return proto
 
 
 def _graph(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]], output: str) -> Any:
