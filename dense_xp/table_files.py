@@ -73,7 +73,7 @@ def read(path: str, *, texts: Sequence[str] = (), missing: Sequence[str] = ()) -
     texts : sequence of str
         Columns of a CSV file whose values stay texts, though they may look like numbers.
     missing : sequence of str
-        Marks of a missing value in a CSV file, beside :data:`MISSING`.
+        Marks of a missing value in a CSV file, beside the usual ones.
 
     Returns
     -------

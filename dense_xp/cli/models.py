@@ -34,7 +34,7 @@ def add(commands: Any, backend: Parser) -> None:
         parents=[given, table, backend],
         help="predict for each row of a table",
         description="Predict for each row of a table: the class and the probability of each class, or a number.",
-        epilog=example("predict flowers.safetensors new.csv --output predicted.csv"),
+        epilog=example("predict iris.safetensors new.csv --output predicted.csv"),
     )
     use.add_argument("--output", metavar="FILE", help="CSV, Parquet or NPZ (default: CSV on standard output)")
     use.add_argument("--keep", metavar="COLUMNS", type=names, action="extend", default=[],
@@ -45,7 +45,7 @@ def add(commands: Any, backend: Parser) -> None:
         "evaluate",
         parents=[given, table, backend],
         help="measure a model on a table that has the target",
-        epilog=example("evaluate flowers.safetensors test.csv"),
+        epilog=example("evaluate iris.safetensors test.csv"),
     )
     measure.add_argument("--json", action="store_true", help="print a report for machines")
     measure.set_defaults(run=evaluate)
@@ -56,7 +56,7 @@ def add(commands: Any, backend: Parser) -> None:
         help="write a model as ONNX",
         description="Write a model as ONNX. Its input are the encoded features, and not the columns of the table; how "
         'they are made is in its metadata, as JSON under "dense_xp.table".',
-        epilog=example("export flowers.safetensors flowers.onnx"),
+        epilog=example("export iris.safetensors iris.onnx"),
     )
     out.add_argument("output", metavar="FILE.onnx", help="where to")
     out.set_defaults(run=export)
@@ -65,7 +65,7 @@ def add(commands: Any, backend: Parser) -> None:
         "summary",
         parents=[given, backend],
         help="show what is in a model file",
-        epilog=example("summary flowers.safetensors"),
+        epilog=example("summary iris.safetensors"),
     )
     show.set_defaults(run=summary)
 

@@ -44,7 +44,7 @@ def add(commands: Any, backend: Parser) -> None:
         help="learn to predict a column of a table from the others",
         description="Learn to predict a column of a table from the others, and save the model with all that is needed "
         "to use it. What was done with each column is reported. Ctrl-C saves what was learned so far.",
-        epilog=example("train flowers.csv --target species --save flowers.safetensors"),
+        epilog=example("train iris.csv --target species --save iris.safetensors"),
     )
     command.add_argument("data", metavar="DATA", help=DATA)
     command.add_argument("--save", metavar="MODEL", required=True, help="where to write the model (safetensors)")
@@ -105,7 +105,7 @@ def train(arguments: argparse.Namespace) -> int:
     model.initialize(optimizer)
     batch_size = arguments.batch_size or min(1024, max(32, len(data.learn[1]) // 100))
     say("network", _described(arguments, data.encoder, model))
-    say("training", f"{arguments.optimizer}, batches of {batch_size:,}, at most {arguments.epochs:,} epochs")
+    say("training", f"{arguments.optimizer}, batches of {batch_size:,}, at most {counted(arguments.epochs, 'epoch')}")
 
     history, failure = _fit(arguments, model, data, batch_size)
     say("epochs", epochs(history, arguments.epochs))
