@@ -54,7 +54,7 @@ def add(commands: Any, backend: Parser) -> None:
         "export",
         parents=[given, backend],
         help="write a model as ONNX",
-        description="Write a model as ONNX. Its input are the encoded features, and not the columns of the table; how "
+        description="Write a model as ONNX. Its inputs are the encoded features, and not the columns of the table; how "
         'they are made is in its metadata, as JSON under "dense_xp.table".',
         epilog=example("export iris.safetensors iris.onnx"),
     )

@@ -110,11 +110,8 @@ def train(arguments: argparse.Namespace) -> int:
     history, failure = _fit(arguments, model, data, batch_size)
     say("epochs", epochs(history, arguments.epochs))
     if data.held_out is not None:
-        X, y = data.held_out
-        say(
-            "held out",
-            f"{in_words(data.encoder, scores(data.encoder, model.predict(X), y))}; these rows chose the epoch",
-        )
+        found = scores(data.encoder, model.predict(data.held_out[0]), data.held_out[1])
+        say("held out", f"{in_words(data.encoder, found)}; these rows chose the epoch")
     save(model, arguments.save, history=history, extra=data.extra)
     say("saved", arguments.save)
     if arguments.plot and history.epochs:
