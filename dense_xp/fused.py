@@ -20,7 +20,7 @@ from typing import Any
 
 from array_api_compat import array_namespace, device
 
-from dense_xp.activations import ReLU
+from dense_xp.activations import ReLU, Sigmoid, Tanh
 from dense_xp.backend import Array, Backend, to_numpy
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
@@ -38,6 +38,14 @@ Small tiles would stay in the cache, but their products cost more than that save
 from 128 samples takes 1.4 times as long. Tiles of this size cost nothing, and halve the memory of large layers."""
 
 
+SMALL = 1 << 18
+"""Multiplications in a product that costs about what it costs to call it: layers below that are one stage together."""
+
+
+_APPLIED: dict[type, str] = {type(None): "linear", ReLU: "relu", Sigmoid: "sigmoid", Tanh: "tanh"}
+"""The kernels for what follows the product of a dense layer."""
+
+
 class Update:
     """One optimizer's kernel, and its constants for a step."""
 
@@ -49,7 +57,7 @@ class Update:
     @staticmethod
     def serves(optimizer: Optimizer) -> bool:
         """Whether there is a kernel for this optimizer; a subclass may compute something else."""
-        return type(optimizer) in _UPDATES and not (type(optimizer) is RMSprop and optimizer.momentum)
+        return type(optimizer) in _UPDATES
 
     def at(self, rate: float, steps: int) -> tuple[Any, ...]:
         """Return the kernel's constants for a learning rate and the number of steps, this one included."""
@@ -83,13 +91,19 @@ def _sgd(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable
     return (), k.sgd, lambda t: ()
 
 
+def _rmsprop(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable[[Any], tuple[Any, ...]]]:
+    if o.momentum:
+        return ("mean_square", "velocity"), k.rmsprop_momentum, lambda t: (o.rho, o.epsilon, o.momentum)
+    return ("mean_square",), k.rmsprop, lambda t: (o.rho, o.epsilon)
+
+
 def _adam(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable[[Any], tuple[Any, ...]]]:
     return ("mean", "mean_square"), k.adam, lambda t: (o.beta_1, o.beta_2, o.epsilon, t)
 
 
 _UPDATES: dict[type[Optimizer], Callable[[Any, Any], Any]] = {
     SGD: _sgd,
-    RMSprop: lambda o, k: (("mean_square",), k.rmsprop, lambda t: (o.rho, o.epsilon)),
+    RMSprop: _rmsprop,
     Adam: _adam,
     AdamW: _adam,
     Adagrad: lambda o, k: (("sum_of_squares",), k.adagrad, lambda t: (o.epsilon,)),
@@ -100,12 +114,12 @@ _UPDATES: dict[type[Optimizer], Callable[[Any, Any], Any]] = {
 class _Block:
     """Parameters with the same number of columns, one above the other in one array, and their state alike."""
 
-    def __init__(self, params: Params, state: Params, update: Update) -> None:
+    def __init__(self, params: Params, state: Params, run: FusedStep) -> None:
         self.names = tuple(params)
-        self.update = update
-        self.values = _stacked([params[name] for name in self.names])
+        self.update = run.update
+        self.values = _stacked([params[name] for name in self.names], run)
         self.shape = tuple(self.values.shape)
-        self.state = [_stacked([state[name][slot] for name in self.names]) for slot in update.slots]
+        self.state = [_stacked([state[name][slot] for name in self.names], run) for slot in run.update.slots]
         self.has_steps = "steps" in state[self.names[0]]
         self.steps = int(to_numpy(state[self.names[0]]["steps"])) if self.has_steps else 0
         self.rows: dict[str, slice] = {}
@@ -124,6 +138,13 @@ class _Block:
         """Return the values and the states of some rows as flat views."""
         return self.values[rows].reshape(-1), tuple(array[rows].reshape(-1) for array in self.state)
 
+    def lie_in(self, values: Array, state: Sequence[Array]) -> None:
+        """Move into these flat arrays."""
+        for new, old in zip((values, *state), (self.values, *self.state), strict=True):
+            new[...] = old.reshape(-1)
+        self.values = values.reshape(self.shape)
+        self.state = [array.reshape(self.shape) for array in state]
+
     def params(self) -> Params:
         return {name: _copy(self.values[rows, ...]) for name, rows in self.rows.items()}
 
@@ -139,8 +160,13 @@ class _Block:
         return state
 
 
-def _stacked(arrays: Sequence[Array]) -> Array:
-    return array_namespace(arrays[0]).concat(list(arrays), axis=0)
+def _stacked(arrays: Sequence[Array], run: FusedStep) -> Array:
+    stack = run.empty(sum(array.shape[0] for array in arrays), *arrays[0].shape[1:])
+    start = 0
+    for array in arrays:
+        stack[start : start + array.shape[0], ...] = array
+        start += array.shape[0]
+    return stack
 
 
 def _copy(array: Array) -> Array:
@@ -157,7 +183,11 @@ class _Stage:
     ----------
     blocks : list of _Block
         The parameters that it moves; none if it is frozen.
+    owns_linear_output : bool
+        Whether its output lies in memory of its own, and nothing of it is needed on the way back.
     """
+
+    owns_linear_output = False
 
     def __init__(self, path: tuple[str, ...], layer: Layer, learns: bool, run: FusedStep) -> None:
         self.path, self.layer, self.run = path, layer, run
@@ -169,8 +199,8 @@ class _Stage:
         self.grads: list[Array] = []
 
     def made_blocks(self, names: Sequence[str]) -> list[_Block]:
-        layer, update = self.layer, self.run.update
-        return [_Block({name: layer.params[name]}, layer.optimizer_state, update) for name in names]
+        layer = self.layer
+        return [_Block({name: layer.params[name]}, layer.optimizer_state, self.run) for name in names]
 
     def largest_tile(self) -> int:
         """Return how many numbers of gradient it wants to hold at a time, in memory that all stages share."""
@@ -234,22 +264,26 @@ class _Stage:
         return {**self.layer.optimizer_state, **moved}
 
 
+def _applied(layer: Dense, kernels: Any) -> str:
+    """Return the kernels for what follows the product; those for nothing if the activation is a stage of its own."""
+    name = _APPLIED.get(type(layer.activation), "linear")
+    return name if hasattr(kernels, name) else "linear"
+
+
 class _DenseStage(_Stage):
-    """A Dense layer with ReLU, or without its activation: W and w0 are one array, and so are Y and its gradient."""
+    """A Dense layer, with its activation if that has kernels: W and w0 are one array, and so are Y and its gradient."""
 
     def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, run: FusedStep) -> None:
         super().__init__(path, layer, learns, run)
         kernels = run.kernels
-        rectifies = type(layer.activation) is ReLU
-        self.apply = kernels.relu if rectifies else kernels.linear
-        self.back = kernels.relu_backward if rectifies else kernels.linear_backward
+        self.applied = _applied(layer, kernels)
+        self.apply, self.back = getattr(kernels, self.applied), getattr(kernels, f"{self.applied}_backward")
+        self.owns_linear_output = self.applied == "linear"
         self.W = self.params["W"]
         no_bias = run.empty(1, layer.n_units)
         no_bias[...] = 0.0
         self.w0 = self.params.get("w0", no_bias)
         self.product, self.columns_product = kernels.product, kernels.columns_product
-        self.storage = run.empty(run.batch_size, layer.n_units)
-        self.grad_w0 = run.empty(1, layer.n_units)
         self.tiles: list[slice] = []
         if self.blocks:
             block = self.blocks[0]
@@ -260,10 +294,12 @@ class _DenseStage(_Stage):
         return max(((rows.stop - rows.start) * self.W.shape[1] for rows in self.tiles), default=0)
 
     def plan(self, gradient: Array) -> None:
-        """Lay out, for each tile, which columns of X it needs, and where its gradients go."""
-        n_in = self.W.shape[0]
+        """Take memory, and lay out, for each tile, which columns of X it needs, and where its gradients go."""
+        n_in, n_units = self.W.shape
+        self.storage = self.run.empty(self.run.batch_size, n_units)
+        self.grad_w0 = self.run.empty(1, n_units)
         for rows in self.tiles:
-            shape = rows.stop - rows.start, self.W.shape[1]
+            shape = rows.stop - rows.start, n_units
             tile = self.run.empty(*shape) if self.run.keeps_gradients else gradient[: math.prod(shape)].reshape(shape)
             n = min(rows.stop, n_in) - rows.start
             columns = None if n == n_in else slice(rows.start, rows.start + n)  # None: all of X
@@ -274,7 +310,7 @@ class _DenseStage(_Stage):
 
     def made_blocks(self, names: Sequence[str]) -> list[_Block]:
         layer = self.layer
-        return [_Block({n: layer.params[n] for n in names}, layer.optimizer_state, self.run.update)] if names else []
+        return [_Block({n: layer.params[n] for n in names}, layer.optimizer_state, self.run)] if names else []
 
     def resize(self, n: int) -> None:
         self.Y = self.storage[:n]
@@ -307,6 +343,58 @@ class _DenseStage(_Stage):
             else:
                 move(values, state, flat, block.steps)
         return grad_X
+
+
+class _ChainStage(_Stage):
+    """Small dense layers in a row: one call forward, one back, one to move them, because calls are what they cost.
+
+    Their parameters lie in one flat array, and so do their outputs and gradients.
+    """
+
+    def __init__(self, layers: Sequence[_DenseStage], run: FusedStep) -> None:
+        self.path, self.run, self.grads = (), run, []
+        self.blocks = [block for stage in layers for block in stage.blocks]
+        sizes = [math.prod(block.shape) for block in self.blocks]
+        self.values = run.empty(sum(sizes))
+        self.state = tuple(run.empty(sum(sizes)) for _ in run.update.slots)
+        for block, (a, b) in zip(self.blocks, itertools.pairwise(itertools.accumulate(sizes, initial=0)), strict=True):
+            block.lie_in(self.values[a:b], [array[a:b] for array in self.state])
+        widths = [layers[0].W.shape[0], *(stage.W.shape[1] for stage in layers)]
+        self.owns_linear_output = layers[-1].owns_linear_output
+        self.storage = run.empty(run.batch_size * sum(widths[1:]))
+        self.scratch = run.empty(run.batch_size * max(widths[:-1]))
+        self.sizes = widths[0], sum(widths[1:-1]), widths[-1]
+        rectified = [stage.applied == "relu" for stage in layers]
+        self.fixed = self.values, run.backend.asarray(widths), run.backend.asarray(rectified), self.storage
+
+    def largest_tile(self) -> int:
+        return int(self.values.shape[0])
+
+    def plan(self, gradient: Array) -> None:
+        size = self.largest_tile()
+        self.gradient = self.run.empty(size) if self.run.keeps_gradients else gradient[:size]
+
+    def resize(self, n: int) -> None:
+        n_in, before, n_out = (n * size for size in self.sizes)
+        self.Y = self.storage[before : before + n_out].reshape(n, -1)
+        self.grad_X = self.scratch[:n_in].reshape(n, -1)
+
+    def forward(self, X: Array, noise: Any) -> Array:
+        self.X = X
+        self.run.kernels.chain(X, *self.fixed)
+        return self.Y
+
+    def backward(self, grad: Array, wanted: bool) -> Array | None:
+        self.run.kernels.chain_backward(self.X, grad, *self.fixed, self.gradient, self.scratch, wanted)
+        if self.run.keeps_gradients:
+            self.grads.append(self.gradient)
+        else:
+            self.move_all()
+        return self.grad_X if wanted else None
+
+    def move_all(self) -> None:
+        self.run.move(self.values, self.state, self.gradient, self.blocks[0].steps)
+        self.grads = []
 
 
 class _DropoutStage(_Stage):
@@ -382,13 +470,33 @@ def _stages(path: tuple[str, ...], layer: Layer, learns: bool, run: FusedStep) -
     if layer.regularizers or layer.constraints:
         pass
     elif type(layer) is Dense:
-        plain = layer.activation is None or type(layer.activation) is ReLU
-        kinds = [_DenseStage] if plain else [_DenseStage, _ActivationStage]
+        apart = layer.activation is not None and _applied(layer, run.kernels) == "linear"
+        kinds = [_DenseStage, _ActivationStage] if apart else [_DenseStage]
     elif type(layer) is Dropout:
         kinds = [_DropoutStage]
     elif type(layer) is LayerNorm and hasattr(run.kernels, "layer_norm"):
         kinds = [_LayerNormStage]
     return [kind(path, layer, learns, run) for kind in kinds]
+
+
+def _chained(stages: Sequence[_Stage], run: FusedStep) -> Iterator[_Stage]:
+    """Yield the stages, those of small dense layers in a row as one where there is a kernel for that."""
+
+    def steps_if_small(stage: _Stage) -> int | None:
+        if type(stage) is not _DenseStage or not stage.blocks or "w0" not in stage.params:
+            return None
+        if stage.applied not in ("linear", "relu"):  # numba's own exponentials take one number after the other
+            return None
+        return stage.blocks[0].steps if run.batch_size * math.prod(stage.W.shape) <= SMALL else None
+
+    if not getattr(run.kernels, "CHAINS", False):
+        yield from stages
+        return
+    for steps, row in itertools.groupby(stages, steps_if_small):
+        if steps is None:
+            yield from row
+        else:
+            yield _ChainStage([stage for stage in row if isinstance(stage, _DenseStage)], run)
 
 
 def _leaves(layer: Layer, path: tuple[str, ...] = (), learns: bool = True) -> Iterator[tuple[Any, Layer, bool]]:
@@ -435,13 +543,14 @@ class FusedStep:
         self.dtype = self.backend.dtype(model.dtype)
         self._scratch, self._scratch_size = self.empty(0), 0
         leaves = list(_leaves(model))
-        self.stages = [stage for path, layer, learns in leaves for stage in _stages(path, layer, learns, self)]
+        self.layers = [stage for path, layer, learns in leaves for stage in _stages(path, layer, learns, self)]
+        self.stages = list(_chained(self.layers, self))
         gradient = self.empty(0 if self.keeps_gradients else max(stage.largest_tile() for stage in self.stages))
         for stage in self.stages:
             stage.plan(gradient)
         learning = [i for i, stage in enumerate(self.stages) if stage.blocks]
         self.first = min(learning, default=len(self.stages))
-        self.regularized = [self.stages[i] for i in learning if self.stages[i].layer.regularizers]
+        self.regularized = [stage for stage in self.layers if stage.blocks and stage.layer.regularizers]
         self.blocks = [block for stage in self.stages for block in stage.blocks]
         self.recorder: Any = None
         if recorder is not None and isinstance(self.update, _RecordedUpdate):
@@ -469,7 +578,8 @@ class FusedStep:
 
     def empty(self, *shape: int) -> Array:
         """Return new memory of the model's dtype."""
-        return self.backend.xp.empty(shape, dtype=self.dtype, device=self.backend.device)
+        make = getattr(self.kernels, "empty", self.backend.xp.empty)
+        return make(shape, dtype=self.dtype, device=self.backend.device)
 
     def scratch(self, *shape: int) -> Array:
         """Return memory for the gradient of an input, which is used up before the next one is asked for."""
@@ -524,7 +634,7 @@ class FusedStep:
     def value_and_grad(self, Y: Array, y: Array, weight: Any) -> tuple[Any, Array]:
         """Return the loss and its gradient, written over the prediction where that is ours and not needed."""
         loss, last = self.loss, self.stages[-1]
-        if type(last) is _DenseStage and last.apply is self.kernels.linear and weight is None:
+        if last.owns_linear_output and weight is None:
             if type(loss) is SoftmaxCrossEntropy and y.ndim == 1 and loss.class_weight is None:
                 return self.kernels.softmax_cross_entropy(Y, y, loss.label_smoothing), Y
             if type(loss) is MeanSquaredError and y.dtype == Y.dtype:
@@ -553,8 +663,8 @@ class FusedStep:
 
     def hand_over(self) -> None:
         """Give the model copies of the arrays as they are now."""
-        self.model.params = _tree((stage.path, stage.own_params()) for stage in self.stages)
-        self.model.optimizer_state = _tree((stage.path, stage.own_state()) for stage in self.stages)
+        self.model.params = _tree((stage.path, stage.own_params()) for stage in self.layers)
+        self.model.optimizer_state = _tree((stage.path, stage.own_state()) for stage in self.layers)
 
     def snapshot(self) -> tuple[Params, Params, int]:
         """Return what the model has: the arrays of the last epoch, which no step writes into."""

@@ -342,17 +342,28 @@ class EarlyStopping:
 
 
 class _Rows:
-    """A data set, on the host or on the device, that hands out rows on the device."""
+    """A data set, on the host or on the device, that hands out rows on the device.
 
-    def __init__(self, data: Any, backend: Backend, dtype: str | None, what: str) -> None:
+    They have the model's dtype, but targets that are no floating-point numbers stay what they are: labels.
+    """
+
+    def __init__(self, data: Any, backend: Backend, dtype: str, what: str) -> None:
         owner = backend_of(data)
         if owner is not None and owner != backend and owner.name != "numpy":
             backend.accept(data, None, what)  # raises: it names both sides and the remedy
         self.backend, self.dtype, self.what = backend, dtype, what
         self.on_device = owner == backend and backend.name != "numpy"
         self.data: Any = data if self.on_device else backend.read(data, what)
+        if not self.on_device:
+            self._settle()
         if self.data.ndim == 0:
             raise ValueError(f"{what} is a single number; it needs a first axis, the samples")
+
+    def _settle(self) -> None:
+        """Settle, for data on the host, which dtype the rows are given; None if labels stay what they are."""
+        self.wanted = None if self.what == "y" and self.data.dtype.kind != "f" else self.dtype
+        # then a batch need not be looked at any more: two microseconds where the whole step takes thirty
+        self.ready = self.backend.name == "numpy" and self.wanted in (None, self.data.dtype.name)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -363,18 +374,18 @@ class _Rows:
 
     def read(self, rows: np.ndarray[Any, Any] | slice) -> np.ndarray[Any, Any]:
         """Return rows that lie on the host."""
-        return self.data[rows] if isinstance(rows, slice) else np.take(self.data, rows, axis=0)
+        chosen: np.ndarray[Any, Any] = self.data[rows] if isinstance(rows, slice) else self.data.take(rows, axis=0)
+        return chosen
 
     def take(self, rows: np.ndarray[Any, Any] | slice) -> Array:
         if not self.on_device:
             chosen = self.read(rows)
-            return self.backend.asarray(chosen, self.dtype if chosen.dtype.kind == "f" else None)
+            return chosen if self.ready else self.backend.asarray(chosen, self.wanted)
         if isinstance(rows, slice):
             chosen = self.data[rows, ...]
         else:
             chosen = self.backend.xp.take(self.data, self.backend.asarray(rows), axis=0)
-        xp = self.backend.xp
-        if self.dtype is None or not xp.isdtype(chosen.dtype, "real floating"):
+        if self.what == "y" and not self.backend.xp.isdtype(chosen.dtype, "real floating"):
             return chosen
         return self.backend.cast(chosen, self.backend.dtype(self.dtype), self.what)
 
@@ -382,7 +393,7 @@ class _Rows:
         """Return the dtype in which the rows of host data travel; None if that is not NumPy's, or they are there."""
         if self.on_device or self.dtype == "bfloat16":
             return None
-        return np.dtype(self.dtype) if self.data.dtype.kind == "f" else self.data.dtype
+        return self.data.dtype if self.wanted is None else np.dtype(self.wanted)
 
     def check_finite(self) -> None:
         """Raise with the place of the first NaN or infinity."""
@@ -406,9 +417,10 @@ class _Rows:
 class _SparseRows(_Rows):
     """Rows of one of SciPy's sparse matrices: those of one batch are made dense at a time."""
 
-    def __init__(self, data: Any, backend: Backend, dtype: str | None, what: str) -> None:
+    def __init__(self, data: Any, backend: Backend, dtype: str, what: str) -> None:
         self.backend, self.dtype, self.what = backend, dtype, what
         self.on_device, self.data = False, data.tocsr()
+        self._settle()
 
     def read(self, rows: np.ndarray[Any, Any] | slice) -> np.ndarray[Any, Any]:
         return self.backend.read(self.data[rows].toarray(), self.what)
@@ -450,8 +462,6 @@ class _Samples:
         self.loss.check_target(self.y.data, (*leading[1:], *outputs))
         self.weight = None if weight is None else _Rows(weight, backend, model.dtype, "sample_weight")
         if self.weight is not None:
-            if not self.weight.on_device and self.weight.data.dtype.kind != "f":
-                self.weight.data = self.weight.data.astype(model.dtype)
             if self.weight.shape != leading:
                 raise ValueError(f"sample_weight has shape {self.weight.shape} and needs {leading}")
             self.weight.check_finite()

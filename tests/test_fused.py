@@ -77,6 +77,8 @@ MODELS: dict[str, Any] = {
     "one layer": lambda: Dense(3, (6,), dtype="float64", rng=0),
     "linear": lambda: [Dense(5), Dense(4), Dense(3)],
     "relu": lambda: [Dense(8, activation="relu"), Dense(7, activation="relu"), Dense(3)],
+    "tanh": lambda: [Dense(8, activation="tanh"), Dense(3, activation="tanh")],
+    "sigmoid": lambda: [Dense(8, activation="sigmoid"), Dense(5, activation="relu"), Dense(3, activation="sigmoid")],
     "ends in relu": lambda: [Dense(8, activation="relu"), Dense(3, activation="relu")],
     "no bias": lambda: [Dense(8, activation="relu", use_bias=False), Dense(3, use_bias=False)],
     "gelu": lambda: [Dense(8, activation="gelu"), Dense(3)],
@@ -104,6 +106,7 @@ OPTIMIZERS = [
     SGD(0.1),
     SGD(0.1, momentum=0.9, nesterov=True),
     RMSprop(0.01),
+    RMSprop(0.01, momentum=0.9, weight_decay=0.1),
     Adam(0.01),
     Adam(CosineSchedule(0.05, 5), weight_decay=0.01),
     AdamW(0.01),
@@ -115,11 +118,16 @@ OPTIMIZERS = [
 ]
 
 
-@pytest.fixture(params=KERNEL_SETS, autouse=True)
+LAYER_BY_LAYER = "numba, layer by layer"
+
+
+@pytest.fixture(params=[*KERNEL_SETS, LAYER_BY_LAYER], autouse=True)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     """Each test runs with the kernels of each library, on the backend that they are for."""
-    module, chosen = kernel_set(request.param)
+    module, chosen = kernel_set(request.param.partition(",")[0])
     monkeypatch.setattr(fused, "kernels_for", lambda family: module)
+    if request.param == LAYER_BY_LAYER:
+        monkeypatch.setattr(fused, "SMALL", 0)
     with use_backend(chosen), chosen.scope():
         yield chosen
 
@@ -201,6 +209,49 @@ def test_gradients_in_tiles(monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
         compare(built(name, Adam(0.01)), SoftmaxCrossEntropy(), LABELS)
 
 
+def test_small_layers_are_one_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not getattr(fused.kernels_for(""), "CHAINS", False) or not fused.SMALL:
+        pytest.skip("each layer is a stage of its own")
+
+    def kinds(name: str) -> list[str]:
+        model = built(name, Adam(0.01))
+        compare(model, SoftmaxCrossEntropy(), LABELS)
+        return [type(stage).__name__ for stage in FusedStep(model, SoftmaxCrossEntropy(), (), 12).stages]
+
+    assert kinds("relu") == ["_ChainStage"]
+    assert kinds("dropout") == ["_DropoutStage", "_ChainStage", "_DropoutStage", "_ChainStage"]
+    assert kinds("frozen first") == ["_DenseStage", "_ChainStage"]
+    assert kinds("no bias") == ["_DenseStage", "_DenseStage"]
+    assert kinds("sigmoid") == ["_DenseStage", "_ChainStage", "_DenseStage"]
+    monkeypatch.setattr(fused, "SMALL", 12 * 7 * 8 - 1)  # the second layer of three is larger
+    assert kinds("relu") == ["_ChainStage", "_DenseStage", "_ChainStage"]
+
+
+def test_layers_that_were_moved_unequally_often_stay_apart() -> None:
+    """A chain is moved by one count of steps."""
+    model = built("relu", Adam(0.01))
+    for name, steps in (("dense", 0.0), ("dense_1", 7.0), ("dense_2", 7.0)):
+        for own in model.optimizer_state[name].values():
+            own["steps"] = own["steps"] + steps
+    compare(model, SoftmaxCrossEntropy(), LABELS)
+
+
+@pytest.mark.parametrize("kind", ["columns", "every other row", "read-only"])
+def test_batches_of_any_memory(kind: str) -> None:
+    backend = get_backend()
+    if kind == "read-only" and backend.name != "numpy":
+        pytest.skip("only NumPy has such arrays")
+    model = built("relu", SGD(0.1))
+    wanted = FusedStep(model, SoftmaxCrossEntropy(), (), 12)(
+        backend.asarray(X[:12].copy()), backend.asarray(LABELS[:12]), None, None
+    )
+    x = backend.asarray(X.T.copy()).T[:12] if kind == "columns" else backend.asarray(np.repeat(X, 2, axis=0))[:24:2]
+    if kind == "read-only":
+        x.flags.writeable = False
+    actual = FusedStep(model, SoftmaxCrossEntropy(), (), 12)(x, backend.asarray(LABELS[:12]), None, None)
+    np.testing.assert_allclose(float(actual[0]), float(wanted[0]), rtol=1e-12)
+
+
 def test_what_is_left_to_the_pure_step() -> None:
     class Own(SGD):
         def direction(self, param: Any, grad: Any, state: Any) -> Any:
@@ -215,7 +266,6 @@ def test_what_is_left_to_the_pure_step() -> None:
     assert not FusedStep.serves(model(), 3)
     assert not FusedStep.serves(model(dtype="float16"), 2)
     assert not FusedStep.serves(model(optimizer=Own(0.1)), 2)
-    assert not FusedStep.serves(model(optimizer=RMSprop(momentum=0.5)), 2)
     assert not FusedStep.serves(model(optimizer=None), 2)
     assert not FusedStep.serves(model(backend="array_api_strict"), 2)
     uneven = model(optimizer="adam")

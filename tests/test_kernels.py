@@ -23,6 +23,7 @@ from dense_xp import (
     LayerNorm,
     Lion,
     RMSprop,
+    Sequential,
     get_backend,
     kernels,
     parity,
@@ -30,6 +31,7 @@ from dense_xp import (
 )
 from dense_xp.backend import to_numpy, use_backend
 from dense_xp.fused import Update
+from dense_xp.kernels import numpy as host
 from dense_xp.losses import MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.optimizers import Optimizer
 from dense_xp.parity import Case, Result
@@ -43,6 +45,8 @@ OPTIMIZERS: tuple[Optimizer, ...] = (
     SGD(0.1, momentum=0.9),
     SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
     RMSprop(0.1, weight_decay=0.1),
+    RMSprop(0.1, momentum=0.9),
+    RMSprop(0.1, momentum=0.9, weight_decay=0.1),
     Adam(0.1),
     Adam(0.1, beta_1=0.0),
     AdamW(0.1),
@@ -94,9 +98,11 @@ def held(case: Case, twin: Callable[[dict[str, Any]], dict[str, Any]], dtype: st
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("activation", [None, "relu", "sigmoid", "tanh"])
 def test_bias_and_activation(kernel: Any, dtype: str, shape: tuple[int, int], activation: str | None) -> None:
     name = activation or "linear"
+    if not hasattr(kernel, name):
+        pytest.skip("the activation's pure functions serve")
     # the identity as weights: what the kernel does with the product is all that is left
     layer = Dense(shape[1], activation=activation)
     case = parity.layer_case(layer, RNG.normal(size=shape), RNG)
@@ -117,11 +123,49 @@ def _without(results: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in results.items() if key != name}
 
 
+@pytest.mark.parametrize("n", [1, 5, 32])
+@pytest.mark.parametrize("widths", [(1, 1), (6, 5, 3), (64, 64, 64, 1), (33, 7)])
+@pytest.mark.parametrize("last", [None, "relu"])
+def test_chain(kernel: Any, dtype: str, n: int, widths: tuple[int, ...], last: str | None) -> None:
+    if not getattr(kernel, "CHAINS", False):
+        pytest.skip("each layer is a stage of its own")
+    activations = [*["relu"] * (len(widths) - 2), last]
+    model = Sequential([Dense(m, activation=a) for m, a in zip(widths[1:], activations, strict=True)])
+    case = parity.layer_case(model, RNG.normal(size=(n, widths[0])), RNG)
+
+    def twin(arrays: dict[str, Any]) -> dict[str, Any]:
+        X = arrays["X"]
+        own = {key.removeprefix("param."): value for key, value in arrays.items() if key.startswith("param.")}
+        params = np.concatenate([value.reshape(-1) for value in own.values()])
+        layers = params, np.asarray(widths), np.asarray([a == "relu" for a in activations])
+        outputs, grads, scratch = np.empty(n * sum(widths[1:]), dtype), like(params), np.empty(n * max(widths), dtype)
+        kernel.chain(np.asfortranarray(X), *layers, outputs)  # whatever their memory looks like
+        Y = copied(outputs[-n * widths[-1] :]).reshape(n, -1)
+        X.flags.writeable = False
+        kernel.chain_backward(X, arrays["grad_Y"], *layers, outputs, grads, scratch, True)
+        results = {"Y": Y, "grad_X": scratch[: X.size].reshape(X.shape)}
+        for key, value in own.items():
+            results[f"grad_{key}"], grads = grads[: value.size].reshape(value.shape), grads[value.size :]
+        return results
+
+    held(case, twin, dtype)
+
+
 def test_relu_passes_nan_on_and_stops_infinity(kernel: Any, dtype: str) -> None:
     put = get_backend().asarray
     Z = put(np.asarray([[math.nan, math.inf, -math.inf, -0.0]], dtype=dtype))
     kernel.relu(Z, put(np.zeros((1, 4), dtype=dtype)))
     np.testing.assert_array_equal(to_numpy(Z), [[math.nan, math.inf, 0.0, 0.0]])
+
+
+def test_sigmoid_and_tanh_far_out(kernel: Any, dtype: str) -> None:
+    if not hasattr(kernel, "sigmoid"):
+        pytest.skip("the activation's pure functions serve")
+    put = get_backend().asarray
+    for name, wanted in (("sigmoid", [math.nan, 1.0, 0.0, 0.5, 0.0]), ("tanh", [math.nan, 1.0, -1.0, 0.0, -1.0])):
+        Z = put(np.asarray([[math.nan, math.inf, -math.inf, 0.0, -1e30]], dtype=dtype))
+        getattr(kernel, name)(Z, put(np.zeros((1, 5), dtype=dtype)))
+        np.testing.assert_array_equal(to_numpy(Z), [wanted])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -229,7 +273,6 @@ def test_every_optimizer_of_the_package_has_a_kernel() -> None:
     from dense_xp.optimizers import _OPTIMIZERS
 
     assert all(Update.serves(kind()) for kind in _OPTIMIZERS.values())
-    assert not Update.serves(RMSprop(momentum=0.5))  # this one takes its pure function
 
     class Own(Adam):
         pass
@@ -269,8 +312,21 @@ def test_all_have_the_same_kernels(name: str) -> None:
                 found |= {alias.name for alias in node.names}
         return {name for name in found if name.islower() and not name.startswith("_")}
 
-    left_out = {"layer_norm", "layer_norm_backward"} if name == "torch" else set()
-    assert functions(name) - {"blas"} == functions("numpy") - left_out
+    left_out = {"empty"} if name != "numba" else set()
+    if name == "cupy":
+        left_out |= {"sigmoid", "sigmoid_backward", "tanh", "tanh_backward"}
+    added = {"chain", "chain_backward"} if name == "numba" else set()
+    assert functions(name) - {"blas"} == (functions("numpy") - left_out) | added
+
+
+def test_memory_starts_on_a_cache_line() -> None:
+    for shape in ((), (1,), (3, 5), (1000, 1000)):
+        for dtype in ("float32", "float64"):
+            array = host.empty(shape, np.dtype(dtype), "cpu")
+            assert array.shape == shape
+            assert array.dtype == dtype
+            assert array.ctypes.data % 64 == 0
+            assert array.flags.carray
 
 
 def test_clipping(kernel: Any, dtype: str) -> None:

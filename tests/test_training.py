@@ -85,6 +85,25 @@ def test_every_backend_learns_the_same(backend: Backend) -> None:
         np.testing.assert_allclose(value, weights[1][name], rtol=1e-8, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "bool", "float64"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_whole_numbers_are_inputs_like_any_other(backend: Backend, dtype: str, on_device: bool) -> None:
+    """Pixels, counts and flags become the model's dtype, batch by batch; labels stay whole."""
+    if dtype == "float64" and on_device and backend.name == "jax":
+        pytest.skip("JAX has no float64 unless it is told to")
+    data = np.abs(np.round(3 * X)).astype(dtype)
+    results = []
+    for inputs in (backend.asarray(data) if on_device else data, data.astype("float32")):
+        model = Sequential([Dense(5, activation="tanh"), Dense(3)], backend=backend, rng=0)
+        weight = np.arange(len(X)) % 3  # whole numbers too
+        history = model.fit(inputs, LABELS, epochs=2, batch_size=16, sample_weight=weight, optimizer="adam")
+        prediction = model.predict(inputs)
+        assert str(prediction.dtype).endswith("float32")
+        results.append((history["loss"], model.evaluate(inputs, LABELS)["loss"], to_numpy(prediction)))
+    for whole, floating in zip(*results, strict=True):
+        np.testing.assert_array_equal(whole, floating)
+
+
 def test_fit_is_the_loop_written_out(backend: Backend) -> None:
     """Two epochs of `fit` against forward_pass, loss and backward_pass by hand, last small batch included."""
     fitted, by_hand = (Sequential([Dense(5, activation="tanh"), Dense(1)], rng=1, dtype="float64") for _ in "ab")

@@ -352,6 +352,12 @@ _rmsprop = _elementwise(
     "s = old * s + fresh * (g * g); p = p * decay - rate * (g / (sqrt(s) + epsilon))",
     "rmsprop",
 )
+_rmsprop_momentum = _elementwise(
+    "T g, T rate, T decay, T old, T fresh, T epsilon, T mu",
+    "T p, T s, T v",
+    "s = old * s + fresh * (g * g); v = mu * v + g / (sqrt(s) + epsilon); p = p * decay - rate * v",
+    "rmsprop_momentum",
+)
 _adam = _elementwise(  # 1 - βᵗ is -expm1(t log β), without cancellation
     "T g, T rate, T decay, T old_1, T new_1, T log_1, T old_2, T new_2, T log_2, T epsilon, T steps",
     "T p, T m, T v",
@@ -390,6 +396,21 @@ def rmsprop(
 ) -> None:
     """As :func:`dense_xp.kernels.numpy.rmsprop`."""
     _rmsprop(grad, rate, decay, rho, 1.0 - rho, epsilon, param, mean_square)
+
+
+def rmsprop_momentum(
+    param: Array,
+    grad: Array,
+    mean_square: Array,
+    velocity: Array,
+    rate: float,
+    decay: float,
+    rho: float,
+    epsilon: float,
+    mu: float,
+) -> None:
+    """As :func:`dense_xp.kernels.numpy.rmsprop_momentum`."""
+    _rmsprop_momentum(grad, rate, decay, rho, 1.0 - rho, epsilon, mu, param, mean_square, velocity)
 
 
 def adam(

@@ -8,6 +8,7 @@ directory. The exponential stays NumPy's, which is vectorised and numba's is not
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -20,21 +21,41 @@ from dense_xp.kernels.numpy import (
     clip_norm,
     columns_product,
     dropout,
-    layer_norm,
-    layer_norm_backward,
+    empty,
     product,
+    sigmoid,
 )
 
 __all__ = [
-    "NAME", "adagrad", "adam", "clip", "clip_norm", "columns_product", "dropout", "layer_norm", "layer_norm_backward",
-    "linear", "linear_backward", "lion", "momentum", "product", "relu", "relu_backward", "rmsprop", "sgd",
-    "softmax_cross_entropy", "squared_error",
+    "NAME", "adagrad", "adam", "clip", "clip_norm", "columns_product", "dropout", "empty", "layer_norm",
+    "layer_norm_backward", "linear", "linear_backward", "lion", "momentum", "product", "relu", "relu_backward",
+    "rmsprop", "rmsprop_momentum", "sgd", "sigmoid", "sigmoid_backward", "softmax_cross_entropy", "squared_error",
+    "tanh", "tanh_backward",
 ]  # fmt: skip
 
 NAME = "numba"
 
 # division by zero gives infinity as in NumPy; other threads may run meanwhile
 _compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
+
+# a sum may be taken in any order, its bound is the same; without leave LLVM takes one number after the other
+_sums: Any = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
+
+
+@_sums  # type: ignore[untyped-decorator]
+def _total(x: Array) -> Any:
+    total = x.dtype.type(0)
+    for j in range(x.size):
+        total += x[j]
+    return total
+
+
+@_sums  # type: ignore[untyped-decorator]
+def _dot(x: Array, y: Array) -> Any:
+    total = x.dtype.type(0)
+    for j in range(x.size):
+        total += x[j] * y[j]
+    return total
 
 
 # ------------------------------------------------------------------------------------- layers
@@ -55,11 +76,14 @@ def linear_backward(grad: Array, Z: Array, grad_bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.linear_backward`."""
     total = grad_bias[0]
     total[:] = 0
+    elsewhere = grad.ctypes.data != Z.ctypes.data
     for i in range(grad.shape[0]):
         g, z = grad[i], Z[i]
-        for j in range(g.size):
-            z[j] = g[j]
-            total[j] += g[j]
+        if elsewhere:
+            for j in range(z.size):
+                z[j] = g[j]
+        for j in range(z.size):
+            total[j] += z[j]
 
 
 @_compiled  # type: ignore[untyped-decorator]
@@ -87,23 +111,176 @@ def relu_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
             total[j] += y[j]
 
 
-# ------------------------------------------------------------------------------------- losses
+def tanh(Z: Array, bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.tanh`."""
+    linear(Z, bias)
+    np.tanh(Z, out=Z)
 
 
 @_compiled  # type: ignore[untyped-decorator]
-def _shift(Z: Array, labels: Array, share: float) -> float:
-    """Subtract the largest entry of each row; return the sum of the wanted logits, negated."""
+def tanh_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.tanh_backward`."""
+    total = grad_bias[0]
+    total[:] = 0
+    one = Y.dtype.type(1)
+    for i in range(Y.shape[0]):
+        g, y = grad[i], Y[i]
+        for j in range(y.size):
+            y[j] = g[j] * ((one - y[j]) * (one + y[j]))
+            total[j] += y[j]
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def sigmoid_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.sigmoid_backward`."""
+    total = grad_bias[0]
+    total[:] = 0
+    one = Y.dtype.type(1)
+    for i in range(Y.shape[0]):
+        g, y = grad[i], Y[i]
+        for j in range(y.size):
+            y[j] = g[j] * (y[j] * (one - y[j]))
+            total[j] += y[j]
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def layer_norm(X: Array, gamma: Array, beta: Array, epsilon: float, normed: Array, inverse: Array, Y: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.layer_norm`."""
+    kind = X.dtype.type
+    scale, shift, count = gamma[0], beta[0], kind(X.shape[1])
+    for i in range(X.shape[0]):
+        x, h, y = X[i], normed[i], Y[i]
+        mean = _total(x) / count
+        for j in range(x.size):
+            h[j] = x[j] - mean
+        each = kind(1) / np.sqrt(_dot(h, h) / count + kind(epsilon))
+        inverse[i, 0] = each
+        for j in range(x.size):
+            h[j] *= each
+        for j in range(x.size):
+            y[j] = h[j] * scale[j] + shift[j]
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def layer_norm_backward(
+    grad: Array, gamma: Array, normed: Array, inverse: Array, grad_gamma: Array, grad_beta: Array, out: Array
+) -> None:
+    """As :func:`dense_xp.kernels.numpy.layer_norm_backward`."""
+    scale, of_gamma, of_beta, count = gamma[0], grad_gamma[0], grad_beta[0], grad.dtype.type(grad.shape[1])
+    of_gamma[:] = 0
+    of_beta[:] = 0
+    for i in range(grad.shape[0]):
+        g, h, o, each = grad[i], normed[i], out[i], inverse[i, 0]
+        for j in range(g.size):
+            of_gamma[j] += g[j] * h[j]
+            of_beta[j] += g[j]
+        for j in range(g.size):
+            o[j] = g[j] * scale[j]
+        mean, along = _total(o) / count, _dot(o, h) / count
+        for j in range(g.size):
+            o[j] = (o[j] - mean - h[j] * along) * each
+
+
+# ------------------------------------------------------------------------------------- chains
+#
+# Dense layers in a row, each W above its w0 in one flat array, all outputs in another. Layer i has widths[i] inputs
+# and widths[i + 1] units, and a ReLU if rectified[i].
+
+
+CHAINS = importlib.util.find_spec("scipy") is not None
+"""Whether the two kernels of this section work: numba reaches BLAS through SciPy."""
+
+
+def chain(X: Array, *arrays: Array) -> None:
+    """Write the output of each layer; the other arguments are those of :func:`_chain`."""
+    _chain(_plain(X), *arrays)
+
+
+def chain_backward(X: Array, grad: Array, *rest: Any) -> None:
+    """Write the gradients; the other arguments are those of :func:`_chain_backward`."""
+    _chain_backward(_plain(X), _plain(grad), *rest)
+
+
+def _plain(array: Array) -> Array:
+    """Return an array of the one kind that the loops are compiled for."""
+    return array if array.flags.carray else np.array(array, order="C")
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _chain(X: Array, params: Array, widths: Array, rectified: Array, outputs: Array) -> None:
+    n, at, start = X.shape[0], 0, 0
+    for i in range(rectified.size):
+        W, w0 = _layer(params, at, widths[i], widths[i + 1])
+        Y = _matrix(outputs, start, n, widths[i + 1])
+        np.dot(X, W, Y)
+        if rectified[i]:
+            relu(Y, w0)
+        else:
+            linear(Y, w0)
+        at, start, X = at + W.size + w0.size, start + Y.size, Y
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _chain_backward(
+    X: Array,
+    grad: Array,
+    params: Array,
+    widths: Array,
+    rectified: Array,
+    outputs: Array,
+    grads: Array,
+    scratch: Array,
+    wanted: bool,
+) -> None:
+    """Write the gradient of each output over it, and those of the parameters; if wanted, that of X into `scratch`."""
+    n, at, start = X.shape[0], params.size, X.shape[0] * widths[1:].sum()
+    for i in range(rectified.size - 1, -1, -1):
+        at, start = at - (widths[i] + 1) * widths[i + 1], start - n * widths[i + 1]
+        Y = _matrix(outputs, start, n, widths[i + 1])
+        grad_W, grad_w0 = _layer(grads, at, widths[i], widths[i + 1])
+        if rectified[i]:
+            relu_backward(grad, Y, grad_w0)
+        else:
+            linear_backward(grad, Y, grad_w0)
+        np.dot((_matrix(outputs, start - n * widths[i], n, widths[i]) if i else X).T, Y, grad_W)
+        if i or wanted:
+            grad = _matrix(scratch, 0, n, widths[i])
+            np.dot(Y, _layer(params, at, widths[i], widths[i + 1])[0].T, grad)
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _matrix(array: Array, start: int, rows: int, columns: int) -> Array:
+    return array[start : start + rows * columns].reshape(rows, columns)
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _layer(params: Array, at: int, n_in: int, n_units: int) -> tuple[Array, Array]:
+    return _matrix(params, at, n_in, n_units), _matrix(params, at + n_in * n_units, 1, n_units)
+
+
+# ------------------------------------------------------------------------------------- losses
+
+WIDE = 32
+"""Numbers in a row from which on NumPy finds the largest faster: LLVM vectorises no maximum where NaN may occur."""
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _shift(Z: Array, largest: Array, labels: Array, share: float) -> float:
+    """Subtract the largest entry of each row, found here if not given; return the sum of the wanted logits, negated."""
     loss = 0.0
     for i in range(Z.shape[0]):
         z = Z[i]
-        largest = z[0]
+        top = z[0]
+        if largest.size:
+            top = largest[i]
+        else:
+            for j in range(z.size):
+                top = z[j] if z[j] > top else top
         for j in range(z.size):
-            largest = z[j] if z[j] > largest else largest
-        for j in range(z.size):
-            z[j] -= largest
+            z[j] -= top
         loss -= (1.0 - share * z.size) * z[labels[i]]
         if share:
-            loss -= share * z.sum()
+            loss -= share * _total(z)
     return loss
 
 
@@ -116,7 +293,7 @@ def _normalize(Z: Array, labels: Array, share: float) -> float:
     less = kind(share / Z.shape[0])
     for i in range(Z.shape[0]):
         z = Z[i]
-        total = z.sum()
+        total = _total(z)
         loss += np.log(total)
         factor = each / total
         for j in range(z.size):
@@ -128,7 +305,8 @@ def _normalize(Z: Array, labels: Array, share: float) -> float:
 def softmax_cross_entropy(Z: Array, labels: Array, smoothing: float) -> float:
     """As :func:`dense_xp.kernels.numpy.softmax_cross_entropy`."""
     share = smoothing / Z.shape[1]
-    loss = _shift(Z, labels, share)
+    largest = np.max(Z, axis=1) if Z.shape[1] >= WIDE else Z[0, :0]
+    loss = _shift(Z, largest, labels, share)
     np.exp(Z, out=Z)
     loss += _normalize(Z, labels, share)
     return float(loss / Z.shape[0])
@@ -193,6 +371,31 @@ def rmsprop(
         param[i] = param[i] * keep - eta * (g / (np.sqrt(s) + small))
 
 
+@_compiled  # type: ignore[untyped-decorator]
+def rmsprop_momentum(
+    param: Array,
+    grad: Array,
+    mean_square: Array,
+    velocity: Array,
+    rate: float,
+    decay: float,
+    rho: float,
+    epsilon: float,
+    mu: float,
+) -> None:
+    """As :func:`dense_xp.kernels.numpy.rmsprop_momentum`."""
+    kind = param.dtype.type
+    eta, keep, old, new, small = kind(rate), kind(decay), kind(rho), kind(1.0 - rho), kind(epsilon)
+    part = kind(mu)
+    for i in range(param.size):
+        g = grad[i]
+        s = old * mean_square[i] + new * (g * g)
+        mean_square[i] = s
+        v = part * velocity[i] + g / (np.sqrt(s) + small)
+        velocity[i] = v
+        param[i] = param[i] * keep - eta * v
+
+
 def adam(
     param: Array,
     grad: Array,
@@ -226,9 +429,11 @@ def _adam(
     kind = param.dtype.type
     old_1, new_1, old_2, new_2 = kind(beta_1), kind(1.0 - beta_1), kind(beta_2), kind(1.0 - beta_2)
     eta, keep, small, inverse = kind(rate), kind(decay), kind(epsilon), kind(correction)
+    zero, least = kind(0), np.finfo(param.dtype).tiny
     for i in range(param.size):
         g = grad[i]
         m = old_1 * mean[i] + new_1 * g
+        m = zero if abs(m) < least else m  # that of a dead unit fades for ever, and such numbers are slow
         v = old_2 * mean_square[i] + new_2 * (g * g)
         mean[i] = m
         mean_square[i] = v

