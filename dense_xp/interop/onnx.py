@@ -11,6 +11,7 @@ with a branch of a hundred nodes. Engines that fuse and place operators do not l
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -96,7 +97,9 @@ def export_onnx(
             f"{_impure(model).layer_name()} has only the stateful methods, and an ONNX graph is made from the pure "
             "half: write forward(params, X) in its place"
         )
-    xp, onnx = imported("ndonnx", "onnx"), imported("onnx", "onnx")
+    with warnings.catch_warnings():  # that an engine is missing, which tracing does not need
+        warnings.filterwarnings("ignore", "onnxruntime is not installed")
+        xp, onnx = imported("ndonnx", "onnx"), imported("onnx", "onnx")
     dtype = dtype or model.dtype
     if dtype not in ("float16", "float32", "float64"):
         raise ValueError(f"ONNX files are written in float16, float32 or float64, and not in {dtype}: pass dtype=...")
