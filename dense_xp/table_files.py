@@ -155,7 +155,7 @@ def _read_csv(path: str, texts: Sequence[str], missing: Sequence[str]) -> pl.Dat
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
         raise TableError(f"{path} is not text in UTF-8: save it as CSV in UTF-8")
     header, separator = _dialect(head.decode("utf-8-sig", errors="replace"))
-    if twice := next((name for i, name in enumerate(header) if name in header[:i]), None):
+    if twice := next((name for i, name in enumerate(header) if name and name in header[:i]), None):
         raise TableError(f"{path} has two columns that are named {twice!r}: rename one")
     try:
         frame = pl.read_csv(path, separator=separator, infer_schema_length=0)  # all texts
@@ -170,6 +170,8 @@ def _read_csv(path: str, texts: Sequence[str], missing: Sequence[str]) -> pl.Dat
                 "separator in a text that has no quotes around it?"
             ) from None
         raise
+    if not frame.height:
+        return frame
     frame = frame.rename({name: name.strip() for name in frame.columns})
     marks = [*MISSING, *missing]
     frame = frame.with_columns([_settled(column, marks, column.name in texts, separator) for column in frame])

@@ -62,6 +62,15 @@ def test_what_is_a_text_and_what_is_missing_may_be_said(tmp_path: Path) -> None:
     assert read(path, texts=["zip"], missing=["-"]).rows() == [("8000", None), ("3000", 2)]
 
 
+def test_columns_without_a_name_at_the_end(tmp_path: Path) -> None:
+    """As spreadsheets write them; there may be several."""
+    frame = read(csv(tmp_path, "a,y,,\n1,2.5,,\n2,3.5,,\n3,9,,\n"))
+    assert frame.rows() == [(1, 2.5, None, None), (2, 3.5, None, None), (3, 9.0, None, None)]
+    encoder = Encoder.fit(frame, "y")
+    assert encoder.features == ["a"]
+    assert set(encoder.left_out.values()) == {"no values"}
+
+
 def test_compressed_csv(tmp_path: Path) -> None:
     path = csv(tmp_path, gzip.compress(b"a;b\n1;x\n"), "table.csv.gz")
     assert read(path).rows() == [(1, "x")]
@@ -72,6 +81,7 @@ def test_compressed_csv(tmp_path: Path) -> None:
     [
         (b"", "table.csv is empty"),
         (b"a,b\n", "has no rows below its first line"),
+        (b"\xb6o\x826", "has no rows below its first line|is not text in UTF-8"),
         (b"a,a\n1,2\n", "two columns that are named 'a'"),
         (b"a,b\n1,2\n1,2,3\n", "more than the 2 values that its first line names"),
         ("a,b\nZürich,1\n".encode("latin-1"), "is not text in UTF-8"),
