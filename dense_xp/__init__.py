@@ -18,10 +18,11 @@ from dense_xp.backend import (
     to_numpy,
     use_backend,
 )
-from dense_xp.callbacks import Checkpoint, CSVLog, ReduceLROnPlateau, TensorBoard
+from dense_xp.callbacks import Checkpoint, CSVLog, EarlyStopping, ReduceLROnPlateau, TensorBoard
 from dense_xp.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
+from dense_xp.history import Callback, DivergenceError, History, Run
 from dense_xp.initializers import (
     Constant,
     FanInUniform,
@@ -62,7 +63,6 @@ from dense_xp.schedules import (
     WarmUp,
 )
 from dense_xp.sequential import Sequential
-from dense_xp.training import Callback, DivergenceError, EarlyStopping, History, Run
 
 __version__ = "0.1.0"
 

@@ -1,15 +1,143 @@
-"""What to do after each epoch beside training: write a checkpoint or a log, learn more slowly.
+"""What to do after each epoch beside training: stop, write a checkpoint or a log, learn more slowly.
 
-Early stopping is in :mod:`dense_xp.training`; any function of a :class:`~dense_xp.training.Run` is a callback too.
+Any function of a :class:`~dense_xp.history.Run` is a callback too.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
+from dense_xp.history import Run
+from dense_xp.layer import Params, copies
 from dense_xp.saving import save
-from dense_xp.training import Best, Run
+
+
+class Best:
+    """The best value so far of a number in the history, for callbacks that watch one.
+
+    Parameters
+    ----------
+    monitor : str
+        Its name.
+    mode : {"min", "max"}
+        Whether small or large values are good.
+    min_delta : float, default 0.0
+        By how much a value must be better to count.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch that had it, from 1; 0 before there is one.
+
+    Raises
+    ------
+    ValueError
+        If `mode` is neither, or `min_delta` is negative.
+
+    Examples
+    --------
+    >>> best = Best("val_loss", "min")
+    >>> [best.beaten(value) for value in (3.0, 2.0, 2.5, float("nan"))], best.epoch
+    ([True, True, False, False], 2)
+    """
+
+    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max', and is {mode!r}")
+        if not 0 <= min_delta < math.inf:
+            raise ValueError(f"min_delta must not be negative, and is {min_delta!r}")
+        self.monitor, self.min_delta, self._sign = monitor, min_delta, 1.0 if mode == "min" else -1.0
+        self.epoch, self._seen, self._value = 0, 0, math.inf
+
+    def beaten(self, value: float) -> bool:
+        """Look at the value of one more epoch; return whether it is the best so far."""
+        self._seen += 1
+        if not self._sign * value < self._value - self.min_delta:
+            return False
+        self._value, self.epoch = self._sign * value, self._seen
+        return True
+
+    def begin(self, run: Run) -> list[float]:
+        """Forget everything; return the values that the history has from before this training."""
+        self.epoch, self._seen, self._value = 0, 0, math.inf
+        return list(run.history.get(self.monitor, ()))
+
+    def read(self, run: Run, who: object) -> float:
+        """Return the value of the last epoch, or raise ValueError if there is none."""
+        if self.monitor not in run.measured:
+            hint = "; pass validation_data to fit" if self.monitor.startswith("val_") else ""
+            raise ValueError(
+                f"{type(who).__name__} watches {self.monitor!r}, and the history has only {list(run.measured)}{hint}"
+            )
+        return run.measured[self.monitor]
+
+
+class EarlyStopping:
+    """Stop when a measure no longer falls, and bring the best weights back.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        Name in the history.
+    patience : int, default 5
+        How many epochs in a row may pass without a new best.
+    min_delta : float, default 0.0
+        By how much it must improve to count.
+    mode : {"min", "max"}, default "min"
+        Whether small or large values are good.
+    restore_best_weights : bool, default True
+        Whether the model ends with the weights of its best epoch, also if it was never stopped.
+
+    References
+    ----------
+    .. [1] L. Prechelt, "Early stopping — but when?", in *Neural Networks: Tricks of the Trade*,
+       Springer 1998, pp. 55–69.
+
+    Examples
+    --------
+    >>> EarlyStopping(patience=3).patience
+    3
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        patience: int = 5,
+        min_delta: float = 0.0,
+        mode: str = "min",
+        restore_best_weights: bool = True,
+    ) -> None:
+        if patience < 0:
+            raise ValueError(f"patience must not be negative, and is {patience!r}")
+        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self.mode, self.restore_best_weights = mode, restore_best_weights
+        self._best = Best(monitor, mode, min_delta)
+        self._weights: Params = {}
+
+    def begin(self, run: Run) -> None:
+        """Forget an earlier training, but for what is in the history; its weights are not there."""
+        self._weights = {}
+        for value in self._best.begin(run):
+            self._best.beaten(value)
+
+    def epoch_end(self, run: Run) -> None:
+        """Look at the last epoch, and keep its weights if it is the best so far."""
+        best = self._best
+        if best.beaten(best.read(run, self)):
+            if self.restore_best_weights:
+                self._weights = copies(run.model.params)
+        elif run.epoch - best.epoch > self.patience:
+            run.stop(f"{self.monitor} has not improved for {self.patience + 1} epochs (best: epoch {best.epoch})")
+
+    def end(self, run: Run) -> None:
+        """Give the model its best weights back."""
+        if self._weights:
+            run.model.params = self._weights
+            run.history.best_epoch = self._best.epoch
+        self._weights = {}
 
 
 class Checkpoint:

@@ -19,8 +19,10 @@ from array_api_compat import array_namespace, is_array_api_obj
 
 from dense_xp.activations import get_activation
 from dense_xp.backend import Array, Backend, _restore, backend_of, get_backend, resolve, to_numpy
+from dense_xp.callbacks import EarlyStopping
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
+from dense_xp.history import History
 from dense_xp.layer import Layer
 from dense_xp.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, get_loss
 from dense_xp.normalization import BatchNorm, LayerNorm
@@ -28,7 +30,6 @@ from dense_xp.optimizers import ForeignOptimizer, Optimizer, as_optimizer
 from dense_xp.schedules import Schedule
 from dense_xp.sequential import Sequential
 from dense_xp.special import log_softmax, sigmoid, softplus
-from dense_xp.training import EarlyStopping, History
 
 try:
     from sklearn import get_config

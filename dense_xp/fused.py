@@ -1,4 +1,4 @@
-"""The training step in memory that it owns: the twin of :func:`dense_xp.training.train_step`.
+"""The training step in memory that it owns: the twin of :func:`dense_xp.steps.train_step`.
 
 Three things cost what the matrix products do not: fresh arrays (their pages have to be mapped), passes over
 memory, and calls. So each layer of the model becomes a stage that keeps its arrays for all batches. On the way

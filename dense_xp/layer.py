@@ -15,10 +15,11 @@ import contextlib
 import functools
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from dense_xp import loss_scaling
 from dense_xp.backend import Array, Backend, get_backend, resolve, to_numpy
@@ -839,6 +840,13 @@ class Layer:
         return X
 
 
+def with_inner(layer: Layer) -> Iterator[Layer]:
+    """Yield a layer and all layers inside it, however deep."""
+    yield layer
+    for inner in getattr(layer, "layers", ()):
+        yield from with_inner(inner)
+
+
 def is_pure(layer: Layer) -> bool:
     """Whether the pure half describes what the stateful methods do, so that a step may be compiled.
 
@@ -923,6 +931,13 @@ def unflatten(flat: Mapping[str, Array]) -> Params:
             inner = inner.setdefault(step, {})
         inner[key] = value
     return params
+
+
+def copies(params: Params) -> Params:
+    """Copy every array in nested dicts."""
+    return {
+        k: copies(v) if isinstance(v, dict) else array_namespace(v).asarray(v, copy=True) for k, v in params.items()
+    }
 
 
 def moved(tree: Any, target: Backend, dtype: str | None) -> Any:

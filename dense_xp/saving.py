@@ -17,12 +17,12 @@ import numpy as np
 
 from dense_xp import schedules
 from dense_xp.backend import to_numpy
-from dense_xp.layer import Layer, Params, flatten, layer_class, unflatten
+from dense_xp.history import History
+from dense_xp.layer import Layer, Params, flatten, layer_class, unflatten, with_inner
 from dense_xp.optimizers import _OPTIMIZERS, Optimizer
 from dense_xp.schedules import Schedule
 from dense_xp.sequential import Sequential
 from dense_xp.special import is_floating
-from dense_xp.training import History
 
 FORMAT = 1
 """Version of what is in the metadata."""
@@ -340,7 +340,7 @@ def initialize_undrawn(model: Layer, optimizer: Any = None) -> None:
 
 
 def _share_rng(model: Layer, rng: Any) -> None:
-    for layer in _tree(model):
+    for layer in with_inner(model):
         layer._rng = rng
 
 
@@ -355,7 +355,7 @@ def _check_sizes(model: Layer, weights: Mapping[str, Any]) -> None:
     model._connect()
     total = sum(value.size for value in weights.values())
     needed = 0
-    for layer in _tree(model):
+    for layer in with_inner(model):
         n_in = math.prod(layer.input_shape or (1,))
         needed += n_in * getattr(layer, "n_units", 0)
         if n_in > max(total, 2**20) or needed > total:

@@ -16,11 +16,11 @@ import numpy as np
 
 from dense_xp import loss_scaling, training
 from dense_xp.backend import Array, Backend, get_backend, resolve, use_backend
-from dense_xp.layer import Layer, Params, Rng, as_rng, is_pure, layer_class
+from dense_xp.history import History
+from dense_xp.layer import Layer, Params, Rng, as_rng, is_pure, layer_class, with_inner
 from dense_xp.losses import Loss
 from dense_xp.metrics import MetricLike
 from dense_xp.optimizers import Optimizer, as_optimizer
-from dense_xp.training import _with_inner
 
 
 class Sequential(Layer):
@@ -208,7 +208,7 @@ class Sequential(Layer):
         backend = resolve(self._setting("backend"))
         dtype = backend.dtype(self.dtype)
         rng = as_rng(self._setting("rng"))
-        before = [(layer, dict(vars(layer))) for layer in _with_inner(self)]
+        before = [(layer, dict(vars(layer))) for layer in with_inner(self)]
         try:
             with use_backend(backend):
                 self._connect()
@@ -324,10 +324,10 @@ class Sequential(Layer):
         sample_weight: Any = None,
         shuffle: bool = True,
         callbacks: Sequence[Any] = (),
-        history: training.History | None = None,
+        history: History | None = None,
         rng: Any = None,
         verbose: bool | None = None,
-    ) -> training.History:
+    ) -> History:
         """Learn from data.
 
         A model that is not initialized yet is initialized first, on the backend that is set or else on

@@ -37,7 +37,7 @@ from dense_xp.fused import FusedStep
 from dense_xp.layer import Layer, flatten, place
 from dense_xp.losses import Huber, Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.metrics import accuracy
-from dense_xp.training import train_step
+from dense_xp.steps import train_step
 from tests.kernel_sets import KERNEL_SETS, kernel_set
 
 RNG = np.random.default_rng(1)

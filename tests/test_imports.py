@@ -22,10 +22,12 @@ LAYERS = (
     ("activations", "dropout", "normalization"),
     ("dense",),
     ("fused",),
+    ("steps", "samples", "history"),
     ("training",),
     ("sequential",),
-    ("bench", "demo", "estimators", "parity", "saving", "lora", "quantization"),
+    ("bench", "demo", "parity", "saving", "lora", "quantization"),
     ("callbacks",),
+    ("estimators",),
     ("cli",),
     ("__main__",),
 )

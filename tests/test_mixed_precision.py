@@ -12,7 +12,7 @@ from dense_xp import SGD, Adam, AdamW, Dense, Sequential, load, loss_scaling, sa
 from dense_xp.backend import Backend, to_numpy
 from dense_xp.datasets import load_digits
 from dense_xp.losses import MeanSquaredError
-from dense_xp.training import LOSS_SCALE, train_step
+from dense_xp.steps import LOSS_SCALE, train_step
 from tests.support import assert_same_kind
 
 RNG = np.random.default_rng(3)

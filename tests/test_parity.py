@@ -334,7 +334,7 @@ def test_the_training_step_runs_on_shapes_alone() -> None:
     jax = pytest.importorskip("jax")
     from dense_xp.losses import SoftmaxCrossEntropy
     from dense_xp.metrics import accuracy
-    from dense_xp.training import train_step
+    from dense_xp.steps import train_step
 
     model = Sequential(
         [Dense(8, activation="gelu"), parity.BatchNorm(), Dropout(0.5), Dense(3)],

@@ -11,11 +11,12 @@ import numpy as np
 from dense_xp import table_files, tables
 from dense_xp.activations import get_activation
 from dense_xp.backend import get_backend
-from dense_xp.callbacks import CSVLog
+from dense_xp.callbacks import CSVLog, EarlyStopping
 from dense_xp.cli.arguments import DATA, Parser, example, names, not_negative, positive, rate, share, widths
 from dense_xp.cli.reports import Lines, check_place, check_plot, epochs, first_of, in_words, plot, scores, shortened
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
+from dense_xp.history import DivergenceError, History, Run
 from dense_xp.layer import Layer
 from dense_xp.names import by_name
 from dense_xp.normalization import BatchNorm, LayerNorm
@@ -24,7 +25,6 @@ from dense_xp.saving import save
 from dense_xp.sequential import Sequential
 from dense_xp.table_files import TableError
 from dense_xp.tables import Classes, Encoder, Quantity, Target, counted
-from dense_xp.training import DivergenceError, EarlyStopping, History, Run
 
 Pair: TypeAlias = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
