@@ -206,6 +206,7 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
     Examples
     --------
     >>> import tempfile
+    >>> from dense_xp import Dense
     >>> layer = Dense(3, (2,), rng=0)
     >>> layer.initialize()
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -264,6 +265,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     Examples
     --------
     >>> import tempfile
+    >>> from dense_xp import Dense
     >>> layer = Dense(3, (2,), rng=0)
     >>> layer.initialize()
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -325,6 +327,7 @@ def initialize_undrawn(model: Layer, optimizer: Any = None) -> None:
 
     Examples
     --------
+    >>> from dense_xp import Dense
     >>> before = np.random.get_state()[2]
     >>> initialize_undrawn(Dense(3, (2,)))
     >>> np.random.get_state()[2] == before
