@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,6 +57,17 @@ def test_info_lists_every_backend_and_why_it_is_not_there(capsys: pytest.Capture
     for name, found in available_backends().items():
         line = next(line for line in out.splitlines() if line.split()[0] == name)
         assert (str(found.version) in line) if found else (f"not available: {found.error}" in line)
+
+
+def test_info_says_how_to_get_compiled_kernels(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, hint in (("numpy", True), ("numba", False)):
+        monkeypatch.setattr(cli.library, "host_kernels", lambda name=name: SimpleNamespace(NAME=name))
+        assert cli.main(["info"]) == 0
+        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("kernels"))
+        assert line.startswith(f"kernels on NumPy: {name}")
+        assert ('pip install "dense-xp[fast]"' in line) == hint
 
 
 def test_auto_says_what_it_chose(capsys: pytest.CaptureFixture[str]) -> None:

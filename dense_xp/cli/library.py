@@ -178,6 +178,8 @@ def _time(seconds: float) -> str:
 
 def _info(arguments: argparse.Namespace) -> int:
     print(f"dense_xp {dense_xp.__version__}, Python {sys.version.split()[0]}")
-    print(f"kernels on NumPy: {host_kernels().NAME}")
+    kernels = host_kernels().NAME
+    hint = '; compiled ones come with  pip install "dense-xp[fast]"' if kernels == "numpy" else ""
+    print(f"kernels on NumPy: {kernels}{hint}")
     show_config()
     return 0
