@@ -236,9 +236,10 @@ def sklearn_mlp(task: Task) -> Step:
 @contender("tinygrad, TinyJit")
 def tinygrad_jit(task: Task) -> Step:
     from tinygrad import Tensor, TinyJit
+    from tinygrad.helpers import TRAINING
     from tinygrad.nn.optim import Adam
 
-    Tensor.training = True
+    TRAINING.value = 1
     params = [[Tensor(W), Tensor(w0)] for W, w0 in task.weights]
     adam = Adam([p for pair in params for p in pair], lr=RATE)
     X, y = Tensor(task.X).realize(), Tensor(task.y).realize()
