@@ -467,15 +467,14 @@ def _stages(path: tuple[str, ...], layer: Layer, learns: bool, run: FusedStep) -
     """Return what does the work of a layer: one stage, or two."""
     # a subclass may compute something else: it is taken at its pure functions' word
     kinds: list[type[Any]] = [_Stage]
-    if layer.regularizers or layer.constraints:
-        pass
-    elif type(layer) is Dense:
+    free = not layer.regularizers and not layer.constraints
+    if free and type(layer) is Dense:
         apart = layer.activation is not None and _applied(layer, run.kernels) == "linear"
         kinds = [_DenseStage, _ActivationStage] if apart else [_DenseStage]
+    elif free and type(layer) is LayerNorm and hasattr(run.kernels, "layer_norm"):
+        kinds = [_LayerNormStage]
     elif type(layer) is Dropout:
         kinds = [_DropoutStage]
-    elif type(layer) is LayerNorm and hasattr(run.kernels, "layer_norm"):
-        kinds = [_LayerNormStage]
     return [kind(path, layer, learns, run) for kind in kinds]
 
 
@@ -536,9 +535,7 @@ class FusedStep:
         self.optimizer = model.optimizer
         self.kernels = kernels_for(self.backend.kernels)
         recorder = getattr(self.kernels, "Recorder", None)
-        self.update = Update(self.optimizer, self.kernels)
-        if recorder is not None:
-            self.update = _RecordedUpdate(self.optimizer, self.kernels)
+        self.update = (Update if recorder is None else _RecordedUpdate)(self.optimizer, self.kernels)
         self.keeps_gradients = self.optimizer.clip_norm is not None
         self.dtype = self.backend.dtype(model.dtype)
         self._scratch, self._scratch_size = self.empty(0), 0

@@ -100,17 +100,17 @@ class Machine:
         self.clocks: dict[int, dict[int, int]] = {HOST: {}}
         self.launched: list[str] = []
 
-    def waits(self, agent: int, clock: dict[int, int]) -> None:
-        own = self.clocks[agent]
+    def waits(self, actor: int, clock: dict[int, int]) -> None:
+        own = self.clocks[actor]
         for other, time in clock.items():
             own[other] = max(own.get(other, 0), time)
 
-    def use(self, agent: int, reads: Sequence[Memory], writes: Sequence[Memory]) -> None:
+    def use(self, actor: int, reads: Sequence[Memory], writes: Sequence[Memory]) -> None:
         """Note a use, and complain if it might come too early."""
-        if agent != HOST:
-            self.waits(agent, self.clocks[HOST])  # nothing is launched before the host says so
-        clock = self.clocks[agent]
-        clock[agent] = time = clock.get(agent, 0) + 1
+        if actor != HOST:
+            self.waits(actor, self.clocks[HOST])  # nothing is launched before the host says so
+        clock = self.clocks[actor]
+        clock[actor] = time = clock.get(actor, 0) + 1
 
         def happened(use: tuple[int, int]) -> bool:
             return clock.get(use[0], 0) >= use[1]
@@ -119,9 +119,9 @@ class Machine:
             assert memory.written is None or happened(memory.written), "a race: its writer may not be done"
         for memory in writes:
             assert all(map(happened, memory.read.items())), "a race: it is written while somebody may still read it"
-            memory.written, memory.read = (agent, time), {}
+            memory.written, memory.read = (actor, time), {}
         for memory in reads:
-            memory.read[agent] = time
+            memory.read[actor] = time
 
 
 machine = Machine()
@@ -234,7 +234,7 @@ class Graph:
         self.recording = recording
 
     def launch(self, stream: Stream | None = None) -> None:
-        agent = (stream or current()).ptr
+        actor = (stream or current()).ptr
         assert (stream or current()).recording is None
         for memory, uses in self.recording.used.items():
             if memory.private:
@@ -245,7 +245,7 @@ class Graph:
                 assert memory.uses == uses, "memory of the graph belongs to another array now"
         machine.launched.append("graph")
         for reads, writes, work in self.recording.work:
-            machine.use(agent, reads, writes)
+            machine.use(actor, reads, writes)
             work()
 
 
