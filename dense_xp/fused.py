@@ -25,7 +25,7 @@ from dense_xp.backend import Array, Backend, to_numpy
 from dense_xp.dense import Dense
 from dense_xp.dropout import Dropout
 from dense_xp.kernels import kernels_for
-from dense_xp.layer import Layer, Params, Rng, place
+from dense_xp.layer import Layer, Params, Rng, copied, place
 from dense_xp.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.metrics import Statistics
 from dense_xp.normalization import LayerNorm
@@ -146,13 +146,13 @@ class _Block:
         self.state = [array.reshape(self.shape) for array in state]
 
     def params(self) -> Params:
-        return {name: _copy(self.values[rows, ...]) for name, rows in self.rows.items()}
+        return {name: copied(self.values[rows, ...]) for name, rows in self.rows.items()}
 
     def optimizer_state(self) -> Params:
         state: Params = {}
         for name, rows in self.rows.items():
             state[name] = {
-                slot: _copy(array[rows, ...]) for slot, array in zip(self.update.slots, self.state, strict=True)
+                slot: copied(array[rows, ...]) for slot, array in zip(self.update.slots, self.state, strict=True)
             }
             if self.has_steps:
                 xp = array_namespace(self.values)
@@ -167,10 +167,6 @@ def _stacked(arrays: Sequence[Array], run: FusedStep) -> Array:
         stack[start : start + array.shape[0], ...] = array
         start += array.shape[0]
     return stack
-
-
-def _copy(array: Array) -> Array:
-    return array_namespace(array).asarray(array, copy=True)
 
 
 # ------------------------------------------------------------------------------------- stages
@@ -191,7 +187,7 @@ class _Stage:
 
     def __init__(self, path: tuple[str, ...], layer: Layer, learns: bool, run: FusedStep) -> None:
         self.path, self.layer, self.run = path, layer, run
-        self.params = {name: _copy(p) if name in layer.buffers else p for name, p in layer.params.items()}
+        self.params = {name: copied(p) if name in layer.buffers else p for name, p in layer.params.items()}
         names = [name for name in layer.params if name not in layer.buffers] if learns else []
         self.blocks = self.made_blocks(names)
         for block in self.blocks:
@@ -255,7 +251,7 @@ class _Stage:
 
     def own_params(self) -> Params:
         """Return copies of the parameters and of the buffers."""
-        buffers = {name: _copy(self.params[name]) for name in self.layer.buffers if name in self.params}
+        buffers = {name: copied(self.params[name]) for name in self.layer.buffers if name in self.params}
         moved = {name: value for block in self.blocks for name, value in block.params().items()}
         return {**self.params, **buffers, **moved}
 
@@ -618,7 +614,7 @@ class FusedStep:
         for stage in self.stages:
             stage.grads = []
             Y = stage.forward(Y, noise if noise is None else _at(noise, stage.path))
-        values = [_copy(metric(Y, y, weight)) for metric in self.metrics]  # Y is overwritten, and so would be a view
+        values = [copied(metric(Y, y, weight)) for metric in self.metrics]  # Y is overwritten, and so would be a view
         value, grad = self.value_and_grad(Y, y, weight)
         for stage in self.regularized:
             value = value + stage.layer.penalty(stage.params)

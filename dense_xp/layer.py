@@ -933,11 +933,14 @@ def unflatten(flat: Mapping[str, Array]) -> Params:
     return params
 
 
+def copied(array: Array) -> Array:
+    """Copy an array where it is."""
+    return array_namespace(array).asarray(array, copy=True)
+
+
 def copies(params: Params) -> Params:
     """Copy every array in nested dicts."""
-    return {
-        k: copies(v) if isinstance(v, dict) else array_namespace(v).asarray(v, copy=True) for k, v in params.items()
-    }
+    return {key: copies(value) if isinstance(value, dict) else copied(value) for key, value in params.items()}
 
 
 def moved(tree: Any, target: Backend, dtype: str | None) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 from dense_xp.backend import Array, use_backend
 from dense_xp.dense import Dense, _product, _rows
 from dense_xp.initializers import LeCunNormal
-from dense_xp.layer import Layer, Params, Rng
+from dense_xp.layer import Layer, Params, Rng, with_inner
 from dense_xp.sequential import replaced
 from dense_xp.special import in_dtype, widened
 
@@ -217,8 +217,9 @@ def add_lora(model: Layer, rank: int, *, alpha: float | None = None) -> Any:
         return adapter
 
     new = replaced(model, adapted)
-    for layer in _leaves(new):
-        layer.trainable = isinstance(layer, LoRA)
+    for layer in with_inner(new):
+        if not hasattr(layer, "layers"):  # a model learns where its layers do
+            layer.trainable = isinstance(layer, LoRA)
     return new
 
 
@@ -258,8 +259,3 @@ def _checked_alpha(rank: int, alpha: Any) -> float:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
         raise ValueError(f"alpha must be a positive number, and is {alpha!r}")
     return float(alpha)
-
-
-def _leaves(model: Layer) -> list[Layer]:
-    inner = getattr(model, "layers", None)
-    return [model] if inner is None else [leaf for layer in inner for leaf in _leaves(layer)]

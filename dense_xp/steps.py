@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from dense_xp import loss_scaling
 from dense_xp.backend import Array, Backend
 from dense_xp.fused import FusedStep
-from dense_xp.layer import Layer, Params, Rng, apply_gradients, copies, flatten, is_pure, merged, place
+from dense_xp.layer import Layer, Params, Rng, apply_gradients, copied, copies, flatten, is_pure, merged, place
 from dense_xp.losses import Loss
 from dense_xp.metrics import Measure, Statistics, in_step
 from dense_xp.optimizers import Optimizer
@@ -85,14 +84,10 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> 
         params, state = moved
         if buffers := model.updated_buffers(cache):
             params = merged(params, buffers)
-        return params, state, (value, *(_kept(metric(wide, y, weight)) for metric in metrics))
+        # in memory of their own: that of the batch may be used again
+        return params, state, (value, *(copied(metric(wide, y, weight)) for metric in metrics))
 
     return step
-
-
-def _kept(statistics: Array) -> Array:
-    """Return what a metric found, in memory of its own: that of the batch may be used again."""
-    return array_namespace(statistics).asarray(statistics, copy=True)
 
 
 def _penalized(value: Array, penalty: Array | None) -> Array:
@@ -246,7 +241,7 @@ class EagerStep:
         value, grad = self.loss.value_and_grad(Y, y, weight)
         value = _penalized(value, self.model.penalty(self.model.params))
         self.model.backward_pass(grad)
-        return value, *(_kept(metric(Y, y, weight)) for metric in self.metrics)
+        return value, *(copied(metric(Y, y, weight)) for metric in self.metrics)
 
     def hand_over(self) -> None:
         """Do nothing: the layers have their arrays themselves."""
