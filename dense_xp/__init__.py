@@ -1,6 +1,5 @@
 """The fully connected layer on every array library: the same code, the same numbers."""
 
-from dense_xp.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from dense_xp.backend import (
     Backend,
     BackendError,
@@ -18,12 +17,10 @@ from dense_xp.backend import (
     to_numpy,
     use_backend,
 )
-from dense_xp.callbacks import Checkpoint, CSVLog, EarlyStopping, ReduceLROnPlateau, TensorBoard
-from dense_xp.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
-from dense_xp.dense import Dense
-from dense_xp.dropout import Dropout
-from dense_xp.history import Callback, DivergenceError, History, Run
-from dense_xp.initializers import (
+from dense_xp.layers.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from dense_xp.layers.dense import Dense
+from dense_xp.layers.dropout import Dropout
+from dense_xp.layers.initializers import (
     Constant,
     FanInUniform,
     GlorotNormal,
@@ -37,9 +34,12 @@ from dense_xp.initializers import (
     RandomUniform,
     Zeros,
 )
-from dense_xp.layer import Layer
-from dense_xp.lora import LoRA, add_lora, merge_lora
-from dense_xp.losses import (
+from dense_xp.layers.layer import Layer
+from dense_xp.layers.lora import LoRA, add_lora, merge_lora
+from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.layers.quantization import QuantizedDense, quantize
+from dense_xp.learning.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
+from dense_xp.learning.losses import (
     Huber,
     Loss,
     MeanAbsoluteError,
@@ -47,13 +47,10 @@ from dense_xp.losses import (
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
 )
-from dense_xp.metrics import AUC, F1, R2, Metric, Precision, Recall, TopK, accuracy
-from dense_xp.normalization import BatchNorm, LayerNorm
-from dense_xp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
-from dense_xp.quantization import QuantizedDense, quantize
-from dense_xp.regularizers import L1, L1L2, L2, Regularizer, SoftOrthogonality
-from dense_xp.saving import ModelFileError, describe, load, save
-from dense_xp.schedules import (
+from dense_xp.learning.metrics import AUC, F1, R2, Metric, Precision, Recall, TopK, accuracy
+from dense_xp.learning.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
+from dense_xp.learning.regularizers import L1, L1L2, L2, Regularizer, SoftOrthogonality
+from dense_xp.learning.schedules import (
     ConstantSchedule,
     CosineSchedule,
     ExponentialSchedule,
@@ -62,7 +59,10 @@ from dense_xp.schedules import (
     StepSchedule,
     WarmUp,
 )
-from dense_xp.sequential import Sequential
+from dense_xp.saving import Checkpoint, ModelFileError, describe, load, save
+from dense_xp.training.callbacks import CSVLog, EarlyStopping, ReduceLROnPlateau, TensorBoard
+from dense_xp.training.history import Callback, DivergenceError, History, Run
+from dense_xp.training.sequential import Sequential
 
 __version__ = "0.1.0"
 

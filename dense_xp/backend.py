@@ -770,7 +770,7 @@ class Backend:
     def lane(self) -> Any:
         """Return what copies host data to the device while it computes; None where there is nothing to gain.
 
-        See ``dense_xp.feeding``, which uses it.
+        See ``dense_xp.training.feeding``, which uses it.
 
         Examples
         --------

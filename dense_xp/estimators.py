@@ -17,19 +17,19 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj
 
-from dense_xp.activations import get_activation
 from dense_xp.backend import Array, Backend, _restore, backend_of, get_backend, resolve, to_numpy
-from dense_xp.callbacks import EarlyStopping
-from dense_xp.dense import Dense
-from dense_xp.dropout import Dropout
-from dense_xp.history import History
-from dense_xp.layer import Layer
-from dense_xp.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, get_loss
-from dense_xp.normalization import BatchNorm, LayerNorm
-from dense_xp.optimizers import ForeignOptimizer, Optimizer, as_optimizer
-from dense_xp.schedules import Schedule
-from dense_xp.sequential import Sequential
-from dense_xp.special import log_softmax, sigmoid, softplus
+from dense_xp.layers.activations import get_activation
+from dense_xp.layers.dense import Dense
+from dense_xp.layers.dropout import Dropout
+from dense_xp.layers.layer import Layer
+from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.learning.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, get_loss
+from dense_xp.learning.optimizers import ForeignOptimizer, Optimizer, as_optimizer
+from dense_xp.learning.schedules import Schedule
+from dense_xp.learning.special import log_softmax, sigmoid, softplus
+from dense_xp.training.callbacks import EarlyStopping
+from dense_xp.training.history import History
+from dense_xp.training.sequential import Sequential
 
 try:
     from sklearn import get_config

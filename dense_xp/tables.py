@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
-from dense_xp.names import by_name
+from dense_xp.support.registry import by_name
 from dense_xp.table_files import TableError, require_polars
 
 if TYPE_CHECKING:

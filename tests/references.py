@@ -1,8 +1,8 @@
 """What a model gives in exact arithmetic, and the bounds for those who compute it by formulas of their own.
 
-:mod:`dense_xp.rounding` bounds the errors of the formulas in this package. Another library may use others, whose
-rounding errors are other ones: x σ + (β - μ σ) loses digits where the two parts cancel. Its results are held against
-the bound of *its* formula, computed by the same calculus.
+:mod:`dense_xp.evidence.rounding` bounds the errors of the formulas in this package. Another library may use others,
+whose rounding errors are other ones: x σ + (β - μ σ) loses digits where the two parts cancel. Its results are held
+against the bound of *its* formula, computed by the same calculus.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from dense_xp import Dense, Layer, Sequential, to_numpy
-from dense_xp.layer import unflatten
-from dense_xp.parity import share_of_bound
-from dense_xp.rounding import ELEMENTARY, PRECISIONS, Bounded, bounded, xp
+from dense_xp.evidence.parity import share_of_bound
+from dense_xp.evidence.rounding import ELEMENTARY, PRECISIONS, Bounded, bounded, xp
+from dense_xp.support.trees import unflatten
 
 Formulas = Mapping[type[Layer], Callable[[Layer, Any, Bounded], Bounded]]
 

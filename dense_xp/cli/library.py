@@ -9,10 +9,10 @@ import sys
 from typing import Any
 
 import dense_xp
-from dense_xp import bench, demo, parity
 from dense_xp.backend import Backend, available_backends, everyday_backends, get_backend, show_config
 from dense_xp.cli.arguments import Parser, device_option, example, on_device, positive
 from dense_xp.cli.reports import check_place
+from dense_xp.evidence import bench, demo, parity
 from dense_xp.kernels import host_kernels
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dense_xp.history import History
 from dense_xp.tables import Classes, Encoder, counted
+from dense_xp.training.history import History
 
 
 class Lines:

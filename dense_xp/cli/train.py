@@ -9,22 +9,22 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dense_xp import table_files, tables
-from dense_xp.activations import get_activation
 from dense_xp.backend import get_backend
-from dense_xp.callbacks import CSVLog, EarlyStopping
 from dense_xp.cli.arguments import DATA, Parser, example, names, not_negative, positive, rate, share, widths
 from dense_xp.cli.reports import Lines, check_place, check_plot, epochs, first_of, in_words, plot, scores, shortened
-from dense_xp.dense import Dense
-from dense_xp.dropout import Dropout
-from dense_xp.history import DivergenceError, History, Run
-from dense_xp.layer import Layer
-from dense_xp.names import by_name
-from dense_xp.normalization import BatchNorm, LayerNorm
-from dense_xp.optimizers import _OPTIMIZERS, Optimizer
+from dense_xp.layers.activations import get_activation
+from dense_xp.layers.dense import Dense
+from dense_xp.layers.dropout import Dropout
+from dense_xp.layers.layer import Layer
+from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.learning.optimizers import _OPTIMIZERS, Optimizer
 from dense_xp.saving import save
-from dense_xp.sequential import Sequential
+from dense_xp.support.registry import by_name
 from dense_xp.table_files import TableError
 from dense_xp.tables import Classes, Encoder, Quantity, Target, counted
+from dense_xp.training.callbacks import CSVLog, EarlyStopping
+from dense_xp.training.history import DivergenceError, History, Run
+from dense_xp.training.sequential import Sequential
 
 Pair: TypeAlias = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 

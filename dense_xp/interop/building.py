@@ -6,11 +6,12 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from dense_xp.activations import Activation, Softmax
-from dense_xp.dense import Dense
-from dense_xp.layer import Layer, Params, flatten
-from dense_xp.saving import initialize_undrawn
-from dense_xp.sequential import Sequential
+from dense_xp.layers.activations import Activation, Softmax
+from dense_xp.layers.dense import Dense
+from dense_xp.layers.layer import Layer
+from dense_xp.saving.model_files import initialize_undrawn
+from dense_xp.support.trees import Params, flatten
+from dense_xp.training.sequential import Sequential
 
 Part: TypeAlias = tuple[Layer, Params]
 """A layer that is not initialized, and the host arrays that become its params."""
@@ -60,7 +61,7 @@ def assembled(parts: Sequence[Part], **settings: Any) -> tuple[Sequential, Param
         else:
             kept.append((layer, params))
     model = Sequential([layer for layer, _ in kept], **settings)
-    return model, {key: own for key, (_, own) in zip(model._items, kept, strict=True) if own}
+    return model, {key: own for key, (_, own) in zip(model.children, kept, strict=True) if own}
 
 
 def finished(parts: Sequence[Part], **settings: Any) -> Sequential:

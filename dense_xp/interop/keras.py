@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dense_xp.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from dense_xp.backend import to_numpy
-from dense_xp.dense import Dense
-from dense_xp.dropout import Dropout
 from dense_xp.interop.building import Part, assembled, finished, imported
-from dense_xp.layer import Layer, Params
-from dense_xp.normalization import BatchNorm, LayerNorm
-from dense_xp.sequential import Sequential
+from dense_xp.layers.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from dense_xp.layers.dense import Dense
+from dense_xp.layers.dropout import Dropout
+from dense_xp.layers.layer import Layer
+from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.support.trees import Params
+from dense_xp.training.sequential import Sequential
 
 
 def from_keras(model: Any, *, backend: Any = None) -> Sequential:

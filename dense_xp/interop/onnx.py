@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from dense_xp.activations import get_activation
 from dense_xp.backend import to_numpy
 from dense_xp.interop.building import imported
-from dense_xp.layer import Layer, is_pure, unflatten
-from dense_xp.saving import _write
+from dense_xp.layers.activations import get_activation
+from dense_xp.layers.layer import Layer, is_pure
+from dense_xp.support.files import write_atomically
+from dense_xp.support.trees import unflatten
 
 _BATCH = "batch"
 
@@ -125,12 +126,12 @@ def export_onnx(
     about = {"class": type(model).__name__, "name": model.layer_name(), **(metadata or {})}
     onnx.helper.set_model_props(proto, about)
     onnx.checker.check_model(proto, full_check=True)
-    _write(os.fspath(path), proto.SerializeToString())
+    write_atomically(path, proto.SerializeToString())
 
 
 def _impure(model: Layer) -> Layer:
     """Return the innermost layer that has no pure half."""
-    inner = [layer for layer in getattr(model, "layers", ()) if not is_pure(layer)]
+    inner = [layer for layer in model.children.values() if not is_pure(layer)]
     return _impure(inner[0]) if inner else model
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dense_xp.dense import Dense
 from dense_xp.interop.building import finished, imported
-from dense_xp.sequential import Sequential
+from dense_xp.layers.dense import Dense
+from dense_xp.training.sequential import Sequential
 
 _NAMES = {"identity": None, "logistic": "sigmoid", "tanh": "tanh", "relu": "relu"}
 

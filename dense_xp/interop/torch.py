@@ -12,15 +12,16 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from dense_xp.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from dense_xp.backend import Backend, get_backend, to_numpy
-from dense_xp.dense import Dense
-from dense_xp.dropout import Dropout
 from dense_xp.interop.building import Part, assembled, finished, imported
-from dense_xp.layer import Layer, Params
-from dense_xp.normalization import BatchNorm, LayerNorm
-from dense_xp.saving import initialize_undrawn
-from dense_xp.sequential import Sequential
+from dense_xp.layers.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from dense_xp.layers.dense import Dense
+from dense_xp.layers.dropout import Dropout
+from dense_xp.layers.layer import Layer
+from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.saving.model_files import initialize_undrawn
+from dense_xp.support.trees import Params
+from dense_xp.training.sequential import Sequential
 
 _DENSE = {"weight": "W", "bias": "w0"}
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_variance"}
@@ -237,7 +238,7 @@ def _filled(model: Sequential, state: Mapping[str, Any], backend: Any) -> Sequen
 
 
 def _with_weights(model: Sequential, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-    for key, layer in model._items.items():
+    for key, layer in model.children.items():
         if isinstance(layer, Sequential):
             yield from _with_weights(layer, f"{prefix}{key}.")
         elif type(layer).init_params is not Layer.init_params:

@@ -94,7 +94,8 @@ def bare_products(task: Task) -> Step:
 
 def _dense_xp(spec: str) -> Callable[[Task], Step]:
     def make(task: Task) -> Step:
-        from dense_xp import Adam, Dense, Sequential, training
+        from dense_xp import Adam, Dense, Sequential
+        from dense_xp.training import loop as training
 
         *hidden, last = task.sizes[1:]
         layers = [Dense(n, activation="relu", name=f"d{i}") for i, n in enumerate(hidden)]

@@ -1,0 +1,1 @@
+"""How right and how fast it is: error bounds, parity, benchmark, demo."""

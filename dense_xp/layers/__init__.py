@@ -1,0 +1,1 @@
+"""Layers: the contract, and one file for each kind."""

@@ -1,0 +1,263 @@
+"""Low-rank adaptation: a trained layer stays as it is, and a product of two thin matrices learns beside it.
+
+    Y = act(X W + w0 + (α/r) (X A) B)      A of shape (n_in, r), B of shape (r, n_units)
+
+Only A and B learn. B starts at zero, so that at first nothing changes; in the end the product is added to W, and
+what is left is a plain layer that costs what it did before.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import numpy as np
+
+from dense_xp.backend import Array, use_backend
+from dense_xp.layers.dense import Dense, _product, _rows
+from dense_xp.layers.initializers import LeCunNormal
+from dense_xp.layers.layer import Layer, with_inner
+from dense_xp.layers.surgery import replaced
+from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.seeds import Rng
+from dense_xp.support.trees import Params
+
+
+class LoRA(Layer):
+    r"""A frozen :class:`Dense` with an adapter, :math:`Y = \mathrm{act}(X W + w_0 + \frac{α}{r} (X A) B)`.
+
+    A starts normal with the variance 1/n_in, B at zero. Around a dense layer that is initialized it is so too, in
+    the same place and with the same arrays: it computes the same, and learns once it has an optimizer. A later
+    ``initialize`` draws A and B anew, and never W.
+
+    Parameters
+    ----------
+    dense : Dense
+        The layer that is adapted. It is not changed.
+    rank : int
+        The rank r of what is added to W; at most n_in and n_units.
+    alpha : float, optional
+        The scale α, by which a change of the rank need not change the learning rate; by default r.
+    **kwargs
+        See :class:`Layer`; by default those of the dense layer.
+
+    Raises
+    ------
+    TypeError
+        If it is no :class:`Dense`.
+    ValueError
+        If rank or alpha is out of range.
+
+    References
+    ----------
+    .. [1] E. Hu et al., "LoRA: low-rank adaptation of large language models", ICLR 2022, sec. 4.1,
+       https://arxiv.org/abs/2106.09685
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dense_xp import SGD, Dense
+    >>> dense = Dense(3, (2,), rng=0)
+    >>> dense.initialize()
+    >>> layer = LoRA(dense, rank=1)
+    >>> bool((layer.forward_pass([[1, 2]]) == dense.forward_pass([[1, 2]])).all())
+    True
+    >>> layer.parameters(), dense.parameters()
+    (5, 9)
+    """
+
+    buffers = ("W", "w0")
+
+    def __init__(self, dense: Dense, rank: int, *, alpha: float | None = None, **kwargs: Any) -> None:
+        if type(dense) is not Dense:  # a subclass may compute something else
+            raise TypeError(f"LoRA adapts a Dense layer, and this is a {type(dense).__name__}")
+        self.rank, self.alpha = int(_checked(rank)), _checked_alpha(rank, alpha)
+        self.dense = Dense.from_config(dense.get_config())  # a pattern, without arrays
+        super().__init__(**{"input_shape": dense.input_shape, "name": dense.name, **dense._own, **kwargs})
+        self._inherited = dense._inherited
+        if dense.backend is not None:
+            self._params = dense.params
+            with use_backend(dense.backend):
+                self.initialize()
+
+    @property
+    def activation(self) -> Layer | None:
+        """The activation of the dense layer."""
+        return self.dense.activation
+
+    @property
+    def n_units(self) -> int:
+        """The number of outputs."""
+        return self.dense.n_units
+
+    @property
+    def scale(self) -> float:
+        """The factor α/r of the product of A and B."""
+        return self.alpha / self.rank
+
+    def set_input_shape(self, shape: tuple[int, ...]) -> None:
+        """Set the shape of one sample; see :meth:`Layer.set_input_shape`."""
+        super().set_input_shape(shape)
+        self.dense.set_input_shape(shape)
+
+    # ------------------------------------------------------------------ the mathematics
+
+    def init_params(self, rng: Rng) -> Params:
+        """Draw A and B; and W and w0 as the dense layer does, if there are none yet."""
+        (n_in,) = self._known_input_shape()
+        if self.rank > min(n_in, self.n_units):
+            raise ValueError(f"rank is {self.rank}, and is at most the smaller side of W, {(n_in, self.n_units)}")
+        frozen = self._frozen() or self.dense.init_params(rng)
+        A = LeCunNormal()((n_in, self.rank), rng)
+        return {**frozen, "A": A, "B": np.zeros((self.rank, self.n_units))}
+
+    def _frozen(self) -> Params:
+        return {name: value for name, value in self._params.items() if name in self.buffers}
+
+    def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
+        """Return the output and what backward needs; see :meth:`Layer.forward`."""
+        low = _product(X, params["A"])
+        Z = _product(X, params["W"])
+        if "w0" in params:
+            Z += params["w0"]
+        Z += self.scale * _product(low, params["B"])
+        if self.activation is None:
+            return Z, (X, low, None)
+        Y, hidden = self.activation.forward({}, Z, training=training)
+        return Y, (X, low, hidden)
+
+    def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:
+        """Return grad_X and the gradients of A and B; see :meth:`Layer.backward`."""
+        grad_Z, grad_low, grads = self._gradients(params, cache, grad_Y)
+        return _product(grad_Z, params["W"].T) + _product(grad_low, params["A"].T), grads
+
+    def parameter_gradients(self, params: Params, cache: Any, grad_Y: Array) -> Params:
+        """Return the gradients of A and B alone."""
+        return self._gradients(params, cache, grad_Y)[2]
+
+    def _gradients(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Array, Params]:
+        X, low, hidden = cache
+        grad_Z = self.dense._through_activation(hidden, grad_Y)
+        scaled = self.scale * grad_Z
+        grad_low = _product(scaled, params["B"].T)
+        return grad_Z, grad_low, {"A": _rows(X).T @ _rows(grad_low), "B": _rows(low).T @ _rows(scaled)}
+
+    def output_shape(self) -> tuple[int, ...]:
+        """Return ``(n_units,)``."""
+        return (self.n_units,)
+
+    # ------------------------------------------------------------------ the way back
+
+    def merge(self) -> Dense:
+        """Return a plain :class:`Dense` with the weights W + (α/r) A B, that computes the same.
+
+        Raises
+        ------
+        RuntimeError
+            If the layer is not initialized.
+        """
+        with self._built().scope():
+            W, A, B = (self.params[name] for name in ("W", "A", "B"))
+            merged = in_dtype(widened(W) + self.scale * (widened(A) @ widened(B)), W.dtype)
+        dense = Dense.from_config({**self.dense.get_config(), "input_shape": self.input_shape, "name": self.name})
+        return dense._in_place_of(self, {**self._frozen(), "W": merged})
+
+    # ------------------------------------------------------------------ configuration
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what ``from_config`` needs to make the same layer."""
+        return {"dense": self.dense.get_config(), "rank": self.rank, "alpha": self.alpha, **super().get_config()}
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        """Make a layer from what :meth:`get_config` returned; its weights are drawn anew."""
+        return super().from_config({**config, "dense": Dense.from_config(config["dense"])})
+
+
+def add_lora(model: Layer, rank: int, *, alpha: float | None = None) -> Any:
+    """Return a trained model with an adapter on every :class:`Dense`, and everything else frozen.
+
+    The model itself is not changed. The new one computes the same until it is trained, with an optimizer that
+    it is given in ``fit``.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized.
+    rank, alpha
+        See :class:`LoRA`. A layer with fewer inputs or outputs than `rank` gets as many, and the same scale.
+
+    Returns
+    -------
+    Layer
+        Of the same class, or a :class:`LoRA` for a single :class:`Dense`.
+
+    Raises
+    ------
+    RuntimeError
+        If the model is not initialized.
+
+    Examples
+    --------
+    >>> from dense_xp import Dense, Sequential
+    >>> model = Sequential([Dense(64, activation="relu"), Dense(1)], input_shape=(32,), rng=0)
+    >>> model.initialize()
+    >>> adapted = add_lora(model, rank=4)
+    >>> adapted.parameters(), model.parameters()
+    (449, 2177)
+    """
+    model._built()
+    scale = _checked_alpha(_checked(rank), alpha) / rank
+    rng = copy.deepcopy(model._rng)  # the model's own goes on as if nothing had been drawn
+
+    def adapted(layer: Layer) -> Layer:
+        if type(layer) is not Dense:
+            return layer
+        largest = min(rank, layer.n_units, *layer._known_input_shape())
+        adapter = LoRA(layer, largest, alpha=scale * largest, rng=rng)
+        adapter._own = layer._own
+        return adapter
+
+    new = replaced(model, adapted)
+    for layer in with_inner(new):
+        if not layer.children:  # a model learns where its layers do
+            layer.trainable = isinstance(layer, LoRA)
+    return new
+
+
+def merge_lora(model: Layer) -> Any:
+    """Return a model with every :class:`LoRA` merged into a plain :class:`Dense`; other layers stay as they are.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized; it is not changed.
+
+    Returns
+    -------
+    Layer
+        Of the same class, or a :class:`Dense` for a single :class:`LoRA`.
+
+    Examples
+    --------
+    >>> from dense_xp import Dense
+    >>> dense = Dense(3, (2,), rng=0)
+    >>> dense.initialize()
+    >>> bool((merge_lora(add_lora(dense, rank=1)).W == dense.W).all())
+    True
+    """
+    return replaced(model, lambda layer: layer.merge() if isinstance(layer, LoRA) else layer)
+
+
+def _checked(rank: Any) -> Any:
+    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
+        raise ValueError(f"rank must be a positive integer, and is {rank!r}")
+    return rank
+
+
+def _checked_alpha(rank: int, alpha: Any) -> float:
+    if alpha is None:
+        return float(rank)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
+        raise ValueError(f"alpha must be a positive number, and is {alpha!r}")
+    return float(alpha)

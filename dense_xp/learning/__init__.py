@@ -1,0 +1,1 @@
+"""What is learned and how: losses, metrics, optimizers, schedules, penalties and constraints."""

@@ -1,0 +1,167 @@
+"""Constraints: a set that a weight may not leave; after each step of the optimizer it is put back.
+
+A layer is given one for any of its parameters: ``Dense(10).constrained(W=MaxNorm(3.0))``. A constraint is a
+pure function of the parameter, which has at least 32 bits. Norms are Euclidean, and those of the columns: all
+the weights that come into one unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from array_api_compat import array_namespace
+
+from dense_xp.backend import Array
+from dense_xp.support.registry import made
+
+Constraint: TypeAlias = Callable[[Array], Array]
+"""A pure function from a parameter to the nearest one that is allowed, of the same shape."""
+
+
+@dataclass(frozen=True)
+class MaxNorm:
+    """No column is longer than this; those that are become shorter, in their direction.
+
+    Parameters
+    ----------
+    limit : float, default 2.0
+        The greatest norm.
+
+    Raises
+    ------
+    ValueError
+        If it is no positive number.
+
+    References
+    ----------
+    .. [1] N. Srivastava, G. Hinton, A. Krizhevsky, I. Sutskever and R. Salakhutdinov, "Dropout: a simple
+       way to prevent neural networks from overfitting", JMLR 15 (2014), sec. 5.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> MaxNorm(1.0)(np.asarray([[3.0, 0.5], [4.0, 0.0]]))
+    array([[0.6, 0.5],
+           [0.8, 0. ]])
+    """
+
+    limit: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_limits(0.0, self.limit)
+
+    def __call__(self, W: Array) -> Array:
+        """Return the nearest allowed W."""
+        return _with_norms_between(W, 0.0, self.limit)
+
+
+@dataclass(frozen=True)
+class MinMaxNorm:
+    """No column is shorter or longer than this; one of zeros has no direction, and stays.
+
+    Parameters
+    ----------
+    low, high : float, default 0.0 and 1.0
+        The least and the greatest norm.
+
+    Raises
+    ------
+    ValueError
+        If they are no numbers, or not 0 ≤ low ≤ high, or high is 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> MinMaxNorm(1.0, 2.5)(np.asarray([[3.0, 0.5, 0.0], [4.0, 0.0, 0.0]]))
+    array([[1.5, 1. , 0. ],
+           [2. , 0. , 0. ]])
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_limits(self.low, self.high)
+
+    def __call__(self, W: Array) -> Array:
+        """Return the nearest allowed W."""
+        return _with_norms_between(W, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class UnitNorm:
+    """Every column has the norm 1; one of zeros has no direction, and stays.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> UnitNorm()(np.asarray([[3.0, 0.5], [4.0, 0.0]]))
+    array([[0.6, 1. ],
+           [0.8, 0. ]])
+    """
+
+    def __call__(self, W: Array) -> Array:
+        """Return the nearest allowed W."""
+        return _with_norms_between(W, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class NonNegative:
+    """No weight is below zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> NonNegative()(np.asarray([[3.0, -0.5]]))
+    array([[3., 0.]])
+    """
+
+    def __call__(self, W: Array) -> Array:
+        """Return the nearest allowed W."""
+        return array_namespace(W).maximum(W, 0.0)
+
+
+def _with_norms_between(W: Array, low: float, high: float) -> Array:
+    xp = array_namespace(W)
+    norm = xp.sqrt(xp.sum(xp.square(W), axis=0, keepdims=True))
+    norm = xp.where(norm > 0, norm, 1.0)  # a column of zeros stays one, whatever it is scaled by
+    return W * (xp.clip(norm, low, high) / norm)
+
+
+def _check_limits(low: Any, high: Any) -> None:
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (low, high))
+    if not numbers or not 0 <= low <= high < float("inf") or not high > 0:
+        raise ValueError(f"a norm lies between 0 <= low <= high with 0 < high, and these are {low!r} and {high!r}")
+
+
+_CONSTRAINTS: dict[str, type[Any]] = {
+    "max_norm": MaxNorm,
+    "min_max_norm": MinMaxNorm,
+    "unit_norm": UnitNorm,
+    "non_negative": NonNegative,
+}
+
+
+def get_constraint(spec: str | Mapping[str, Any] | Constraint) -> Constraint:
+    """Return a constraint from its name, from its configuration, or as it is.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    TypeError
+        If it is neither a name nor a function.
+
+    Examples
+    --------
+    >>> get_constraint("max_norm")
+    MaxNorm(limit=2.0)
+    """
+    rule: Any = made("constraint", _CONSTRAINTS, spec, ", or a pure function of the weights")
+    if isinstance(rule, type) and rule in _CONSTRAINTS.values():
+        raise TypeError(f"{rule.__name__} is a class: pass {rule.__name__}(...)")
+    if not callable(rule):
+        raise TypeError(f"a constraint is a name or a pure function of the weights, and this is {rule!r}")
+    return rule  # type: ignore[no-any-return]

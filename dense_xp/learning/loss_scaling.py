@@ -1,0 +1,118 @@
+"""Loss scaling: gradients in float16 travel multiplied by a power of two, so that the small ones are not lost.
+
+float16 has no numbers between 0 and 6·10⁻⁸, and ordinary gradients reach below that. Multiplying the gradient of the
+loss by a power of two moves all others along, without an error of rounding; before they are used they are divided by
+it again, in float32. The factor adapts [1]_: where a gradient overflows, the step is left out and the factor halved;
+after many steps in a row that fit, it is doubled. It is a part of the state of a step, as arrays, so that nothing
+waits for the device. bfloat16 has the exponents of float32 and needs none of this.
+
+References
+----------
+.. [1] P. Micikevicius et al., "Mixed precision training", ICLR 2018, sec. 3.2, https://arxiv.org/abs/1710.03740
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from dense_xp.backend import Array, Backend
+from dense_xp.support.dtypes import widened
+
+INITIAL = (2.0**15, 0.0)
+"""The factor of a model's first step, and how many steps have fitted since it last changed."""
+
+LARGEST = 2.0**24
+PATIENCE = 2000
+"""After how many steps that fit the factor is doubled."""
+
+State = dict[str, Array]
+
+
+def place(backend: Backend, values: tuple[float, float]) -> State:
+    """Return the state for a factor and a number of steps, on the device.
+
+    Examples
+    --------
+    >>> from dense_xp import get_backend
+    >>> place(get_backend("numpy"), INITIAL)["factor"]
+    array(32768., dtype=float32)
+    """
+    return {name: backend.asarray(x, "float32") for name, x in zip(("factor", "steps"), values, strict=True)}
+
+
+def read(backend: Backend, state: State) -> tuple[float, float]:
+    """Undo :func:`place`: copy the state to the host.
+
+    Examples
+    --------
+    >>> from dense_xp import get_backend
+    >>> read(get_backend("numpy"), place(get_backend("numpy"), INITIAL))
+    (32768.0, 0.0)
+    """
+    factor, steps = backend.scalars([state["factor"], state["steps"]]).tolist()
+    return factor, steps
+
+
+def unscaled(grads: Any, state: State) -> tuple[Any, Array]:
+    """Divide gradients by the factor, in float32.
+
+    Parameters
+    ----------
+    grads : dict
+        Gradients by name, nested as layers are.
+    state : dict
+        From :func:`place` or :func:`advanced`.
+
+    Returns
+    -------
+    grads : dict
+        Of the same form, with at least 32 bits.
+    finite : array of bool, shape ()
+        Whether all of them are finite.
+    """
+    checks: list[Array] = []
+
+    def divided(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {key: divided(value) for key, value in tree.items()}
+        xp = array_namespace(tree)
+        checks.append(xp.all(xp.isfinite(tree)))
+        return widened(tree) * (1.0 / state["factor"])  # exact: the factor is a power of two
+
+    grads = divided(grads)
+    xp = array_namespace(state["factor"])
+    return grads, xp.all(xp.stack(checks)) if checks else state["factor"] > 0.0
+
+
+def advanced(state: State, finite: Array) -> State:
+    """Return the state after a step whose gradients were finite, or were not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> state = {"factor": np.asarray(8.0), "steps": np.asarray(5.0)}
+    >>> [float(x) for x in advanced(state, np.asarray(False)).values()]
+    [4.0, 0.0]
+    """
+    xp = array_namespace(state["factor"])
+    steps = xp.where(finite, state["steps"] + 1.0, 0.0 * state["steps"])
+    full = steps >= PATIENCE
+    factor = xp.where(finite, state["factor"], 0.5 * state["factor"])
+    factor = xp.where(full, 2.0 * factor, factor)
+    return {"factor": xp.clip(factor, 1.0, LARGEST), "steps": xp.where(full, 0.0 * steps, steps)}
+
+
+def chosen(condition: Array, new: Any, old: Any) -> Any:
+    """Return the arrays of `new` where the condition holds, those of `old` elsewhere: of nested dicts alike.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> chosen(np.asarray(False), {"W": np.asarray(1.0)}, {"W": np.asarray(2.0)})
+    {'W': array(2.)}
+    """
+    if isinstance(new, dict):
+        return {key: chosen(condition, value, old[key]) for key, value in new.items()}
+    return new if new is old else array_namespace(new).where(condition, new, old)

@@ -1,0 +1,374 @@
+"""Losses: what is minimised, and its gradient with respect to the prediction.
+
+Every loss is a weighted mean over samples, Σ wᵢ ℓᵢ / Σ wᵢ, all leading axes being samples, and ℓᵢ itself is
+a mean over the last axis where that holds several numbers of equal standing. Losses for classes take
+logits, so that softmax or sigmoid and the logarithm cancel and no digit is lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from array_api_compat import array_namespace, device
+
+from dense_xp.backend import Array
+from dense_xp.learning.special import log_softmax, sigmoid, softplus
+from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.registry import by_name
+
+
+class Loss:
+    """Base class: a subclass writes :meth:`~Loss.sample_losses`, the rest follows.
+
+    A loss is called with a prediction, a target and, if wanted, the weight of each sample.
+    """
+
+    def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
+        """Compute the loss of each sample.
+
+        Parameters
+        ----------
+        prediction : array, shape (..., n_outputs)
+            What the model returned.
+        target : array
+            What it should have returned.
+
+        Returns
+        -------
+        losses : array, shape (...)
+            The loss of each sample.
+        gradients : array, shape (..., n_outputs)
+            The gradient of each sample's loss with respect to its prediction.
+        weights : array, shape (...), or None
+            What the loss itself lets each sample count, as class weights do; None if all count alike.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no sample_losses")
+
+    def value_and_grad(self, prediction: Array, target: Array, weight: Array | None = None) -> tuple[Array, Array]:
+        """Return the loss and its gradient with respect to the prediction.
+
+        Parameters
+        ----------
+        prediction : array, shape (..., n_outputs)
+            What the model returned.
+        target : array
+            What it should have returned; see the class for its shape.
+        weight : array, shape (...), optional
+            How much each sample counts.
+
+        Returns
+        -------
+        value : array, shape ()
+            The loss.
+        grad : array, shape (..., n_outputs)
+            Its gradient, in the prediction's dtype.
+        """
+        xp = array_namespace(prediction)
+        losses, gradients, own = self.sample_losses(widened(prediction), target)
+        if own is None and weight is None:
+            value, share = xp.mean(losses), 1.0 / max(1, math.prod(losses.shape))
+        else:
+            given = own if weight is None else in_dtype(weight, losses.dtype)
+            # the class weight is part of the sample's loss already, and counts in the denominator too
+            total = xp.sum(given if own is None or weight is None else given * own)
+            total = xp.where(total > 0, total, xp.ones_like(total))  # a batch of weight zero has the loss zero
+            value = xp.sum(losses if weight is None else losses * given) / total
+            share = 1.0 / total if weight is None else xp.expand_dims(given / total, axis=-1)
+        dtype = prediction.dtype
+        return in_dtype(value, dtype), in_dtype(gradients * share, dtype)
+
+    def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
+        """Return the loss alone, as a 0-d array."""
+        return self.value_and_grad(prediction, target, weight)[0]
+
+    def gradient(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
+        """Return the gradient alone.
+
+        Parameters
+        ----------
+        prediction, target, weight
+            As in :meth:`value_and_grad`.
+        """
+        return self.value_and_grad(prediction, target, weight)[1]
+
+    def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
+        """Look at all targets once, before training: their shape and their values.
+
+        Parameters
+        ----------
+        target : array, shape (n_samples, ...)
+            All targets.
+        sample_shape : tuple of int
+            Shape of the prediction for one sample.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit.
+        """
+        if tuple(target.shape[1:]) != sample_shape:
+            raise ValueError(
+                f"y has shape {tuple(target.shape)}, and {type(self).__name__} needs one row for each output row: "
+                f"({', '.join(map(str, (target.shape[0], *sample_shape)))})"
+            )
+
+
+def _difference(prediction: Array, target: Array) -> Array:
+    return prediction - in_dtype(target, prediction.dtype)
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Loss):
+    r"""Mean of the squared differences, :math:`\frac1n \sum (y - t)^2`.
+
+    Prediction and target have the same shape; the mean is over all their entries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(MeanSquaredError()(np.asarray([[1.0, 3.0]]), np.asarray([[1.0, 1.0]])))
+    2.0
+    """
+
+    def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
+        """Return losses and gradients; see :meth:`Loss.sample_losses`."""
+        xp = array_namespace(prediction)
+        difference = _difference(prediction, target)
+        losses = xp.mean(xp.square(difference), axis=-1)
+        return losses, difference * (2.0 / prediction.shape[-1]), None
+
+
+@dataclass(frozen=True)
+class MeanAbsoluteError(Loss):
+    r"""Mean of the absolute differences, :math:`\frac1n \sum |y - t|`; the derivative at 0 is taken as 0.
+
+    Prediction and target have the same shape; the mean is over all their entries.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(MeanAbsoluteError()(np.asarray([[1.0, 4.0]]), np.asarray([[1.0, 1.0]])))
+    1.5
+    """
+
+    def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
+        """Return losses and gradients; see :meth:`Loss.sample_losses`."""
+        xp = array_namespace(prediction)
+        difference = _difference(prediction, target)
+        return xp.mean(xp.abs(difference), axis=-1), xp.sign(difference) * (1.0 / prediction.shape[-1]), None
+
+
+@dataclass(frozen=True)
+class Huber(Loss):
+    r"""Huber's loss: squared where the difference is small, linear where it is large; mean over all entries.
+
+    .. math:: ℓ(d) = d^2/2 \text{ if } |d| ≤ δ, \quad δ(|d| - δ/2) \text{ otherwise}
+
+    Prediction and target have the same shape.
+
+    Parameters
+    ----------
+    delta : float, default 1.0
+        Where one becomes the other; positive.
+
+    References
+    ----------
+    .. [1] P. Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics 35
+       (1964), pp. 73–101.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(Huber()(np.asarray([[0.0, 3.0]]), np.asarray([[0.0, 0.0]])))
+    1.25
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.delta > 0:
+            raise ValueError(f"delta must be positive, and is {self.delta!r}")
+
+    def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
+        """Return losses and gradients; see :meth:`Loss.sample_losses`."""
+        xp = array_namespace(prediction)
+        difference = _difference(prediction, target)
+        slope = xp.clip(difference, -self.delta, self.delta)
+        # c (d - c/2) with c the clipped difference is both branches at once
+        losses = xp.mean(slope * (difference - 0.5 * slope), axis=-1)
+        return losses, slope * (1.0 / prediction.shape[-1]), None
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    r"""Cross-entropy of classes, from logits: softmax and logarithm in one.
+
+    With :math:`q` the target distribution over K classes (one-hot, smoothed to :math:`(1-ε)t + ε/K`),
+    :math:`c` the class weights and :math:`p` the softmax of the logits :math:`z`,
+
+    .. math:: ℓ = -\sum_k c_k q_k \log p_k, \qquad ∂ℓ/∂z = p \sum_k c_k q_k - c\,q,
+
+    and the loss is :math:`\sum_i w_i ℓ_i / \sum_i w_i c_{t_i}`, as torch defines it for labels.
+
+    Parameters
+    ----------
+    label_smoothing : float, default 0.0
+        The share ε of the target that is spread over all classes: 0 ≤ ε < 1.
+    class_weight : sequence of float, optional
+        How much each class counts; by default all alike.
+
+    Notes
+    -----
+    Targets are labels 0 … K-1 (integers) of shape (...), or one row of probabilities for each prediction.
+
+    References
+    ----------
+    .. [1] C. Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016,
+       sec. 7 (label smoothing), https://arxiv.org/abs/1512.00567
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss = SoftmaxCrossEntropy()
+    >>> loss.gradient(np.asarray([[0.0, 0.0]]), np.asarray([1]))
+    array([[ 0.5, -0.5]])
+    """
+
+    label_smoothing: float = 0.0
+    class_weight: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, and is {self.label_smoothing!r}")
+        if self.class_weight is not None:
+            weights = tuple(map(float, self.class_weight))
+            if not weights or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+                raise ValueError(f"class_weight must hold a number for each class, none negative: {weights}")
+            object.__setattr__(self, "class_weight", weights)
+
+    def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
+        """Return losses and gradients; see :meth:`Loss.sample_losses`."""
+        xp = array_namespace(prediction)
+        n_classes = prediction.shape[-1]
+        if target.ndim < prediction.ndim:
+            labels = xp.arange(n_classes, device=device(prediction))
+            target = xp.expand_dims(in_dtype(target, labels.dtype), axis=-1) == labels
+        target = in_dtype(target, prediction.dtype)
+        own = None
+        wanted = target
+        if self.label_smoothing:
+            wanted = (1.0 - self.label_smoothing) * target + self.label_smoothing / n_classes
+        if self.class_weight is not None:
+            per_class = xp.asarray(self.class_weight, dtype=prediction.dtype, device=device(prediction))
+            own = xp.sum(target * per_class, axis=-1)
+            wanted = wanted * per_class
+        log_p, p = log_softmax(prediction)
+        losses = -xp.sum(wanted * log_p, axis=-1)
+        return losses, p * xp.sum(wanted, axis=-1, keepdims=True) - wanted, own
+
+    def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
+        """Look at all targets once; see :meth:`Loss.check_target`."""
+        xp, n_classes = array_namespace(target), sample_shape[-1]
+        if self.class_weight is not None and len(self.class_weight) != n_classes:
+            raise ValueError(f"class_weight has {len(self.class_weight)} numbers, and there are {n_classes} classes")
+        shape = tuple(target.shape[1:])
+        if shape == sample_shape[:-1]:
+            if not xp.isdtype(target.dtype, "integral"):
+                raise ValueError(f"class labels must be integers, and y has dtype {target.dtype}: y.astype('int64')")
+            low, high = int(xp.min(target)), int(xp.max(target))
+            if low < 0 or high >= n_classes:
+                raise ValueError(
+                    f"y holds the label {low if low < 0 else high}, and the {n_classes} classes are labelled "
+                    f"0 to {n_classes - 1}"
+                )
+        elif shape != sample_shape:
+            n = target.shape[0]
+            raise ValueError(
+                f"y has shape {tuple(target.shape)}, and SoftmaxCrossEntropy needs labels of shape "
+                f"{(n, *sample_shape[:-1])} or one-hot rows of shape {(n, *sample_shape)}"
+            )
+        else:
+            rows = xp.astype(target, xp.float32) if not xp.isdtype(target.dtype, "real floating") else target
+            if bool(xp.any(rows < 0)) or bool(xp.any(xp.abs(xp.sum(rows, axis=-1) - 1) > 1e-3)):
+                raise ValueError("each row of one-hot targets must be probabilities: not negative, with sum 1")
+
+
+@dataclass(frozen=True)
+class SigmoidCrossEntropy(Loss):
+    r"""Cross-entropy of yes and no, from logits; mean over all entries.
+
+    With :math:`t` between 0 and 1 and a weight :math:`a` for yes,
+
+    .. math:: ℓ = a t \log(1 + e^{-z}) + (1 - t) \log(1 + e^{z}), \qquad
+              ∂ℓ/∂z = (1 - t)\,σ(z) - a t\,σ(-z)
+
+    Prediction and target have the same shape; each output is a question of its own.
+
+    Parameters
+    ----------
+    positive_weight : float, default 1.0
+        How much a yes counts against a no: the :math:`a` of the formula, as torch's ``pos_weight``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(SigmoidCrossEntropy()(np.asarray([[1000.0]]), np.asarray([[1]])))
+    0.0
+    """
+
+    positive_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.positive_weight < math.inf:
+            raise ValueError(f"positive_weight must be positive, and is {self.positive_weight!r}")
+
+    def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
+        """Return losses and gradients; see :meth:`Loss.sample_losses`."""
+        xp = array_namespace(prediction)
+        yes = in_dtype(target, prediction.dtype)
+        no = 1.0 - yes
+        yes = yes * self.positive_weight
+        losses = xp.mean(yes * softplus(-prediction) + no * softplus(prediction), axis=-1)
+        slopes = no * sigmoid(prediction) - yes * sigmoid(-prediction)
+        return losses, slopes * (1.0 / prediction.shape[-1]), None
+
+    def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
+        """Look at all targets once; see :meth:`Loss.check_target`."""
+        super().check_target(target, sample_shape)
+        xp = array_namespace(target)
+        if not xp.isdtype(target.dtype, "bool") and (bool(xp.any(target < 0)) or bool(xp.any(target > 1))):
+            raise ValueError("the targets of SigmoidCrossEntropy must lie between 0 and 1")
+
+
+_LOSSES: dict[str, type[Loss]] = {
+    "mean_squared_error": MeanSquaredError,
+    "mean_absolute_error": MeanAbsoluteError,
+    "huber": Huber,
+    "softmax_cross_entropy": SoftmaxCrossEntropy,
+    "sigmoid_cross_entropy": SigmoidCrossEntropy,
+}
+
+
+def get_loss(spec: str | Loss) -> Loss:
+    """Return a loss from its name, or as it is.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    TypeError
+        If it is neither a name nor a loss.
+
+    Examples
+    --------
+    >>> get_loss("huber")
+    Huber(delta=1.0)
+    """
+    if isinstance(spec, Loss):
+        return spec
+    if not isinstance(spec, str):
+        hint = f": pass {spec.__name__}()" if isinstance(spec, type) else "; a subclass of Loss serves"
+        raise TypeError(f"a loss is a name or a Loss, and this is {spec!r}{hint}")
+    return by_name("loss", _LOSSES, spec)()

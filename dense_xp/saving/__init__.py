@@ -1,0 +1,6 @@
+"""Models in files: the format, and a callback that writes it."""
+
+from dense_xp.saving.checkpoint import Checkpoint
+from dense_xp.saving.model_files import ModelFileError, describe, load, save
+
+__all__ = ["Checkpoint", "ModelFileError", "describe", "load", "save"]

@@ -1,0 +1,409 @@
+"""Models on disk: one safetensors file with the weights, and the configuration as JSON in its metadata.
+
+Nothing in a file is ever executed, nor imported by its name: layers, optimizers and schedules are looked up in
+the closed tables of the package. A file is written beside its place and then renamed, so that a reader sees the
+old one or the new one, and never half of one. It knows no device: what was trained on a GPU loads anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dense_xp.backend import to_numpy
+from dense_xp.layers.layer import Layer, layer_class, with_inner
+from dense_xp.learning import schedules
+from dense_xp.learning.optimizers import _OPTIMIZERS, Optimizer
+from dense_xp.learning.schedules import Schedule
+from dense_xp.support.dtypes import is_floating
+from dense_xp.support.files import write_atomically
+from dense_xp.support.trees import Params, flatten, unflatten
+from dense_xp.training.history import History
+from dense_xp.training.sequential import Sequential
+
+FORMAT = 1
+"""Version of what is in the metadata."""
+
+_KEY = "dense_xp"
+_WEIGHT, _STATE = "weight:", "optimizer:"
+_SCHEDULES = {cls.__name__: cls for cls in vars(schedules).values() if isinstance(cls, type)}
+_RULES = {cls.__name__: cls for cls in _OPTIMIZERS.values()}
+_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+
+
+class ModelFileError(ValueError):
+    """The file is no model, is damaged, or does not fit together; the message says which."""
+
+
+# ------------------------------------------------------------------------------------- writing
+
+
+def save(
+    model: Layer,
+    path: str | os.PathLike[str],
+    *,
+    training: bool = False,
+    history: History | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model into one safetensors file.
+
+    Parameters
+    ----------
+    model : Layer
+        An initialized model.
+    path : path-like
+        Where to; a file that is there is replaced, at once and as a whole.
+    training : bool, default False
+        Whether to write what a training needs to go on to the same bits: the optimizer and its state, the
+        number of steps, and the model's random state (a model without an ``rng`` of its own uses NumPy's
+        global one, which is not saved).
+    history : History, optional
+        What was measured so far; :func:`describe` returns it.
+    extra : mapping of str to plain values, optional
+        What else belongs to the model, such as the names of its classes: anything that JSON can hold.
+        :func:`describe` returns it, and :func:`load` does not look at it.
+
+    Raises
+    ------
+    RuntimeError
+        If the model is not initialized.
+    ValueError
+        If a part of it has no configuration in plain values, such as an initializer of your own; or if
+        `extra` is not made of plain values.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from dense_xp import Dense
+    >>> layer = Dense(3, (2,), rng=0)
+    >>> layer.initialize()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(layer, f"{folder}/layer.safetensors")
+    ...     bool((load(f"{folder}/layer.safetensors").W == layer.W).all())
+    True
+    """
+    model._built()
+    import json  # here and below, what only files need
+
+    from safetensors.numpy import save as encoded
+
+    arrays = {_WEIGHT + name: value for name, value in model.weights.items()}
+    about: dict[str, Any] = {
+        "format": FORMAT,
+        "class": type(model).__name__,
+        "config": _anywhere(model.get_config()),
+        "dtype": model.dtype,
+    }
+    if training:
+        about["optimizer"] = _optimizer_config(model.optimizer)
+        about["steps"] = model.steps
+        about["loss_scale"] = model.loss_scale
+        about["random"] = _random_state(model._rng)
+        arrays |= {_STATE + name: value for name, value in flatten(model.optimizer_state).items()}
+    if history is not None:
+        about["history"] = dataclasses.asdict(history)
+    if extra is not None:
+        about["extra"] = _plain(extra)
+    try:
+        text = json.dumps(about)
+    except TypeError as error:
+        raise ValueError(
+            f"the model cannot be saved: {error}. Initializers, activations and optimizers must be the package's own"
+        ) from None
+    # safetensors writes memory as it lies: it must be in C order
+    host = {name: np.ascontiguousarray(to_numpy(value)).reshape(tuple(value.shape)) for name, value in arrays.items()}
+    write_atomically(path, encoded(host, {_KEY: text}))
+
+
+def _plain(extra: Any) -> Any:
+    """Return what comes back from JSON, or raise if something does not: a tuple, an array, a key that is no text."""
+    import json
+
+    try:
+        back = json.loads(json.dumps(extra, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"extra cannot be saved: {error}") from None
+    if not isinstance(back, dict) or back != extra:
+        raise ValueError("extra cannot be saved: it must be a dict of plain values, with lists and texts as keys")
+    return back
+
+
+def _anywhere(config: Any) -> Any:
+    """Return a configuration without the backend: the file is for every machine."""
+    if isinstance(config, dict):
+        return {key: None if key == "backend" else _anywhere(value) for key, value in config.items()}
+    return [_anywhere(item) for item in config] if isinstance(config, list) else config
+
+
+def _optimizer_config(rule: Any) -> Any:
+    if isinstance(rule, Schedule | Optimizer):
+        if type(rule).__name__ not in _SCHEDULES | _RULES or not dataclasses.is_dataclass(rule):
+            raise ValueError(f"{rule!r} cannot be saved: it is no optimizer or schedule of the package")
+        values = {f.name: _optimizer_config(getattr(rule, f.name)) for f in dataclasses.fields(rule)}
+        return {"class": type(rule).__name__, **values}
+    return rule
+
+
+def _random_state(rng: Any) -> Any:
+    """Return the state of a Generator as plain values; None for what is NumPy's global state or a legacy one."""
+    if not isinstance(rng, np.random.Generator) or type(rng.bit_generator).__name__ not in _GENERATORS:
+        return None
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+    return plain(rng.bit_generator.state)
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[type[Layer]] = ()) -> Any:
+    """Read a model from a file that :func:`save` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    backend : str or module or Backend, optional
+        Where the model shall live, whatever it was trained on; by default the setting in force.
+    custom : sequence of Layer classes
+        Classes of your own that may occur in it.
+
+    Returns
+    -------
+    Layer
+        Initialized, with its weights; with its optimizer too, if that was saved.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModelFileError
+        If it is no model of dense_xp, is cut off, or its parts contradict each other. Nothing is executed.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from dense_xp import Dense
+    >>> layer = Dense(3, (2,), rng=0)
+    >>> layer.initialize()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(layer, f"{folder}/layer.safetensors")
+    ...     load(f"{folder}/layer.safetensors", backend="numpy")
+    Dense(n_units=3, input_shape=(2,), backend='numpy', rng=0)
+    """
+    arrays, about = _read(path)
+    weights = {name.removeprefix(_WEIGHT): value for name, value in arrays.items() if name.startswith(_WEIGHT)}
+    state = {name.removeprefix(_STATE): value for name, value in arrays.items() if name.startswith(_STATE)}
+    try:
+        kind = layer_class(about["class"], custom)
+        inner: dict[str, Any] = {"custom": custom} if issubclass(kind, Sequential) else {}
+        config = {**about["config"], "backend": backend}
+        model = kind.from_config(config, **inner)
+        rule = _optimizer(about.get("optimizer"))
+        _check_sizes(model, weights)
+        initialize_undrawn(model, rule)
+        _check_names("weights", model.weights, weights)
+        model.set_weights(weights)
+        if about.get("optimizer") is not None:
+            _check_names("optimizer state", flatten(model.optimizer_state), state)
+            backend_of_model = model._built()
+            placed = {name: backend_of_model.asarray(value.copy(), str(value.dtype)) for name, value in state.items()}
+            model.optimizer_state = _filled(model.optimizer_state, unflatten(placed))
+        model.steps = _count(about.get("steps", 0))
+        model.loss_scale = _loss_scale(about.get("loss_scale", model.loss_scale))
+        _share_rng(model, _restored(about.get("random")))
+    except ModelFileError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+        text = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ModelFileError(f"{path} does not fit together: {text}") from error
+    return model
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a file says about its model, without making it.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    dict
+        ``"class"``, ``"config"``, ``"dtype"``, ``"shapes"``; and, if they were saved, ``"optimizer"``,
+        ``"steps"``, ``"history"``, a :class:`History`, and ``"extra"``.
+
+    Raises
+    ------
+    FileNotFoundError, ModelFileError
+        As :func:`load`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from dense_xp import Dense
+    >>> layer = Dense(3, (2,), rng=0)
+    >>> layer.initialize()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(layer, f"{folder}/layer.safetensors")
+    ...     describe(f"{folder}/layer.safetensors")["shapes"]
+    {'W': (2, 3), 'w0': (1, 3)}
+    """
+    arrays, about = _read(path)
+    shapes = {name.removeprefix(_WEIGHT): value.shape for name, value in arrays.items() if name.startswith(_WEIGHT)}
+    found: dict[str, Any] = {
+        key: about[key] for key in ("class", "config", "dtype", "optimizer", "steps") if key in about
+    }
+    if "history" in about:
+        try:
+            found["history"] = _history(about["history"])
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ModelFileError(f"{path} does not fit together: {error}") from error
+    if "extra" in about:
+        if not isinstance(about["extra"], dict):
+            raise ModelFileError(f"{path} does not fit together: its extra values are {about['extra']!r:.60}")
+        found["extra"] = about["extra"]
+    return {**found, "shapes": shapes}
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+    import json
+
+    from safetensors import SafetensorError, safe_open
+
+    os.stat(path)  # FileNotFoundError, with its name
+    try:
+        with safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            if text is None:
+                raise ModelFileError(f"{path} is a safetensors file, but not one that dense_xp.save wrote")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        about = json.loads(text)
+    except (SafetensorError, json.JSONDecodeError, RecursionError, OSError, TypeError) as error:
+        raise ModelFileError(f"{path} is no model, or is damaged: {error}") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        version = about.get("format") if isinstance(about, dict) else None
+        raise ModelFileError(f"{path} has format {version!r}, and this version of dense_xp reads {FORMAT}")
+    for name, value in arrays.items():
+        of_a_model = value.dtype.kind == "f" or (value.dtype == np.int8 and name.startswith(_WEIGHT))
+        if not name.startswith((_WEIGHT, _STATE)) or not of_a_model:
+            raise ModelFileError(f"{path} holds {name!r} of dtype {value.dtype}, which is no part of a model")
+    return arrays, about
+
+
+def initialize_undrawn(model: Layer, optimizer: Any = None) -> None:
+    """Initialize a model whose weights are set next: what is drawn must not use up anybody's random numbers.
+
+    Parameters
+    ----------
+    model : Layer
+        Not initialized; its dropout will draw from NumPy's global state.
+    optimizer : Optimizer, optional
+        As in :meth:`Layer.initialize`.
+
+    Examples
+    --------
+    >>> from dense_xp import Dense
+    >>> before = np.random.get_state()[2]
+    >>> initialize_undrawn(Dense(3, (2,)))
+    >>> np.random.get_state()[2] == before
+    True
+    """
+    own = model._own
+    model._own = {**own, "rng": 0}
+    try:
+        model.initialize(optimizer)
+    finally:
+        model._own = own
+    _share_rng(model, None)
+
+
+def _share_rng(model: Layer, rng: Any) -> None:
+    for layer in with_inner(model):
+        layer._rng = rng
+
+
+def _check_sizes(model: Layer, weights: Mapping[str, Any]) -> None:
+    """Refuse a configuration that would take more memory than its file has numbers, before anything is made."""
+    model._connect()
+    total = sum(value.size for value in weights.values())
+    needed = 0
+    for layer in with_inner(model):
+        n_in = math.prod(layer.input_shape or (1,))
+        needed += n_in * getattr(layer, "n_units", 0)
+        if n_in > max(total, 2**20) or needed > total:
+            raise ModelFileError(f"its layers need more than the {total:,} weights that are in it")
+
+
+def _check_names(what: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or extra:
+        raise ModelFileError(f"its {what} are not those of its layers: missing {missing}, unknown {extra}")
+    for name, value in found.items():
+        if tuple(value.shape) != tuple(wanted[name].shape):
+            shape = tuple(wanted[name].shape)
+            raise ModelFileError(f"its {what} {name!r} have shape {tuple(value.shape)}, and the layer needs {shape}")
+        if (value.dtype.kind == "f") != is_floating(wanted[name]):
+            raise ModelFileError(f"its {what} {name!r} are {value.dtype}, and the layer needs {wanted[name].dtype}")
+
+
+def _filled(template: Params, values: Params) -> Params:
+    """Return values in the form of a template: an optimizer that remembers nothing has empty dicts."""
+    return {
+        key: _filled(inner, values.get(key, {})) if isinstance(inner, dict) else values[key]
+        for key, inner in template.items()
+    }
+
+
+def _optimizer(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    arguments = {key: _optimizer(value) for key, value in config.items() if key != "class"}
+    known: dict[str, Any] = {**_SCHEDULES, **_RULES}
+    if config.get("class") not in known:
+        raise ModelFileError(f"its optimizer is of the unknown class {config.get('class')!r}")
+    return known[config["class"]](**arguments)
+
+
+def _history(config: Any) -> History:
+    history = History(**config)
+    numbers = [history.seconds, history.best_epoch or 0, *(x for column in history.metrics.values() for x in column)]
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError("its history is not made of numbers")
+    if not 0 <= (history.best_epoch or 0) <= history.epochs:
+        raise ValueError(f"its best epoch is {history.best_epoch!r}, of {history.epochs}")
+    return history
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ModelFileError(f"its number of steps is {value!r}")
+    return value
+
+
+def _loss_scale(value: Any) -> tuple[float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not (value[0] >= 1.0 and value[1] >= 0.0):
+        raise ModelFileError(f"its loss scale is {value!r}")
+    return float(value[0]), float(value[1])
+
+
+def _restored(state: Any) -> Any:
+    if state is None:
+        return None
+    name = state.get("bit_generator") if isinstance(state, dict) else None
+    if name not in _GENERATORS:
+        raise ModelFileError(f"its random state is that of {name!r}")
+    generator = getattr(np.random, name)(0)
+    generator.state = state
+    return np.random.Generator(generator)

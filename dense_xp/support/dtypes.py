@@ -1,0 +1,46 @@
+"""Which dtype numbers are computed in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from dense_xp.backend import Array
+
+
+def in_dtype(x: Array, dtype: Any) -> Array:
+    """Return an array in a dtype: itself if it has it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> in_dtype(np.asarray([True, False]), np.dtype("float32"))
+    array([1., 0.], dtype=float32)
+    """
+    return x if x.dtype == dtype else array_namespace(x).astype(x, dtype)
+
+
+def widened(x: Array) -> Array:
+    """Return 16-bit numbers as float32, in which their sums and squares keep their digits; others as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> widened(np.ones(2, dtype="float16")).dtype, widened(np.ones(2)).dtype
+    (dtype('float32'), dtype('float64'))
+    """
+    xp = array_namespace(x)
+    return xp.astype(x, xp.float32) if xp.finfo(x.dtype).bits < 32 else x
+
+
+def is_floating(x: Array) -> bool:
+    """Whether an array holds real floating numbers, and not integers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> is_floating(np.ones(2)), is_floating(np.ones(2, dtype="int8"))
+    (True, False)
+    """
+    return bool(array_namespace(x).isdtype(x.dtype, "real floating"))

@@ -1,0 +1,88 @@
+"""Arrays in nested dicts: the params of a model, its optimizer state, its noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from array_api_compat import array_namespace
+
+from dense_xp.backend import Array, Backend, to_numpy
+from dense_xp.support.dtypes import is_floating
+
+Params: TypeAlias = dict[str, Any]
+"""Arrays by name; a layer made of layers nests one dict for each of them."""
+
+
+def merged(params: Params, changes: Params) -> Params:
+    """Return `params` with some entries replaced, at any depth; neither argument is changed."""
+    return {
+        **params,
+        **{k: merged(params[k], v) if isinstance(v, dict) else v for k, v in changes.items()},
+    }
+
+
+def flatten(params: Params, prefix: str = "") -> dict[str, Array]:
+    """Return ``{"a.b": x}`` for ``{"a": {"b": x}}``.
+
+    Examples
+    --------
+    >>> flatten({"dense": {"W": 1, "w0": 2}})
+    {'dense.W': 1, 'dense.w0': 2}
+    """
+    flat: dict[str, Array] = {}
+    for key, value in params.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Array]) -> Params:
+    """Undo :func:`flatten`.
+
+    Examples
+    --------
+    >>> unflatten({"dense.W": 1, "dense.w0": 2})
+    {'dense': {'W': 1, 'w0': 2}}
+    """
+    params: Params = {}
+    for name, value in flat.items():
+        *path, key = name.split(".")
+        inner = params
+        for step in path:
+            inner = inner.setdefault(step, {})
+        inner[key] = value
+    return params
+
+
+def copied(array: Array) -> Array:
+    """Copy an array where it is."""
+    return array_namespace(array).asarray(array, copy=True)
+
+
+def copies(params: Params) -> Params:
+    """Copy every array in nested dicts."""
+    return {key: copies(value) if isinstance(value, dict) else copied(value) for key, value in params.items()}
+
+
+def moved(tree: Any, target: Backend, dtype: str | None) -> Any:
+    """Copy every array in nested dicts to another backend; integers, and what is not an array, stay as they are."""
+    if isinstance(tree, dict):
+        return {key: moved(value, target, dtype) for key, value in tree.items()}
+    if not hasattr(tree, "dtype"):
+        return tree
+    return target.asarray(tree, dtype if dtype and is_floating(tree) else None)
+
+
+def on_host(tree: Any) -> Any:
+    """Copy every array in nested dicts to NumPy; what is not an array stays as it is."""
+    if isinstance(tree, dict):
+        return {key: on_host(value) for key, value in tree.items()}
+    return to_numpy(tree) if hasattr(tree, "dtype") else tree
+
+
+def place(backend: Backend, tree: Any) -> Any:
+    """Put the host arrays in nested dicts on the device."""
+    return {k: place(backend, v) for k, v in tree.items()} if isinstance(tree, dict) else backend.asarray(tree)

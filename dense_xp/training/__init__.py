@@ -1,0 +1,1 @@
+"""From data to a trained model: the step, the loop, prediction."""

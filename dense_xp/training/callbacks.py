@@ -1,0 +1,364 @@
+"""What to do after each epoch beside training: stop, write a checkpoint or a log, learn more slowly.
+
+Any function of a :class:`~dense_xp.training.history.Run` is a callback too.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+from dense_xp.support.trees import Params, copies
+from dense_xp.training.history import Run
+
+
+class Best:
+    """The best value so far of a number in the history, for callbacks that watch one.
+
+    Parameters
+    ----------
+    monitor : str
+        Its name.
+    mode : {"min", "max"}
+        Whether small or large values are good.
+    min_delta : float, default 0.0
+        By how much a value must be better to count.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch that had it, from 1; 0 before there is one.
+
+    Raises
+    ------
+    ValueError
+        If `mode` is neither, or `min_delta` is negative.
+
+    Examples
+    --------
+    >>> best = Best("val_loss", "min")
+    >>> [best.beaten(value) for value in (3.0, 2.0, 2.5, float("nan"))], best.epoch
+    ([True, True, False, False], 2)
+    """
+
+    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max', and is {mode!r}")
+        if not 0 <= min_delta < math.inf:
+            raise ValueError(f"min_delta must not be negative, and is {min_delta!r}")
+        self.monitor, self.min_delta, self._sign = monitor, min_delta, 1.0 if mode == "min" else -1.0
+        self.epoch, self._seen, self._value = 0, 0, math.inf
+
+    def beaten(self, value: float) -> bool:
+        """Look at the value of one more epoch; return whether it is the best so far."""
+        self._seen += 1
+        if not self._sign * value < self._value - self.min_delta:
+            return False
+        self._value, self.epoch = self._sign * value, self._seen
+        return True
+
+    def begin(self, run: Run) -> list[float]:
+        """Forget everything; return the values that the history has from before this training."""
+        self.epoch, self._seen, self._value = 0, 0, math.inf
+        return list(run.history.get(self.monitor, ()))
+
+    def read(self, run: Run, who: object) -> float:
+        """Return the value of the last epoch, or raise ValueError if there is none."""
+        if self.monitor not in run.measured:
+            hint = "; pass validation_data to fit" if self.monitor.startswith("val_") else ""
+            raise ValueError(
+                f"{type(who).__name__} watches {self.monitor!r}, and the history has only {list(run.measured)}{hint}"
+            )
+        return run.measured[self.monitor]
+
+
+class EarlyStopping:
+    """Stop when a measure no longer falls, and bring the best weights back.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        Name in the history.
+    patience : int, default 5
+        How many epochs in a row may pass without a new best.
+    min_delta : float, default 0.0
+        By how much it must improve to count.
+    mode : {"min", "max"}, default "min"
+        Whether small or large values are good.
+    restore_best_weights : bool, default True
+        Whether the model ends with the weights of its best epoch, also if it was never stopped.
+
+    References
+    ----------
+    .. [1] L. Prechelt, "Early stopping — but when?", in *Neural Networks: Tricks of the Trade*,
+       Springer 1998, pp. 55–69.
+
+    Examples
+    --------
+    >>> EarlyStopping(patience=3).patience
+    3
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        patience: int = 5,
+        min_delta: float = 0.0,
+        mode: str = "min",
+        restore_best_weights: bool = True,
+    ) -> None:
+        if patience < 0:
+            raise ValueError(f"patience must not be negative, and is {patience!r}")
+        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self.mode, self.restore_best_weights = mode, restore_best_weights
+        self._best = Best(monitor, mode, min_delta)
+        self._weights: Params = {}
+
+    def begin(self, run: Run) -> None:
+        """Forget an earlier training, but for what is in the history; its weights are not there."""
+        self._weights = {}
+        for value in self._best.begin(run):
+            self._best.beaten(value)
+
+    def epoch_end(self, run: Run) -> None:
+        """Look at the last epoch, and keep its weights if it is the best so far."""
+        best = self._best
+        if best.beaten(best.read(run, self)):
+            if self.restore_best_weights:
+                self._weights = copies(run.model.params)
+        elif run.epoch - best.epoch > self.patience:
+            run.stop(f"{self.monitor} has not improved for {self.patience + 1} epochs (best: epoch {best.epoch})")
+
+    def end(self, run: Run) -> None:
+        """Give the model its best weights back."""
+        if self._weights:
+            run.model.params = self._weights
+            run.history.best_epoch = self._best.epoch
+        self._weights = {}
+
+
+class CSVLog:
+    """Write the history as a CSV file, one line for each epoch as soon as it ends, with its learning rate.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    append : bool, default False
+        Whether to go on with a file that is there, as after a resumed training, instead of replacing it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from dense_xp import Dense, Sequential
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     log = CSVLog(f"{folder}/log.csv")
+    ...     _ = Sequential([Dense(1)], rng=0).fit(np.ones((8, 2)), np.ones(8), 2, callbacks=[log])
+    ...     with open(log.path) as file:
+    ...         print(file.readline().strip())
+    epoch,seconds,learning_rate,loss
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
+        self.path, self.append = os.fspath(path), append
+        self._names: list[str] = []
+        self._before = 0
+
+    def begin(self, run: Run) -> None:
+        """Read how far an earlier log came, or start a new one."""
+        import csv
+
+        self._names, self._before = [], 0
+        if self.append and os.path.exists(self.path):
+            with open(self.path, newline="", encoding="utf-8") as file:
+                header, *rows = list(csv.reader(file)) or [[]]
+            self._names = header[3:]
+            self._before = int(rows[-1][0]) - run.epoch if rows else 0
+        else:
+            with open(self.path, "w", encoding="utf-8"):
+                pass
+
+    def epoch_end(self, run: Run) -> None:
+        """Append a line."""
+        import csv
+
+        values = run.measured
+        lines: list[list[Any]] = []
+        if not self._names:
+            self._names = list(values)
+            lines.append(["epoch", "seconds", "learning_rate", *self._names])
+        elif set(self._names) != set(values):
+            raise ValueError(
+                f"{self.path} has the columns {self._names}, and this training measures {list(values)}: "
+                "write another file, or pass append=False"
+            )
+        seconds = f"{run.history.seconds:.3f}"
+        rate = "" if run.learning_rate is None else repr(run.learning_rate)
+        lines.append([self._before + run.epoch, seconds, rate, *(repr(values[name]) for name in self._names)])
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(lines)
+
+    def end(self, run: Run) -> None:
+        """Do nothing: every line is in the file."""
+
+
+class ReduceLROnPlateau:
+    """Multiply the learning rate, or the schedule, by a factor when a measure no longer improves.
+
+    The rate is an input of the step, so nothing is compiled anew. The optimizer that was passed in stays as it
+    is: the model gets a copy with the lower rate, keeps it after the training and saves it.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        Name in the history.
+    factor : float, default 0.1
+        What the rate is multiplied by: above 0 and below 1.
+    patience : int, default 10
+        How many epochs in a row may pass without a new best; the next one reduces the rate.
+    min_delta : float, default 0.0
+        By how much it must improve to count.
+    cooldown : int, default 0
+        How many epochs after a reduction are not counted.
+    min_lr : float, default 0.0
+        Below this the rate is not reduced. What a schedule does by itself is its own matter.
+    mode : {"min", "max"}, default "min"
+        Whether small or large values are good.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range.
+
+    Notes
+    -----
+    It counts epochs as torch's scheduler of the same name does, with an absolute threshold. With the
+    `history` of an earlier training it goes on counting where that was.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dense_xp import SGD, Dense, Sequential
+    >>> model = Sequential([Dense(1)], rng=0)
+    >>> reduce = ReduceLROnPlateau("loss", factor=0.5, patience=0, min_delta=1e9)  # the first stays the best
+    >>> _ = model.fit(np.ones((8, 2)), np.ones(8), 3, optimizer=SGD(0.1), callbacks=[reduce])
+    >>> model.optimizer.learning_rate
+    0.025
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        factor: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 0.0,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        mode: str = "min",
+    ) -> None:
+        if not 0 < factor < 1:
+            raise ValueError(f"factor must be above 0 and below 1, and is {factor!r}")
+        for name, number in (("patience", patience), ("cooldown", cooldown), ("min_lr", min_lr)):
+            if not number >= 0:
+                raise ValueError(f"{name} must not be negative, and is {number!r}")
+        self.monitor, self.factor, self.patience, self.min_delta = monitor, factor, patience, min_delta
+        self.cooldown, self.min_lr, self.mode = cooldown, min_lr, mode
+        self._best = Best(monitor, mode, min_delta)
+        self._bad = self._resting = 0
+
+    def begin(self, run: Run) -> None:
+        """Count through what is in the history: its reductions are in the model already."""
+        run.scale_learning_rate(1.0)  # changes nothing: if it cannot be done, it raises now
+        self._bad = self._resting = 0
+        for value in self._best.begin(run):
+            self._due(value)
+
+    def epoch_end(self, run: Run) -> None:
+        """Reduce the rate, if it is time to."""
+        rate = run.learning_rate
+        if self._due(self._best.read(run, self)) and rate is not None and rate > self.min_lr:
+            run.scale_learning_rate(max(self.factor, self.min_lr / rate))
+
+    def _due(self, value: float) -> bool:
+        self._bad = 0 if self._best.beaten(value) else self._bad + 1
+        if self._resting:
+            self._resting, self._bad = self._resting - 1, 0
+        if self._bad <= self.patience:
+            return False
+        self._resting, self._bad = self.cooldown, 0
+        return True
+
+    def end(self, run: Run) -> None:
+        """Do nothing: the model keeps the rate that it has come to."""
+
+
+class TensorBoard:
+    """Write what each epoch measures, and its learning rate, as scalars that TensorBoard shows.
+
+    Parameters
+    ----------
+    log_dir : path-like or writer
+        A directory, which `tensorboardX` writes to; each training gets an event file of its own in it. Or any
+        object with ``add_scalar(tag, value, step)``, such as ``torch.utils.tensorboard.SummaryWriter``, which
+        stays open.
+
+    Raises
+    ------
+    ImportError
+        If `log_dir` is a directory and `tensorboardX` is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dense_xp import Dense, Sequential
+    >>> class Printer:
+    ...     def add_scalar(self, tag, value, step):
+    ...         print(tag, step)
+    >>> _ = Sequential([Dense(1)], rng=0).fit(np.ones((8, 2)), np.ones(8), 1, callbacks=[TensorBoard(Printer())])
+    loss 1
+    learning_rate 1
+    """
+
+    def __init__(self, log_dir: Any) -> None:
+        self.log_dir: Any = log_dir if hasattr(log_dir, "add_scalar") else os.fspath(log_dir)
+        self._writer: Any = None
+        if isinstance(self.log_dir, str):
+            _summary_writer()
+
+    def begin(self, run: Run) -> None:
+        """Open a new event file."""
+        self._writer = self.log_dir
+        if isinstance(self.log_dir, str):
+            # the name has the time in seconds alone: a second training in the same one would write over the first
+            self._writer = _summary_writer()(self.log_dir, filename_suffix=f".{os.urandom(4).hex()}")
+
+    def epoch_end(self, run: Run) -> None:
+        """Write an epoch, for all to see."""
+        scalars = run.measured
+        if run.learning_rate is not None:
+            scalars["learning_rate"] = run.learning_rate
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, run.epoch)
+        if hasattr(self._writer, "flush"):
+            self._writer.flush()
+
+    def end(self, run: Run) -> None:
+        """Close the event file."""
+        if isinstance(self.log_dir, str):
+            self._writer.close()
+        self._writer = None
+
+
+def _summary_writer() -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ImportError(
+            'TensorBoard writes through tensorboardX: pip install "dense-xp[tensorboard]", or pass a writer of '
+            "your own, such as torch.utils.tensorboard.SummaryWriter"
+        ) from error
+    return SummaryWriter

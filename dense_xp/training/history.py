@@ -1,0 +1,186 @@
+"""One training as others see it: what was measured, what may be done about it, and who is asked after each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from dense_xp.layers.layer import Layer, with_inner
+from dense_xp.learning.optimizers import ForeignOptimizer, Optimizer
+
+
+class DivergenceError(ArithmeticError):
+    """The loss became infinite or NaN.
+
+    Attributes
+    ----------
+    epoch, batch : int
+        Where, counted from 1.
+    history : History
+        Everything up to the last good epoch, whose weights the model has again.
+    """
+
+    def __init__(self, message: str, epoch: int, batch: int, history: History) -> None:
+        super().__init__(message)
+        self.epoch, self.batch, self.history = epoch, batch, history
+
+
+@dataclass
+class History(Mapping[str, list[float]]):
+    """What each epoch of :meth:`Sequential.fit` measured, as Python numbers: ``history["loss"][-1]``.
+
+    Attributes
+    ----------
+    metrics : dict of str to list of float
+        One number an epoch: ``"loss"``, each metric, and the same with ``"val_"`` for the validation data.
+    seconds : float
+        How long the training took.
+    samples : int
+        How many samples were learned from, over all epochs.
+    stopped : str
+        Why training ended before its last epoch; empty if it did not.
+    best_epoch : int or None
+        The epoch (from 1) whose weights early stopping brought back.
+    unrecorded : str
+        Why the steps were not replayed as one recorded CUDA graph; empty if they were, or if the library has none.
+    """
+
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    samples: int = 0
+    stopped: str = ""
+    best_epoch: int | None = None
+    unrecorded: str = ""
+
+    def __getitem__(self, name: str) -> list[float]:
+        return self.metrics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.metrics)
+
+    def __len__(self) -> int:
+        return len(self.metrics)
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were completed."""
+        return len(self.metrics.get("loss", ()))
+
+    def record(self, values: Mapping[str, float]) -> None:
+        """Append one epoch.
+
+        Parameters
+        ----------
+        values : mapping of str to float
+            What it measured, by name.
+        """
+        for name, value in values.items():
+            self.metrics.setdefault(name, []).append(float(value))
+
+
+@dataclass
+class Run:
+    """One call of :meth:`Sequential.fit`, as callbacks see it.
+
+    Attributes
+    ----------
+    model : Layer
+        What is being trained; its weights are those of the last step.
+    history : History
+        What was measured so far.
+    epochs : int
+        How many epochs were asked for.
+    learning_rate : float or None
+        That of the last step; None before the first, and where the optimizer keeps it to itself.
+    """
+
+    model: Layer
+    history: History
+    epochs: int
+    learning_rate: float | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The last completed epoch, from 1; 0 before the first."""
+        return self.history.epochs
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the last epoch measured."""
+        return {name: column[-1] for name, column in self.history.items() if len(column) == self.epoch > 0}
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Go on with the learning rate times a factor, or with the schedule times it.
+
+        The model, and each layer in it, gets a copy of its optimizer with that rate, and keeps what it
+        remembers of the gradients. The optimizer that was passed in stays as it is.
+
+        Parameters
+        ----------
+        factor : float
+            Not negative.
+
+        Raises
+        ------
+        TypeError
+            If the optimizer is an object of your own, which alone knows its rate.
+        """
+        if isinstance(self.model.optimizer, ForeignOptimizer):
+            raise TypeError(
+                f"the learning rate of {self.model.optimizer.optimizer!r} cannot be changed from here: change it "
+                "in a callback of your own, or use an optimizer of dense_xp"
+            )
+        if factor == 1.0:
+            return
+        copies: dict[int, Optimizer] = {}
+        for layer in with_inner(self.model):
+            # a layer that writes the stateful methods keeps its optimizers under names of its own
+            for name, value in list(vars(layer).items()):
+                if isinstance(value, Optimizer):
+                    setattr(layer, name, copies.setdefault(id(value), value.scaled(factor)))
+
+    def stop(self, reason: str) -> None:
+        """End the training after this epoch.
+
+        Parameters
+        ----------
+        reason : str
+            What the history says about it.
+        """
+        self.history.stopped = reason
+
+
+@runtime_checkable
+class Callback(Protocol):
+    """What :meth:`Sequential.fit` calls: once before, after each epoch, and once at the end.
+
+    A plain function of a :class:`Run` serves as well; it is called after each epoch.
+    """
+
+    def begin(self, run: Run) -> None:
+        """Training starts.
+
+        Parameters
+        ----------
+        run : Run
+            What is being trained.
+        """
+
+    def epoch_end(self, run: Run) -> None:
+        """Look at an epoch: it is in the history, and its weights are in the model.
+
+        Parameters
+        ----------
+        run : Run
+            What is being trained.
+        """
+
+    def end(self, run: Run) -> None:
+        """Training has ended, for whatever reason.
+
+        Parameters
+        ----------
+        run : Run
+            What was trained.
+        """

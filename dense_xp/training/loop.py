@@ -1,0 +1,345 @@
+"""Learning from data, and using what was learned: the loop over epochs and batches, prediction, evaluation.
+
+The losses stay on the device until the epoch ends.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dense_xp.backend import Array, Backend, resolve, use_backend
+from dense_xp.layers.layer import Layer, is_pure, with_inner
+from dense_xp.learning.losses import Loss
+from dense_xp.learning.metrics import Measure, Metric, MetricLike, in_step, named_metrics
+from dense_xp.learning.optimizers import ForeignOptimizer
+from dense_xp.support.dtypes import widened
+from dense_xp.support.seeds import Rng, as_rng
+from dense_xp.support.trees import Params
+from dense_xp.training.history import Callback, DivergenceError, History, Run
+from dense_xp.training.samples import Samples, model_input, slices
+from dense_xp.training.steps import Step, compile_once, stepper
+
+
+def fit(
+    model: Layer,
+    X: Any,
+    y: Any,
+    *,
+    epochs: int = 10,
+    batch_size: int = 32,
+    loss: str | Loss | None = None,
+    optimizer: Any = None,
+    metrics: Sequence[MetricLike] = (),
+    validation_data: tuple[Any, ...] | None = None,
+    sample_weight: Any = None,
+    shuffle: bool = True,
+    callbacks: Sequence[Any] = (),
+    history: History | None = None,
+    rng: Any = None,
+    verbose: bool | None = None,
+) -> History:
+    """Train a model on data; documented at :meth:`dense_xp.Sequential.fit`."""
+    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+            raise ValueError(f"{name} must be a positive integer, and is {number!r}")
+    named = named_metrics(metrics)
+    history = _continued(history, named, validation_data is not None)
+    _prepare(model, X, optimizer)
+    backend = model.backend
+    assert backend is not None
+    generator: Rng = as_rng(rng) if rng is not None else (model._rng or np.random)
+    with backend.scope():
+        samples = Samples(model, X, y, sample_weight, loss)
+        validation = None
+        if validation_data is not None:
+            validation = Samples(model, *_three(validation_data), samples.loss)
+        step = stepper(model, samples.loss, named, samples.X.data.ndim, min(int(batch_size), len(samples)))
+        run = Run(model, history, int(epochs))
+        hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in callbacks]
+        return _loop(run, step, samples, validation, named, hooks, int(batch_size), shuffle, generator, verbose)
+
+
+def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = None) -> Callable[[], Any]:
+    """Return a function that takes one step of :meth:`Sequential.fit` on one batch; for measuring.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized, with an optimizer. Its own arrays stay as they are.
+    X, y : array
+        The batch.
+    loss : str or Loss, optional
+        As in :meth:`dense_xp.Sequential.fit`.
+
+    Returns
+    -------
+    callable
+        Without arguments; returns the loss of the step, which may still be on its way.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dense_xp import Dense
+    >>> layer = Dense(1, (2,), rng=0)
+    >>> layer.initialize("adam")
+    >>> step = repeated_step(layer, np.ones((4, 2)), np.ones(4))
+    >>> bool(step() > step())
+    True
+    """
+    with _needs_built(model).scope():
+        samples = Samples(model, X, y, None, loss)
+        step = stepper(model, samples.loss, {}, samples.X.data.ndim, len(samples))
+        step.snapshot()
+        batch = samples.take(slice(0, len(samples)))
+    rng = model._rng or np.random
+    return lambda: step(*batch, rng)[0]
+
+
+def _loop(
+    run: Run,
+    step: Step,
+    samples: Samples,
+    validation: Samples | None,
+    metrics: Mapping[str, Measure],
+    hooks: Sequence[Callback],
+    batch_size: int,
+    shuffle: bool,
+    rng: Rng,
+    verbose: bool | None,
+) -> History:
+    history, n = run.history, len(samples)
+    batches = -(-n // batch_size)
+    started = time.perf_counter() - history.seconds
+    for hook in hooks:
+        hook.begin(run)
+    from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
+
+    # disable=None: tqdm is silent where standard error is not a terminal
+    bar = tqdm(total=run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
+    try:
+        for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
+            before: Any = step.snapshot()
+            order = rng.permutation(n) if shuffle else np.arange(n)
+            values, sizes = [], []
+            for rows, batch in samples.batches(order, batch_size):
+                values.append(step(*batch, rng))
+                sizes.append(samples.size(rows))
+                bar.update()
+            means = _measured(step.model.backend, values, sizes, metrics)
+            if not math.isfinite(means["loss"]):
+                raise _diverged(step, before, values, epoch, batches, history)
+            step.hand_over()
+            if validation is not None:
+                scores = _score(run.model, validation, metrics, max(batch_size, 256))
+                means |= {f"val_{name}": score for name, score in scores.items()}
+            history.record(means)
+            history.unrecorded = getattr(step, "unrecorded", "")
+            history.samples += n
+            history.seconds = time.perf_counter() - started
+            run.learning_rate = _last_rate(run.model)
+            bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
+            for hook in hooks:
+                hook.epoch_end(run)
+            if history.stopped:
+                break
+    except KeyboardInterrupt:
+        step.hand_over()  # what was learned is kept
+        raise
+    finally:
+        bar.close()
+        for hook in hooks:
+            hook.end(run)
+    return history
+
+
+class _OnEpochEnd:
+    """A plain function as a callback."""
+
+    def __init__(self, function: Callable[[Run], Any]) -> None:
+        if not callable(function):
+            raise TypeError(
+                f"a callback is a function of the run, or has begin, epoch_end and end; this is a "
+                f"{type(function).__name__}"
+            )
+        self.function = function
+
+    def begin(self, run: Run) -> None:
+        pass
+
+    def epoch_end(self, run: Run) -> None:
+        self.function(run)
+
+    def end(self, run: Run) -> None:
+        pass
+
+
+def _prepare(model: Layer, X: Any, optimizer: Any) -> None:
+    """Initialize a model that is not yet, and give it its optimizer."""
+    if model.backend is None:
+        with use_backend(resolve(model._setting("backend"), X)):
+            model._build_from(X, "adam" if optimizer is None else optimizer)
+    elif optimizer is not None or model.optimizer is None:
+        model.set_optimizer("adam" if optimizer is None else optimizer)
+
+
+def _continued(history: History | None, metrics: Mapping[str, Measure], validates: bool) -> History:
+    """Return a history to go on with: a copy of one that has the same columns, or a new one."""
+    if history is None or not history.metrics:
+        return History()
+    names = ["loss", *metrics]
+    names += [f"val_{name}" for name in names] if validates else []
+    if missing := [name for name in names if name not in history]:
+        raise ValueError(
+            f"the history has no {missing}, which this training measures: measure what it has, {list(history)}, "
+            "or start a new one with history=None"
+        )
+    columns = {name: list(values) for name, values in history.items()}
+    return History(columns, history.seconds, history.samples)
+
+
+def _three(data: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
+    return data[0], data[1], data[2] if len(data) == 3 else None
+
+
+def _measured(
+    backend: Backend | None, values: list[tuple[Array, ...]], sizes: list[float], metrics: Mapping[str, Measure]
+) -> dict[str, float]:
+    """Return the loss and the metrics over all batches; one transfer from the device for each.
+
+    A metric has a value for what it kept of all; anything else is averaged over the batches by their weight.
+    """
+    assert backend is not None
+    total = sum(sizes) or 1.0
+    measured = {}
+    for (name, metric), column in zip({"loss": None, **metrics}.items(), zip(*values, strict=True), strict=True):
+        if isinstance(metric, Metric):
+            measured[name] = float(metric.value(backend.joined(column)))
+        else:
+            measured[name] = float(backend.scalars(column) @ sizes) / total
+    return measured
+
+
+def _last_rate(model: Layer) -> float | None:
+    """Return the learning rate of the last step, where the optimizer says it."""
+    optimizer = model.optimizer
+    if optimizer is None or isinstance(optimizer, ForeignOptimizer):
+        return None
+    # layers that are driven one by one count for themselves
+    return optimizer.learning_rate_at(max(0, max(layer.steps for layer in with_inner(model)) - 1))
+
+
+def _diverged(
+    step: Step,
+    before: Any,
+    values: list[tuple[Array, ...]],
+    epoch: int,
+    batches: int,
+    history: History,
+) -> DivergenceError:
+    """Bring the last good weights back, and say where it went wrong."""
+    backend = step.model.backend
+    assert backend is not None
+    losses = backend.scalars([value[0] for value in values])
+    bad = np.flatnonzero(~np.isfinite(losses))
+    batch = int(bad[0]) + 1 if len(bad) else batches
+    step.hand_over()
+    broken = [n for n, w in step.model.weights.items() if not np.isfinite(backend.to_numpy(w)).all()]
+    step.restore(before)
+    where = f"no longer finite: {', '.join(broken)}" if broken else "all weights were still finite"
+    return DivergenceError(
+        f"the loss became {losses[batch - 1]} in epoch {epoch}, batch {batch} of {batches} ({where}). "
+        f"The model has its weights from before that epoch again. Try a smaller learning rate, "
+        "clip_norm, or data scaled to about unit size",
+        epoch,
+        batch,
+        history,
+    )
+
+
+# ------------------------------------------------------------------------------------- prediction
+
+
+def _predictor(model: Layer) -> Callable[[Array], Array]:
+    if not is_pure(model):
+        return lambda X: model.forward_pass(X, training=False)
+    backend, params = model.backend, model.params
+    assert backend is not None
+
+    def output(params: Params, X: Array) -> Array:
+        return model.forward(params, X)[0]
+
+    function = compile_once(model, backend, "output", output) if backend.compiles else output
+    return lambda X: function(params, X)
+
+
+def _score(model: Layer, samples: Samples, metrics: Mapping[str, Measure], batch_size: int) -> dict[str, float]:
+    output, statistics = _predictor(model), in_step(metrics)
+    values, sizes = [], []
+    for rows in slices(len(samples), batch_size):
+        X, y, weight = samples.take(rows)
+        Y = widened(output(X))
+        values.append((samples.loss(Y, y, weight), *(metric(Y, y, weight) for metric in statistics)))
+        sizes.append(samples.size(rows))
+    means = _measured(model.backend, values, sizes, metrics)
+    penalty = model.penalty(model.params)
+    if penalty is not None:  # the same for all batches
+        means["loss"] += float(_needs_built(model).scalars([penalty])[0])
+    return means
+
+
+def _needs_built(model: Layer) -> Backend:
+    if model.backend is None:
+        raise RuntimeError(f"{model.layer_name()} is not initialized: call fit or initialize first")
+    return model.backend
+
+
+def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
+    """Compute the outputs for data; documented at :meth:`dense_xp.Sequential.predict`."""
+    backend = _needs_built(model)
+    if hasattr(X, "map_blocks"):
+        return _predicted_by_blocks(model, X, batch_size)
+    with backend.scope():
+        rows = model_input(model, X, backend)
+        output = _predictor(model)
+        parts = [output(rows.take(chunk)) for chunk in slices(len(rows), batch_size)]
+        if rows.on_device:
+            return parts[0] if len(parts) == 1 else backend.xp.concat(parts, axis=0)
+        host = [backend.to_numpy(part) for part in parts]
+        return host[0] if len(host) == 1 else np.concatenate(host, axis=0)
+
+
+def _predicted_by_blocks(model: Layer, X: Any, batch_size: int) -> Any:
+    """Return the outputs for a chunked array as one: nothing is computed until it is asked for."""
+    if X.ndim < 2 or (model.input_shape is not None and X.shape[-1:] != model.input_shape):
+        raise ValueError(f"X has shape {X.shape} and {model.layer_name()} expects (n_samples, ..., n_features)")
+    whole_samples = X.rechunk({X.ndim - 1: -1})
+    return whole_samples.map_blocks(
+        lambda block: predict(model, block, batch_size=batch_size),
+        chunks=(*whole_samples.chunks[:-1], model.output_shape()),
+        dtype=model.dtype,
+        meta=np.empty((0,) * X.ndim, dtype=model.dtype),
+    )
+
+
+def evaluate(
+    model: Layer,
+    X: Any,
+    y: Any,
+    *,
+    loss: str | Loss | None = None,
+    metrics: Sequence[MetricLike] = (),
+    sample_weight: Any = None,
+    batch_size: int = 1024,
+) -> dict[str, float]:
+    """Measure a model on data; documented at :meth:`dense_xp.Sequential.evaluate`."""
+    backend = _needs_built(model)
+    with backend.scope():
+        samples = Samples(model, X, y, sample_weight, loss)
+        return _score(model, samples, named_metrics(metrics), batch_size)

@@ -1,0 +1,203 @@
+"""Data to learn from: inputs, targets and weights of the same samples, checked once and handed out in batches.
+
+They may lie on the host, and then travel batch by batch, or on the model's device, where they are gathered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from dense_xp.backend import Array, Backend, backend_of, to_numpy
+from dense_xp.layers.layer import Layer
+from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
+from dense_xp.training.feeding import Feeder
+
+
+class Rows:
+    """A data set, on the host or on the device, that hands out rows on the device.
+
+    They have the model's dtype, but targets that are no floating-point numbers stay what they are: labels.
+    """
+
+    def __init__(self, data: Any, backend: Backend, dtype: str, what: str) -> None:
+        owner = backend_of(data)
+        if owner is not None and owner != backend and owner.name != "numpy":
+            backend.accept(data, None, what)  # raises: it names both sides and the remedy
+        self.backend, self.dtype, self.what = backend, dtype, what
+        self.on_device = owner == backend and backend.name != "numpy"
+        self.data: Any = data if self.on_device else backend.read(data, what)
+        if not self.on_device:
+            self._settle()
+        if self.data.ndim == 0:
+            raise ValueError(f"{what} is a single number; it needs a first axis, the samples")
+
+    def _settle(self) -> None:
+        """Settle, for data on the host, which dtype the rows are given; None if labels stay what they are."""
+        self.wanted = None if self.what == "y" and self.data.dtype.kind != "f" else self.dtype
+        # then a batch need not be looked at any more: two microseconds where the whole step takes thirty
+        self.ready = self.backend.name == "numpy" and self.wanted in (None, self.data.dtype.name)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all of it."""
+        return tuple(self.data.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, rows: np.ndarray[Any, Any] | slice) -> np.ndarray[Any, Any]:
+        """Return rows that lie on the host."""
+        chosen: np.ndarray[Any, Any] = self.data[rows] if isinstance(rows, slice) else self.data.take(rows, axis=0)
+        return chosen
+
+    def take(self, rows: np.ndarray[Any, Any] | slice) -> Array:
+        """Return rows on the device."""
+        if not self.on_device:
+            chosen = self.read(rows)
+            return chosen if self.ready else self.backend.asarray(chosen, self.wanted)
+        if isinstance(rows, slice):
+            chosen = self.data[rows, ...]
+        else:
+            chosen = self.backend.xp.take(self.data, self.backend.asarray(rows), axis=0)
+        if self.what == "y" and not self.backend.xp.isdtype(chosen.dtype, "real floating"):
+            return chosen
+        return self.backend.cast(chosen, self.backend.dtype(self.dtype), self.what)
+
+    def way(self) -> Any:
+        """Return the dtype in which the rows of host data travel; None if that is not NumPy's, or they are there."""
+        if self.on_device or self.dtype == "bfloat16":
+            return None
+        return self.data.dtype if self.wanted is None else np.dtype(self.wanted)
+
+    def check_finite(self) -> None:
+        """Raise with the place of the first NaN or infinity."""
+        if self.on_device:
+            xp = self.backend.xp
+            if not xp.isdtype(self.data.dtype, "real floating") or bool(xp.all(xp.isfinite(self.data))):
+                return
+        block = max(1, 2**20 // max(1, math.prod(self.shape[1:])))
+        for chunk in slices(len(self), block):
+            host = to_numpy(self.data[chunk, ...]) if self.on_device else self.read(chunk)
+            if host.dtype.kind == "f" and not (good := np.isfinite(host)).all():
+                first = np.argwhere(~good)[0]
+                value = host[tuple(first)]
+                index = ", ".join(str(i) for i in (chunk.start + first[0], *first[1:]))
+                raise ValueError(
+                    f"{self.what}[{index}] is {value}: training needs finite numbers; "
+                    "drop or fill such samples first (for example with numpy.nan_to_num)"
+                )
+
+
+class SparseRows(Rows):
+    """Rows of one of SciPy's sparse matrices: those of one batch are made dense at a time."""
+
+    def __init__(self, data: Any, backend: Backend, dtype: str, what: str) -> None:
+        self.backend, self.dtype, self.what = backend, dtype, what
+        self.on_device, self.data = False, data.tocsr()
+        self._settle()
+
+    def read(self, rows: np.ndarray[Any, Any] | slice) -> np.ndarray[Any, Any]:
+        """Return rows as a dense array."""
+        return self.backend.read(self.data[rows].toarray(), self.what)
+
+    def check_finite(self) -> None:
+        """Raise with the place of the first NaN or infinity; zeros that are not stored are finite."""
+        if self.data.dtype.kind == "f" and not np.isfinite(self.data.data).all():
+            super().check_finite()
+
+
+def model_input(model: Layer, X: Any, backend: Backend) -> Rows:
+    """Return the inputs of a model, if they are inputs of it."""
+    rows = (SparseRows if hasattr(X, "tocsr") else Rows)(X, backend, model.dtype, "X")
+    if len(rows.shape) < 2 or (model.input_shape is not None and rows.shape[-1:] != model.input_shape):
+        wanted = "n_features" if model.input_shape is None else model.input_shape[0]
+        raise ValueError(f"X has shape {rows.shape} and {model.layer_name()} expects (n_samples, ..., {wanted})")
+    if not len(rows):
+        raise ValueError(f"X has shape {rows.shape}: there are no samples")
+    return rows
+
+
+class Samples:
+    """Inputs, targets and weights of the same samples, checked once."""
+
+    def __init__(self, model: Layer, X: Any, y: Any, weight: Any, loss: Any) -> None:
+        backend = model.backend
+        assert backend is not None
+        self._fed: tuple[int, Feeder | None] | None = None
+        self.X = model_input(model, X, backend)
+        self.y = Rows(y, backend, model.dtype, "y")
+        outputs = model.output_shape()
+        leading = self.X.shape[:-1]
+        if len(self.y) != len(self.X):
+            raise ValueError(f"X has {len(self.X)} samples and y has {len(self.y)}: they must be the same")
+        self.loss = _loss_for(loss, self.y, outputs)
+        one_number_each = self.y.shape == leading and outputs == (1,)
+        if one_number_each and not isinstance(self.loss, SoftmaxCrossEntropy):
+            self.y.data = self.y.data[..., None]
+        self.X.check_finite()
+        self.y.check_finite()
+        self.loss.check_target(self.y.data, (*leading[1:], *outputs))
+        self.weight = None if weight is None else Rows(weight, backend, model.dtype, "sample_weight")
+        if self.weight is not None:
+            if self.weight.shape != leading:
+                raise ValueError(f"sample_weight has shape {self.weight.shape} and needs {leading}")
+            self.weight.check_finite()
+            host = to_numpy(self.weight.data)
+            if (host < 0).any() or not host.any():
+                raise ValueError("sample_weight must not be negative, nor zero for every sample")
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def take(self, rows: np.ndarray[Any, Any] | slice) -> tuple[Array, Array, Array | None]:
+        """Return inputs, targets and weights of some samples, on the device."""
+        return self.X.take(rows), self.y.take(rows), None if self.weight is None else self.weight.take(rows)
+
+    def batches(self, order: np.ndarray[Any, Any], batch_size: int) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
+        """Yield row numbers and rows, batch by batch; host data travel while the batch before is worked on."""
+        chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        parts = self.X, self.y, self.weight
+        ways = [part is not None and part.way() for part in parts]
+        if not any(ways) or (feeder := self._feeder(ways, min(batch_size, len(order)))) is None:
+            for rows in chunks:
+                yield rows, self.take(rows)
+            return
+        for rows, fed in zip(chunks, feeder.batches(chunks), strict=True):
+            taken = [
+                fed.pop(0) if way else None if part is None else part.take(rows)
+                for part, way in zip(parts, ways, strict=True)
+            ]
+            yield rows, (taken[0], taken[1], taken[2])
+
+    def _feeder(self, ways: list[Any], batch_size: int) -> Feeder | None:
+        if self._fed is None or self._fed[0] != batch_size:
+            lane = self.X.backend.lane()
+            travelling = [
+                part for part, way in zip((self.X, self.y, self.weight), ways, strict=True) if part is not None and way
+            ]
+            data, dtypes = [part.data for part in travelling], [part.way() for part in travelling]
+            feeder = None if lane is None else Feeder(lane, data, dtypes, batch_size)
+            self._fed = batch_size, feeder
+        return self._fed[1]
+
+    def size(self, rows: np.ndarray[Any, Any] | slice) -> float:
+        """Return the weight of these rows in an average over the data set."""
+        if self.weight is None:
+            return float(len(rows) if not isinstance(rows, slice) else rows.stop - rows.start)
+        return float(np.sum(to_numpy(self.weight.take(rows)), dtype=np.float64))
+
+
+def _loss_for(spec: Any, y: Rows, outputs: tuple[int, ...]) -> Loss:
+    if spec is not None:
+        return get_loss(spec)
+    labels = y.backend.xp.isdtype(y.data.dtype, "integral") if y.on_device else y.data.dtype.kind in "iu"
+    return SoftmaxCrossEntropy() if labels and outputs[-1] > 1 else MeanSquaredError()
+
+
+def slices(n: int, batch_size: int) -> Iterator[slice]:
+    """Yield slices that cover n rows in order."""
+    return (slice(start, min(start + batch_size, n)) for start in range(0, n, batch_size))

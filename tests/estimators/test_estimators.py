@@ -1,0 +1,578 @@
+"""scikit-learn's own checks, what scikit-learn does with an estimator, and pickles that outlive their device."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", minversion="1.8")
+
+import joblib
+import sklearn
+from scipy import sparse
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from dense_xp import (
+    SGD,
+    Adam,
+    BatchNorm,
+    CosineSchedule,
+    Dense,
+    Dropout,
+    Huber,
+    LayerNorm,
+    ReLU,
+    Tanh,
+    load,
+    save,
+    to_numpy,
+)
+from dense_xp.backend import Backend, NoDeviceError, backend_of, get_backend, use_backend
+from dense_xp.datasets import load_digits
+from dense_xp.estimators import DenseClassifier, DenseRegressor
+from tests.backend.test_libraries import cupy  # noqa: F401 - a stand-in for it, with two devices
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(90, 4))
+LABELS = np.asarray(["ash", "elm", "oak"])[(X[:, 0] > 0).astype(int) + (X[:, 1] > 0.5)]
+CODES = np.unique(LABELS, return_inverse=True)[1]
+BINARY = X[:, 0] + X[:, 2] > 0
+MANY = np.stack([X[:, 0] > 0, X[:, 1] > 0, X[:, 0] + X[:, 2] > 0], axis=1).astype(int)
+VALUES = 300 + 40 * X[:, 0] - 20 * X[:, 1]
+
+FAST: dict[str, Any] = {"hidden_layer_sizes": (16,), "learning_rate": 0.02, "max_epochs": 60, "random_state": 0}
+
+
+# ------------------------------------------------------------------ scikit-learn's checks
+
+# Copies of a sample are dropped out each for itself and count in the statistics of a batch; a weight does neither.
+# So with these two, one sample of weight two is another problem than two samples, in whatever library.
+NOT_THE_SAME = ("check_sample_weight_equivalence_on_dense_data", "check_sample_weight_equivalence_on_sparse_data")
+# Before 1.9, the labels had to be on the device too; ours stay on the host, and so pickles know no device.
+SINCE_1_9 = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 9)
+VARIANTS: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
+    ("default", {}, ()),
+    ("sgd-layer", {"optimizer": SGD(0.02, momentum=0.9), "normalization": "layer", "activation": "tanh"}, ()),
+    ("dropout-batch", {"dropout": 0.1, "normalization": "batch", "max_epochs": 100}, NOT_THE_SAME),
+)
+
+
+def _checks() -> Iterator[Any]:
+    for kind in (DenseClassifier, DenseRegressor):
+        for variant, params, left_out in VARIANTS:
+            for number, (estimator, check) in enumerate(estimator_checks_generator(kind(**params))):
+                name = getattr(check, "func", check).__name__
+                if name not in left_out and (SINCE_1_9 or name != "check_array_api_input"):
+                    yield pytest.param(estimator, check, id=f"{kind.__name__}-{variant}-{name}-{number}")
+
+
+@pytest.mark.parametrize(("estimator", "check"), list(_checks()))
+def test_scikit_learn_checks(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+# ------------------------------------------------------------------ learning
+
+
+def test_a_classifier_learns_labels_of_any_kind() -> None:
+    for labels in (LABELS, CODES, CODES - 7, LABELS.astype(object), BINARY):
+        classifier = DenseClassifier(**FAST).fit(X, labels)
+        np.testing.assert_array_equal(classifier.classes_, np.unique(labels))
+        assert classifier.score(X, labels) > 0.9
+        assert classifier.predict(X).dtype == classifier.classes_.dtype
+        p = classifier.predict_proba(X)
+        np.testing.assert_allclose(p.sum(axis=1), 1)
+        np.testing.assert_array_equal(classifier.classes_[p.argmax(axis=1)], classifier.predict(X))
+        np.testing.assert_allclose(np.exp(classifier.predict_log_proba(X)), p)
+    decision = classifier.decision_function(X)
+    np.testing.assert_array_equal(decision > 0, classifier.predict(X))
+    np.testing.assert_allclose(1 / (1 + np.exp(-decision)), p[:, 1])
+
+
+def test_several_labels_a_sample() -> None:
+    classifier = DenseClassifier(**FAST).fit(X, MANY)
+    p, decision = classifier.predict_proba(X), classifier.decision_function(X)
+    assert p.shape == MANY.shape
+    assert (classifier.predict(X) == MANY).mean() > 0.95
+    np.testing.assert_array_equal(classifier.predict(X), (decision > 0).astype(int))
+    np.testing.assert_allclose(p, 1 / (1 + np.exp(-decision)))
+    np.testing.assert_allclose(classifier.predict_log_proba(X), np.log(p))
+    np.testing.assert_array_equal(DenseClassifier(**FAST).fit(X, sparse.csr_array(MANY)).predict_proba(X), p)
+    with pytest.raises(ValueError, match="where there are several, pass sample_weight"):
+        DenseClassifier(class_weight="balanced").fit(X, MANY)
+
+
+def test_a_regressor_predicts_in_the_units_of_its_targets() -> None:
+    regressor = DenseRegressor(**FAST).fit(X, VALUES)
+    assert regressor.score(X, VALUES) > 0.98
+    np.testing.assert_allclose(regressor.model_.predict(X)[:, 0], regressor.predict(X))
+    other = DenseRegressor(**FAST).fit(X, 1e-6 * VALUES - 3)
+    np.testing.assert_allclose((other.predict(X) + 3) * 1e6, regressor.predict(X), rtol=1e-6)
+    assert abs(DenseRegressor(**FAST).fit(X, np.full(90, 7.0)).predict(X) - 7).max() < 0.2  # of a scale of 1
+
+
+def test_several_targets_each_in_its_own_units() -> None:
+    targets = np.stack([VALUES, 1e-4 * X[:, 2]], axis=1)
+    regressor = DenseRegressor(**FAST).fit(X, targets)
+    assert regressor.predict(X).shape == (90, 2)
+    residual = ((regressor.predict(X) - targets) ** 2).mean(axis=0) / targets.var(axis=0)
+    assert (residual < 0.05).all()
+    assert DenseRegressor(**FAST).fit(X, targets[:, :1]).predict(X).shape == (90, 1)
+    assert DenseRegressor(loss=Huber(0.5), **FAST).fit(X, VALUES).score(X, VALUES) > 0.95
+
+
+def test_the_defaults_learn_the_digits() -> None:
+    images, digits = load_digits()
+    classifier = DenseClassifier(random_state=0, max_epochs=50).fit(images[:1400], digits[:1400])
+    assert classifier.score(images[1400:], digits[1400:]) > 0.9
+
+
+def test_weights_of_samples_and_classes_are_the_same_thing() -> None:
+    def p(weight: Any = None, **params: Any) -> Any:
+        return DenseClassifier(**FAST, **params).fit(X, LABELS, weight).predict_proba(X)
+
+    each = np.asarray([5.0, 1.0, 0.5])
+    np.testing.assert_allclose(p(class_weight={"ash": 5, "oak": 0.5}), p(each[CODES]))
+    assert abs(p(class_weight={"ash": 5}) - p()).max() > 1e-3
+    # balanced by the weight of the samples, so that leaving one out and giving it no weight are the same
+    kept = np.arange(90) % 3 > 0
+    counts = np.bincount(CODES, weights=kept)
+    np.testing.assert_allclose(p(kept, class_weight="balanced"), p(kept * (60 / (3 * counts))[CODES]))
+
+
+def test_what_a_fit_leaves_behind() -> None:
+    seen: list[int] = []
+    classifier = DenseClassifier(**FAST, callbacks=[lambda run: seen.append(run.epoch)], n_iter_no_change=None)
+    assert classifier.fit(X, LABELS) is classifier
+    assert (classifier.n_features_in_, classifier.n_outputs_, classifier.n_iter_) == (4, 3, 60)
+    assert seen == list(range(1, 61))
+    assert classifier.loss_ == classifier.history_["loss"][-1]
+    assert classifier.model_.dtype == "float64"
+    assert DenseClassifier(**FAST).fit(X.astype("float32"), LABELS).model_.dtype == "float32"
+    assert DenseClassifier(**FAST).fit((9 * X).astype(int), LABELS).model_.dtype == "float64"
+    assert DenseClassifier(dtype="float32", **FAST).fit(X, LABELS).predict_proba(X).dtype == np.float32
+
+
+def test_the_seed_fixes_everything() -> None:
+    def p(seed: Any) -> Any:
+        return (
+            DenseClassifier(**{**FAST, "random_state": seed}, dropout=0.2, batch_size=32)
+            .fit(X, LABELS)
+            .predict_proba(X)
+        )
+
+    np.testing.assert_array_equal(p(3), p(3))
+    np.testing.assert_array_equal(p(np.random.RandomState(3)), p(np.random.RandomState(3)))
+    assert (p(3) != p(4)).any()
+
+
+def test_training_ends_when_the_loss_no_longer_falls() -> None:
+    params = {**FAST, "max_epochs": 400}
+    stopped = DenseClassifier(**params, tol=0.05, n_iter_no_change=5).fit(X, LABELS)
+    assert 6 < stopped.n_iter_ < 100
+    assert "loss has not improved for 6 epochs" in stopped.history_.stopped
+    assert DenseClassifier(**params, tol=0.05, n_iter_no_change=None).fit(X, LABELS).n_iter_ == 400
+
+
+def test_early_stopping_brings_the_best_weights_back() -> None:
+    noisy = np.where(RNG.uniform(size=90) < 0.3, np.roll(LABELS, 1), LABELS)
+    params = {**FAST, "max_epochs": 400, "hidden_layer_sizes": (64,), "n_iter_no_change": 10}
+    classifier = DenseClassifier(**params, early_stopping=True, validation_fraction=0.2).fit(X, noisy)
+    history = classifier.history_
+    best = int(np.argmin(history["val_loss"]))
+    assert classifier.n_iter_ < 400
+    assert history.best_epoch == best + 1 < classifier.n_iter_
+    assert classifier.loss_ == history["loss"][best]
+    assert history.samples == 72 * classifier.n_iter_  # one fifth was held back
+    with pytest.raises(ValueError, match="The least populated class"):  # a part of each class is held back
+        DenseClassifier(early_stopping=True).fit(X, np.where(np.arange(90) == 0, "fir", LABELS))
+    regressor = DenseRegressor(**params, early_stopping=True).fit(X, VALUES, np.ones(90))
+    assert regressor.score(X, VALUES) > 0.9
+    assert DenseClassifier(**params, early_stopping=True).fit(sparse.csr_array(X), MANY).history_.best_epoch
+
+
+# ------------------------------------------------------------------ going on
+
+
+def test_partial_fit_is_fit_epoch_by_epoch() -> None:
+    params = {**FAST, "max_epochs": 6, "n_iter_no_change": None, "batch_size": 32}
+    for kind, y, first in ((DenseClassifier, LABELS, {"classes": ["oak", "elm", "ash"]}), (DenseRegressor, VALUES, {})):
+        whole, parts = kind(**params).fit(X, y), kind(**params)
+        parts.partial_fit(X, y, **first)
+        for _ in range(5):
+            parts = pickle.loads(pickle.dumps(parts)).partial_fit(X, y)
+        np.testing.assert_allclose(parts.predict(X[:2].tolist()) == whole.predict(X[:2]), True)
+        for name, value in whole.model_.weights.items():
+            np.testing.assert_allclose(parts.model_.weights[name], value, rtol=1e-9)
+        assert parts.n_iter_ == 1
+
+
+def test_partial_fit_knows_classes_that_have_not_come_yet() -> None:
+    classifier = DenseClassifier(**FAST)
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        classifier.partial_fit(X, LABELS)
+    assert not hasattr(classifier, "model_")
+    classifier.partial_fit(X[CODES < 2], LABELS[CODES < 2], classes=["ash", "elm", "oak"])
+    assert classifier.predict_proba(X).shape == (90, 3)
+    with pytest.raises(ValueError, match=r"y holds the labels \['fir'\], and classes_ are \['ash', 'elm', 'oak'\]"):
+        classifier.partial_fit(X, np.where(CODES == 0, "fir", LABELS))
+    with pytest.raises(ValueError, match="has 3 features, but DenseClassifier is expecting 4"):
+        classifier.partial_fit(X[:, :3], LABELS)
+    with pytest.raises(ValueError, match="cannot stop early"):
+        classifier.set_params(early_stopping=True).partial_fit(X, LABELS)
+    with pytest.raises(ValueError, match="needs all data at once"):
+        classifier.set_params(early_stopping=False, class_weight="balanced").partial_fit(X, LABELS)
+    assert DenseClassifier(**FAST).partial_fit(X, MANY).predict(X).shape == MANY.shape
+
+
+def test_warm_start_goes_on_from_the_weights() -> None:
+    params = {**FAST, "max_epochs": 5, "warm_start": True}
+    classifier = DenseClassifier(**params).fit(X, LABELS)
+    model, loss = classifier.model_, classifier.loss_
+    assert classifier.fit(X, LABELS).model_ is model
+    assert classifier.history_["loss"][0] < loss
+    with pytest.raises(ValueError, match="the hidden layers are not those of the model"):
+        classifier.set_params(hidden_layer_sizes=(8,)).fit(X, LABELS)
+    assert classifier.set_params(warm_start=False).fit(X, LABELS).model_ is not model
+    regressor = DenseRegressor(**params).fit(X, VALUES)
+    before = regressor.loss_
+    regressor.fit(X, VALUES)
+    assert regressor.history_["loss"][0] < before  # the weights were in the units of y meanwhile
+    with pytest.raises(ValueError, match="not the form that it had before, with 1 outputs"):
+        regressor.fit(X, MANY)
+
+
+# ------------------------------------------------------------------ the network
+
+
+def test_parameters_make_the_network() -> None:
+    def layers(**params: Any) -> list[Any]:
+        return DenseClassifier(max_epochs=1, **params).fit(X, LABELS).model_.layers[:-1]
+
+    (only,) = layers()
+    assert (only.n_units, type(only.activation)) == (100, ReLU)
+    assert layers(hidden_layer_sizes=()) == []
+    assert [layer.n_units for layer in layers(hidden_layer_sizes=7)] == [7]
+    first, second = layers(hidden_layer_sizes=(5, 6), activation=["relu", Tanh()])
+    assert (type(first.activation), type(second.activation)) == (ReLU, Tanh)
+    shared = layers(hidden_layer_sizes=[5, 6], activation=Tanh(), normalization="layer", dropout=0.3)
+    assert [type(layer) for layer in shared] == 2 * [Dense, LayerNorm, Tanh, Dropout]
+    assert [type(layer) for layer in layers(normalization="batch", activation="linear")] == [Dense, BatchNorm]
+
+
+def test_settings_of_the_optimizer_can_be_given_beside_it() -> None:
+    def optimizer(**params: Any) -> Any:
+        return DenseRegressor(max_epochs=1, **params).fit(X, VALUES).model_.optimizer
+
+    schedule = CosineSchedule(0.1, 10)
+    assert optimizer() == Adam()
+    assert optimizer(learning_rate=0.5, weight_decay=0.1) == Adam(0.5, weight_decay=0.1)
+    assert optimizer(optimizer=SGD(0.1, momentum=0.9), learning_rate=schedule) == SGD(schedule, momentum=0.9)
+    assert optimizer(optimizer="sgd") == SGD()
+
+
+class Own:
+    def update(self, weights: Any, grad: Any) -> Any:
+        return weights - 0.1 * grad
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"hidden_layer_sizes": (3, 0)}, "n_units must be a positive integer, and is 0"),
+        ({"hidden_layer_sizes": -1}, "The 'hidden_layer_sizes' parameter of DenseRegressor must be"),
+        ({"activation": "rleu"}, "did you mean 'relu'"),
+        ({"activation": ["relu", "relu"]}, "activation has 2 entries and hidden_layer_sizes 1"),
+        ({"dropout": 1.0}, "The 'dropout' parameter"),
+        ({"normalization": "group"}, "The 'normalization' parameter"),
+        ({"optimizer": "adma"}, "did you mean 'adam'"),
+        ({"optimizer": None}, "optimizer must be a name such as 'adam'"),
+        ({"optimizer": Own(), "learning_rate": 0.1}, "has settings of its own: leave learning_rate at None"),
+        ({"learning_rate": 0.0}, "The 'learning_rate' parameter"),
+        ({"weight_decay": -1}, "The 'weight_decay' parameter"),
+        ({"batch_size": "all"}, "The 'batch_size' parameter"),
+        ({"max_epochs": 0}, "The 'max_epochs' parameter"),
+        ({"tol": -1.0}, "The 'tol' parameter"),
+        ({"n_iter_no_change": 0}, "The 'n_iter_no_change' parameter"),
+        ({"validation_fraction": 1.0}, "The 'validation_fraction' parameter"),
+        ({"callbacks": print}, "The 'callbacks' parameter"),
+        ({"backend": np}, "The 'backend' parameter"),
+        ({"backend": "nmpy"}, "did you mean 'numpy'"),
+        ({"dtype": "int8"}, "The 'dtype' parameter"),
+        ({"loss": "hubr"}, "did you mean 'huber'"),
+        ({"random_state": "x"}, "The 'random_state' parameter"),
+    ],
+)
+def test_bad_values_are_named(params: dict[str, Any], message: str) -> None:
+    regressor = DenseRegressor(**params)
+    with pytest.raises(ValueError, match=message):
+        regressor.fit(X, VALUES)
+    assert not hasattr(regressor, "model_")
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.ones(89), r"sample_weight has shape \(89,\) and needs \(90,\)"),
+        (-np.ones(90), "must not be negative"),
+        (np.zeros(90), "nor zero for every sample"),
+        (np.full(90, np.nan), "sample_weight contains NaN"),
+    ],
+)
+def test_bad_weights_are_named(weight: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DenseRegressor().fit(X, VALUES, weight)
+
+
+def test_an_optimizer_of_ones_own() -> None:
+    regressor = DenseRegressor(optimizer=Own(), max_epochs=60, random_state=0).fit(X, VALUES)
+    assert regressor.score(X, VALUES) > 0.8
+    assert pickle.loads(pickle.dumps(regressor)).partial_fit(X, VALUES).score(X, VALUES) > 0.8
+
+
+# ------------------------------------------------------------------ kinds of data
+
+
+def test_sparse_rows_are_made_dense_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    thin = X * (X > 0)
+    dense = DenseClassifier(**FAST, batch_size=20).fit(thin, LABELS)
+    sizes = set()
+    toarray = sparse.csr_array.toarray
+
+    def seen(self: Any, *arguments: Any, **kwargs: Any) -> Any:
+        sizes.add(self.shape[0])
+        return toarray(self, *arguments, **kwargs)
+
+    monkeypatch.setattr(sparse.csr_array, "toarray", seen)
+    rows = sparse.csr_array(thin)
+    classifier = DenseClassifier(**FAST, batch_size=20).fit(rows, LABELS)
+    assert sizes == {20, 10}  # the last batch
+    np.testing.assert_array_equal(classifier.predict_proba(rows), dense.predict_proba(thin))
+    np.testing.assert_array_equal(classifier.predict_proba(sparse.csc_matrix(thin)), dense.predict_proba(thin))
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_and_the_names_of_their_columns(library: str) -> None:
+    frames = pytest.importorskip(library)
+    if library == "polars" and not SINCE_1_9:
+        pytest.skip("scikit-learn does not read the names of polars' columns before 1.9")
+    names = ["a", "b", "c", "d"]
+    frame = frames.DataFrame(dict(zip(names, X.T, strict=True)))
+    classifier = DenseClassifier(**FAST).fit(frame, frames.Series(LABELS))
+    np.testing.assert_array_equal(classifier.feature_names_in_, names)
+    np.testing.assert_array_equal(classifier.predict(frame), DenseClassifier(**FAST).fit(X, LABELS).predict(X))
+    with pytest.raises(ValueError, match=r"(?s)feature names should match.*order"):
+        classifier.predict(frame[names[::-1]])
+    classifier.fit(X, LABELS)
+    assert not hasattr(classifier, "feature_names_in_")
+
+
+# ------------------------------------------------------------------ backends
+
+
+def test_host_data_train_on_any_backend(backend: Backend) -> None:
+    """One argument moves it, and what comes back is NumPy's."""
+    here = DenseClassifier(**FAST, dtype="float32").fit(X, LABELS)
+    there = DenseClassifier(**FAST, backend=backend).fit(X, LABELS)
+    assert there.model_.backend == backend
+    assert there.model_.dtype == ("float64" if backend.name == "numpy" else "float32")
+    p = there.predict_proba(X)
+    assert type(p) is np.ndarray
+    np.testing.assert_allclose(p, here.predict_proba(X), atol=2e-3)
+    np.testing.assert_array_equal(there.predict(X), here.predict(X))
+    with use_backend(backend):
+        assert DenseRegressor(**FAST).fit(X, VALUES).model_.backend == backend
+    regressor = DenseRegressor(**FAST, backend=backend).fit(sparse.csr_array(X), VALUES)
+    np.testing.assert_allclose(regressor.predict(X), DenseRegressor(**FAST).fit(X, VALUES).predict(X), rtol=1e-2)
+
+
+def test_arrays_on_a_device_stay_there(backend: Backend) -> None:
+    there = backend.asarray(X, "float32")
+    same = clone(DenseClassifier(**FAST, dtype="float32")).fit(X, LABELS)
+    with config_context(array_api_dispatch=True):
+        for y, weight in ((backend.asarray(CODES), np.ones(90)), (LABELS, backend.asarray(np.ones(90)))):
+            classifier = DenseClassifier(**FAST).fit(there, y, weight)
+            for method in ("predict_proba", "predict_log_proba", "decision_function"):
+                found = getattr(classifier, method)(there)
+                assert backend_of(found) == backend
+                np.testing.assert_allclose(to_numpy(found), getattr(same, method)(X), rtol=1e-2, atol=1e-2)
+            labels = classifier.predict(there)
+            if y is LABELS:  # strings live on the host alone
+                np.testing.assert_array_equal(labels, same.predict(X))
+            else:
+                assert backend_of(labels) == backend
+                np.testing.assert_array_equal(same.classes_[to_numpy(labels)], same.predict(X))
+        assert classifier.model_.dtype == "float32"
+        whole = DenseClassifier(**FAST).fit(backend.asarray((9 * X).astype("int64")), CODES)
+        assert whole.model_.dtype == ("float64" if backend.name == "numpy" else "float32")
+        many = DenseClassifier(**FAST, early_stopping=True).fit(there, MANY).predict(there)
+        assert backend_of(many) == backend
+        assert (to_numpy(many) == MANY).mean() > 0.9
+        regressor = DenseRegressor(**FAST, early_stopping=True).fit(there, backend.asarray(VALUES))
+        assert backend_of(regressor.predict(there)) == backend
+        assert regressor.predict(there).shape == (90,)
+        assert np.var(to_numpy(regressor.predict(there)) - VALUES) < 0.1 * np.var(VALUES)
+        if backend.name != "jax":  # scikit-learn's R² writes into arrays, which JAX does not have
+            assert regressor.score(there, backend.asarray(VALUES, "float32")) > 0.9
+
+
+def test_an_array_of_another_library_than_the_model(backend: Backend) -> None:
+    if backend.name == "numpy":
+        pytest.skip("everything may be fed from the host")
+    there = backend.asarray(X, "float32")
+    with config_context(array_api_dispatch=True):
+        classifier = DenseClassifier(**FAST).fit(there, CODES)
+        p = to_numpy(classifier.predict_proba(there))
+        with pytest.raises(ValueError, match=r"predict\(\) must use the same namespace .* estimator.to\('numpy'\)"):
+            classifier.predict(X)
+        np.testing.assert_allclose(classifier.to("numpy").predict_proba(X), p, atol=1e-3)
+        with pytest.raises(ValueError, match="must use the same namespace and device as the model: X is on"):
+            classifier.predict(there)
+        classifier.to(backend)
+        np.testing.assert_array_equal(to_numpy(classifier.predict_proba(there)), p)
+    np.testing.assert_allclose(classifier.predict_proba(X), p, atol=1e-3)  # without dispatch the host is welcome
+
+
+# ------------------------------------------------------------------ pickles
+
+
+def test_a_pickle_comes_back_on_its_backend(backend: Backend, tmp_path: Path) -> None:
+    for kind, y in ((DenseClassifier, LABELS), (DenseRegressor, VALUES)):
+        estimator = kind(**FAST, backend=backend, normalization="batch").fit(X, y)
+        joblib.dump(estimator, tmp_path / "estimator")
+        for again in (
+            pickle.loads(pickle.dumps(estimator)),
+            joblib.load(tmp_path / "estimator"),
+            clone(estimator).fit(X, y),
+        ):
+            assert again.model_.backend == get_backend(backend.spec)
+            np.testing.assert_array_equal(again.predict(X), estimator.predict(X))
+    assert pickle.loads(pickle.dumps(DenseClassifier(backend=backend))).backend == backend.spec
+    save(estimator.model_, tmp_path / "model")
+    np.testing.assert_allclose(load(tmp_path / "model").predict(X)[:, 0], estimator.predict(X), rtol=1e-4)
+
+
+@pytest.fixture
+def pickled_on_cupy(cupy: Any) -> Any:  # noqa: F811
+    estimators = [kind(**FAST, backend="cupy:1", batch_size=32) for kind in (DenseClassifier, DenseRegressor)]
+    return [
+        (pickle.dumps(estimator.fit(X, y)), estimator.predict(X), y)
+        for estimator, y in zip(estimators, (LABELS, VALUES), strict=True)
+    ]
+
+
+def test_a_pickle_comes_back_on_the_gpu(pickled_on_cupy: Any) -> None:
+    for data, prediction, _ in pickled_on_cupy:
+        again = pickle.loads(data)
+        assert again.model_.backend.spec == "cupy:1"
+        np.testing.assert_array_equal(again.predict(X), prediction)
+
+
+@pytest.mark.parametrize("fault", ["no device", "one device less", "no driver", "no memory"])
+def test_what_was_trained_on_a_gpu_serves_without_one(cupy: Any, pickled_on_cupy: Any, fault: str) -> None:  # noqa: F811
+    def no_driver() -> int:
+        raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+
+    def no_memory(*_: Any, **__: Any) -> Any:
+        raise MemoryError("out of memory allocating 64 bytes")
+
+    counts: dict[str, Any] = {"no device": lambda: 0, "one device less": lambda: 1, "no driver": no_driver}
+    if fault in counts:
+        cupy.cuda.runtime.getDeviceCount = counts[fault]
+    else:
+        cupy.asarray = no_memory
+    for data, prediction, y in pickled_on_cupy:
+        with pytest.warns(UserWarning, match="trained on cupy:1, which cannot be used here .*; it computes on NumPy"):
+            again = pickle.loads(data)
+        assert again.model_.backend.name == "numpy"
+        assert type(again.predict(X)) is np.ndarray
+        if y is VALUES:
+            np.testing.assert_allclose(again.predict(X), prediction, rtol=1e-4)
+        else:
+            np.testing.assert_array_equal(again.predict(X), prediction)
+        again.partial_fit(X, y)  # also learning goes on, where the model is
+        assert pickle.loads(pickle.dumps(again)).backend == "cupy:1"  # and is now at home on NumPy: no warning
+        with pytest.raises((NoDeviceError, MemoryError)):
+            again.fit(X, y)  # but a new one is asked for on the GPU
+
+
+def test_what_was_trained_on_a_gpu_serves_where_cupy_is_not_even_installed(
+    pickled_on_cupy: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "pickle").write_bytes(pickled_on_cupy[0][0])
+    np.save(tmp_path / "X.npy", X)
+    code = (
+        "import importlib.util, pickle, sys, warnings, numpy\n"
+        "real = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *a: None if name == 'cupy' else real(name, *a)\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    classifier = pickle.load(open('pickle', 'rb'))\n"
+        "print(*classifier.predict(numpy.load('X.npy')))\n"
+        "print(caught[0].message, 'cupy' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    labels, note = done.stdout.splitlines()
+    assert labels.split() == pickled_on_cupy[0][1].tolist()
+    assert "trained on cupy:1, which cannot be used here (the backend 'cupy' is not installed" in note
+    assert note.endswith("False")
+
+
+# ------------------------------------------------------------------ what scikit-learn does with an estimator
+
+
+def test_pipelines_searches_and_calibration() -> None:
+    pipeline = make_pipeline(StandardScaler(), DenseClassifier(**FAST))
+    assert cross_val_score(pipeline, X, LABELS, cv=3).mean() > 0.8
+    assert cross_val_score(DenseRegressor(**FAST), X, VALUES, cv=3).mean() > 0.8
+    grid = {"denseclassifier__hidden_layer_sizes": [(4,), (8, 4)], "denseclassifier__optimizer": ["adam", SGD(0.1)]}
+    search = GridSearchCV(pipeline, grid, cv=2, n_jobs=1).fit(X, LABELS)
+    assert search.score(X, LABELS) > 0.8
+    assert len(search.cv_results_["params"]) == 4
+    calibrated = CalibratedClassifierCV(DenseClassifier(**FAST), cv=2).fit(X, BINARY)
+    assert calibrated.score(X, BINARY) > 0.9
+
+
+def test_an_estimator_that_has_not_learned_says_so() -> None:
+    for call in (lambda: DenseClassifier().predict_proba(X), lambda: DenseRegressor().to("numpy")):
+        with pytest.raises(NotFittedError):
+            call()
+    assert repr(DenseClassifier(backend="cupy")) == "DenseClassifier(backend='cupy')"
+
+
+def test_progress_is_shown_if_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    DenseRegressor(max_epochs=2).fit(X, VALUES)
+    assert capsys.readouterr().err == ""
+    DenseRegressor(max_epochs=2, verbose=True).fit(X, VALUES)
+    assert "2/2" in capsys.readouterr().err
+
+
+def test_without_scikit_learn_the_error_names_the_command() -> None:
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "try: import dense_xp.estimators\n"
+        "except ImportError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 'pip install "dense-xp[sklearn]"' in done.stdout

@@ -1,0 +1,347 @@
+"""Each kernel against the pure function that it stands for, within the rounding-error bound of that function."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from array_api_compat import array_namespace
+
+from dense_xp import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Dense,
+    Dropout,
+    LayerNorm,
+    Lion,
+    RMSprop,
+    Sequential,
+    get_backend,
+    kernels,
+)
+from dense_xp.backend import to_numpy, use_backend
+from dense_xp.evidence import parity, rounding
+from dense_xp.evidence.parity import Case, Result
+from dense_xp.kernels import numpy as host
+from dense_xp.learning.losses import MeanSquaredError, SoftmaxCrossEntropy
+from dense_xp.learning.optimizers import Optimizer
+from dense_xp.training.fused import Update
+from tests.kernels.kernel_sets import KERNEL_SETS, kernel_set
+
+RNG = np.random.default_rng(0)
+SHAPES = ((1, 1), (3, 7), (64, 33), (200, 100))
+OPTIMIZERS: tuple[Optimizer, ...] = (
+    SGD(0.1),
+    SGD(0.1, weight_decay=0.1),
+    SGD(0.1, momentum=0.9),
+    SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    RMSprop(0.1, weight_decay=0.1),
+    RMSprop(0.1, momentum=0.9),
+    RMSprop(0.1, momentum=0.9, weight_decay=0.1),
+    Adam(0.1),
+    Adam(0.1, beta_1=0.0),
+    AdamW(0.1),
+    Adagrad(0.1, weight_decay=0.1),
+    Lion(0.1, weight_decay=0.1),
+)
+
+
+@pytest.fixture(params=KERNEL_SETS)
+def kernel(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The kernels of one library."""
+    module, chosen = kernel_set(request.param)
+    with use_backend(chosen), chosen.scope():
+        yield module
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def copied(array: Any) -> Any:
+    return array_namespace(array).asarray(array, copy=True)
+
+
+def of_dtype(loss: Any, dtype: str) -> Any:
+    """A loss as an array: the host's kernels return Python numbers."""
+    return np.asarray(loss, dtype=dtype) if isinstance(loss, float) else loss
+
+
+def like(array: Any) -> Any:
+    return array_namespace(array).empty_like(array)
+
+
+def held(case: Case, twin: Callable[[dict[str, Any]], dict[str, Any]], dtype: str) -> Result:
+    """Run the twin on plain arrays, and the case's own function for the exact result and the bound."""
+
+    def function(arrays: dict[str, Any]) -> dict[str, Any]:
+        plain = not any(isinstance(array, rounding.Bounded) for array in arrays.values())
+        return twin({key: copied(array) for key, array in arrays.items()}) if plain else case.function(arrays)
+
+    result = parity.measure(Case(case.name, case.shape, function, case.inputs), get_backend(), dtype)
+    assert result.compared
+    assert result.share <= 1, result
+    return result
+
+
+# ------------------------------------------------------------------ layers
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("activation", [None, "relu", "sigmoid", "tanh"])
+def test_bias_and_activation(kernel: Any, dtype: str, shape: tuple[int, int], activation: str | None) -> None:
+    name = activation or "linear"
+    if not hasattr(kernel, name):
+        pytest.skip("the activation's pure functions serve")
+    # the identity as weights: what the kernel does with the product is all that is left
+    layer = Dense(shape[1], activation=activation)
+    case = parity.layer_case(layer, RNG.normal(size=shape), RNG)
+    inputs = {**case.inputs, "param.W": np.eye(shape[1]), "param.w0": RNG.normal(size=(1, shape[1]))}
+
+    def twin(arrays: dict[str, Any]) -> dict[str, Any]:
+        Y = arrays["X"] @ arrays["param.W"]
+        getattr(kernel, name)(Y, arrays["param.w0"])
+        results = {"Y": copied(Y)}
+        grad_w0 = like(arrays["param.w0"])
+        getattr(kernel, f"{name}_backward")(arrays["grad_Y"], Y, grad_w0)
+        return {**results, "grad_X": Y, "grad_w0": grad_w0}
+
+    held(Case(case.name, case.shape, lambda a: _without(case.function(a), "grad_W"), inputs), twin, dtype)
+
+
+def _without(results: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in results.items() if key != name}
+
+
+@pytest.mark.parametrize("n", [1, 5, 32])
+@pytest.mark.parametrize("widths", [(1, 1), (6, 5, 3), (64, 64, 64, 1), (33, 7)])
+@pytest.mark.parametrize("last", [None, "relu"])
+def test_chain(kernel: Any, dtype: str, n: int, widths: tuple[int, ...], last: str | None) -> None:
+    if not getattr(kernel, "CHAINS", False):
+        pytest.skip("each layer is a stage of its own")
+    activations = [*["relu"] * (len(widths) - 2), last]
+    model = Sequential([Dense(m, activation=a) for m, a in zip(widths[1:], activations, strict=True)])
+    case = parity.layer_case(model, RNG.normal(size=(n, widths[0])), RNG)
+
+    def twin(arrays: dict[str, Any]) -> dict[str, Any]:
+        X = arrays["X"]
+        own = {key.removeprefix("param."): value for key, value in arrays.items() if key.startswith("param.")}
+        params = np.concatenate([value.reshape(-1) for value in own.values()])
+        layers = params, np.asarray(widths), np.asarray([a == "relu" for a in activations])
+        outputs, grads, scratch = np.empty(n * sum(widths[1:]), dtype), like(params), np.empty(n * max(widths), dtype)
+        kernel.chain(np.asfortranarray(X), *layers, outputs)  # whatever their memory looks like
+        Y = copied(outputs[-n * widths[-1] :]).reshape(n, -1)
+        X.flags.writeable = False
+        kernel.chain_backward(X, arrays["grad_Y"], *layers, outputs, grads, scratch, True)
+        results = {"Y": Y, "grad_X": scratch[: X.size].reshape(X.shape)}
+        for key, value in own.items():
+            results[f"grad_{key}"], grads = grads[: value.size].reshape(value.shape), grads[value.size :]
+        return results
+
+    held(case, twin, dtype)
+
+
+def test_relu_passes_nan_on_and_stops_infinity(kernel: Any, dtype: str) -> None:
+    put = get_backend().asarray
+    Z = put(np.asarray([[math.nan, math.inf, -math.inf, -0.0]], dtype=dtype))
+    kernel.relu(Z, put(np.zeros((1, 4), dtype=dtype)))
+    np.testing.assert_array_equal(to_numpy(Z), [[math.nan, math.inf, 0.0, 0.0]])
+
+
+def test_sigmoid_and_tanh_far_out(kernel: Any, dtype: str) -> None:
+    if not hasattr(kernel, "sigmoid"):
+        pytest.skip("the activation's pure functions serve")
+    put = get_backend().asarray
+    for name, wanted in (("sigmoid", [math.nan, 1.0, 0.0, 0.5, 0.0]), ("tanh", [math.nan, 1.0, -1.0, 0.0, -1.0])):
+        Z = put(np.asarray([[math.nan, math.inf, -math.inf, 0.0, -1e30]], dtype=dtype))
+        getattr(kernel, name)(Z, put(np.zeros((1, 5), dtype=dtype)))
+        np.testing.assert_array_equal(to_numpy(Z), [wanted])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_dropout(kernel: Any, dtype: str, shape: tuple[int, int]) -> None:
+    case = parity.layer_case(Dropout(0.3), RNG.normal(size=shape), RNG)
+
+    def twin(arrays: dict[str, Any]) -> dict[str, Any]:
+        Y, grad_X = like(arrays["X"]), like(arrays["X"])
+        kernel.dropout(arrays["X"], arrays["noise"], 1.0 / (1.0 - 0.3), Y)
+        kernel.dropout(arrays["grad_Y"], arrays["noise"], 1.0 / (1.0 - 0.3), grad_X)
+        return {"Y": Y, "grad_X": grad_X}
+
+    held(case, twin, dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES[1:])
+def test_layer_norm(kernel: Any, dtype: str, shape: tuple[int, int]) -> None:
+    if not hasattr(kernel, "layer_norm"):
+        pytest.skip("the layer's pure functions serve")
+    case = parity.layer_case(LayerNorm(), RNG.normal(size=shape), RNG)
+
+    def twin(arrays: dict[str, Any]) -> dict[str, Any]:
+        X, gamma, beta = arrays["X"], arrays["param.gamma"], arrays["param.beta"]
+        Y, normed, inverse = like(X), like(X), like(X[:, :1])
+        kernel.layer_norm(X, gamma, beta, 1e-5, normed, inverse, Y)
+        grads = {"grad_gamma": like(gamma), "grad_beta": like(beta), "grad_X": like(X)}
+        kernel.layer_norm_backward(arrays["grad_Y"], gamma, normed, inverse, *grads.values())
+        return {"Y": Y, **grads}
+
+    held(case, twin, dtype)
+
+
+@pytest.mark.parametrize("shape", [(200, 100), (3, 7)])
+def test_blocks_as_large_as_on_a_device(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
+    module, chosen = kernel_set("cupy on the host")
+    monkeypatch.setattr(module, "ROWS", 32)
+    monkeypatch.setattr(module, "THREADS", 256)
+    with use_backend(chosen):
+        test_bias_and_activation(module, "float32", shape, "relu")
+        test_layer_norm(module, "float32", shape)
+        test_softmax_cross_entropy(module, "float32", shape, 0.1)
+        test_squared_error(module, "float32", shape)
+
+
+# ------------------------------------------------------------------ losses
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("shape", [(1, 2), (7, 3), (200, 10), (16, 1000)])
+def test_softmax_cross_entropy(kernel: Any, dtype: str, shape: tuple[int, int], smoothing: float) -> None:
+    labels = RNG.integers(0, shape[1], size=shape[0])
+    case = parity.loss_case(SoftmaxCrossEntropy(smoothing), 5 * RNG.normal(size=shape), labels)
+
+    def twin(arrays: dict[str, Any]) -> dict[str, Any]:
+        Z = arrays["prediction"]
+        value = kernel.softmax_cross_entropy(Z, arrays["target"], smoothing)
+        return {"value": of_dtype(value, dtype), "gradient": Z}
+
+    held(case, twin, dtype)
+
+
+def test_softmax_cross_entropy_of_huge_logits(kernel: Any, dtype: str) -> None:
+    put = get_backend().asarray
+    Z = put(np.asarray([[1e30, -1e30], [1e30, 1e30]], dtype=dtype))
+    assert float(kernel.softmax_cross_entropy(Z, put(np.asarray([0, 1])), 0.0)) == pytest.approx(0.5 * math.log(2))
+    np.testing.assert_allclose(to_numpy(Z), [[0, 0], [0.25, -0.25]], atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_squared_error(kernel: Any, dtype: str, shape: tuple[int, int]) -> None:
+    case = parity.loss_case(MeanSquaredError(), RNG.normal(size=shape), RNG.normal(size=shape))
+
+    def twin(arrays: dict[str, Any]) -> dict[str, Any]:
+        value = kernel.squared_error(arrays["prediction"], arrays["target"])
+        return {"value": of_dtype(value, dtype), "gradient": arrays["prediction"]}
+
+    held(case, twin, dtype)
+
+
+# ------------------------------------------------------------------ optimizers
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
+@pytest.mark.parametrize("size", [1, 37, 40_000])  # the last is more than a block
+def test_updates(kernel: Any, dtype: str, optimizer: Optimizer, size: int) -> None:
+    case = parity.optimizer_case(optimizer, RNG.normal(size=size), [RNG.normal(size=size) for _ in range(3)])
+
+    def twin(arrays: dict[str, Any]) -> dict[str, Any]:
+        param = arrays["param"]
+        update = Update(optimizer, kernel)
+        state = {slot: copied(0.0 * param) for slot in update.slots}
+        results = {}
+        for i in range(3):
+            grad = arrays[f"grad_{i}"]
+            before = copied(grad)
+            update.kernel(param, grad, *state.values(), *update.at(0.1, i + 1))
+            np.testing.assert_array_equal(to_numpy(grad), to_numpy(before))
+            results[f"step {i + 1}"] = copied(param)
+        return results
+
+    held(case, twin, dtype)
+
+
+def test_every_optimizer_of_the_package_has_a_kernel() -> None:
+    from dense_xp.learning.optimizers import _OPTIMIZERS
+
+    assert all(Update.serves(kind()) for kind in _OPTIMIZERS.values())
+
+    class Own(Adam):
+        pass
+
+    assert not Update.serves(Own())
+
+
+# ------------------------------------------------------------------ which are taken
+
+
+def test_numba_is_taken_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    numba = importlib.util.find_spec("numba") is not None
+    assert ("numba" if numba else "numpy") == kernels.host_kernels().NAME
+    kernels.host_kernels.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert kernels.host_kernels().NAME == "numpy"
+    kernels.host_kernels.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setitem(__import__("sys").modules, "dense_xp.kernels.numba", None)  # an import that fails
+    assert kernels.host_kernels().NAME == "numpy"
+    kernels.host_kernels.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["numba", "torch", "cupy"])
+def test_all_have_the_same_kernels(name: str) -> None:
+    """Read from the source, so that what cannot be imported here is looked at too."""
+
+    def functions(name: str) -> set[str]:
+        source = Path(kernels.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        found: set[str] = set()
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.FunctionDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                found.add(node.targets[0].id)
+            elif isinstance(node, ast.ImportFrom) and node.module == "dense_xp.kernels.numpy":
+                found |= {alias.name for alias in node.names}
+        return {name for name in found if name.islower() and not name.startswith("_")}
+
+    left_out = {"empty"} if name != "numba" else set()
+    if name == "cupy":
+        left_out |= {"sigmoid", "sigmoid_backward", "tanh", "tanh_backward"}
+    added = {"chain", "chain_backward"} if name == "numba" else set()
+    assert functions(name) - {"blas"} == (functions("numpy") - left_out) | added
+
+
+def test_memory_starts_on_a_cache_line() -> None:
+    for shape in ((), (1,), (3, 5), (1000, 1000)):
+        for dtype in ("float32", "float64"):
+            array = host.empty(shape, np.dtype(dtype), "cpu")
+            assert array.shape == shape
+            assert array.dtype == dtype
+            assert array.ctypes.data % 64 == 0
+            assert array.flags.carray
+
+
+def test_clipping(kernel: Any, dtype: str) -> None:
+    put = get_backend().asarray
+    grads = [put(np.asarray([3.0, -0.5], dtype=dtype)), put(np.asarray([-4.0], dtype=dtype))]
+    kernel.clip_norm(grads, 100.0)
+    np.testing.assert_array_equal(to_numpy(grads[0]), [3.0, -0.5])
+    kernel.clip(grads[0], 1.0)
+    np.testing.assert_array_equal(to_numpy(grads[0]), [1.0, -0.5])
+    kernel.clip_norm(grads, 1.0)
+    norm = math.sqrt(1.0 + 0.25 + 16.0)
+    np.testing.assert_allclose(to_numpy(grads[1]), [-4.0 / norm], rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(grads[0]), [1.0 / norm, -0.5 / norm], rtol=1e-6)
+
+
+def test_a_norm_that_is_no_number_is_not_hidden(kernel: Any, dtype: str) -> None:
+    grads = [get_backend().asarray(np.asarray(values, dtype=dtype)) for values in ([math.nan, 1.0], [2.0])]
+    kernel.clip_norm(grads, 1.0)
+    assert all(np.isnan(to_numpy(grad)).all() for grad in grads)

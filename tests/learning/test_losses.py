@@ -1,0 +1,272 @@
+"""Losses: torch's own values and gradients, the weights of samples and classes, and targets that do not fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dense_xp import Huber, Loss, MeanAbsoluteError, MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from dense_xp.backend import Backend, to_numpy
+from dense_xp.learning.losses import _LOSSES, get_loss
+from tests.comparing import assert_close, assert_same_kind
+from tests.gradients import directional_error
+
+RNG = np.random.default_rng(0)
+LOGITS = 2 * RNG.normal(size=(7, 4))
+VALUES = RNG.normal(size=(7, 4))
+LABELS = RNG.integers(0, 4, 7)
+PROBABILITIES = RNG.dirichlet(np.ones(4), 7)
+YES = RNG.integers(0, 2, (7, 4)).astype("float64")
+CLASS_WEIGHT = [0.5, 2.0, 1.0, 3.0]
+WEIGHT = RNG.uniform(0.1, 2.0, 7)
+
+CASES: list[tuple[Loss, Any, Any]] = [
+    (MeanSquaredError(), VALUES, lambda f, p, t: f.mse_loss(p, t)),
+    (MeanAbsoluteError(), VALUES, lambda f, p, t: f.l1_loss(p, t)),
+    (Huber(), VALUES, lambda f, p, t: f.huber_loss(p, t)),
+    (Huber(0.3), VALUES, lambda f, p, t: f.huber_loss(p, t, delta=0.3)),
+    (SoftmaxCrossEntropy(), LABELS, lambda f, p, t: f.cross_entropy(p, t)),
+    (SoftmaxCrossEntropy(0.2), LABELS, lambda f, p, t: f.cross_entropy(p, t, label_smoothing=0.2)),
+    (
+        SoftmaxCrossEntropy(class_weight=CLASS_WEIGHT),
+        LABELS,
+        lambda f, p, t: f.cross_entropy(p, t, weight=p.new_tensor(CLASS_WEIGHT)),
+    ),
+    (
+        SoftmaxCrossEntropy(0.2, CLASS_WEIGHT),
+        LABELS,
+        lambda f, p, t: f.cross_entropy(p, t, weight=p.new_tensor(CLASS_WEIGHT), label_smoothing=0.2),
+    ),
+    (SoftmaxCrossEntropy(), PROBABILITIES, lambda f, p, t: f.cross_entropy(p, t)),
+    (SoftmaxCrossEntropy(0.2), PROBABILITIES, lambda f, p, t: f.cross_entropy(p, t, label_smoothing=0.2)),
+    (SigmoidCrossEntropy(), YES, lambda f, p, t: f.binary_cross_entropy_with_logits(p, t)),
+    (SigmoidCrossEntropy(), PROBABILITIES, lambda f, p, t: f.binary_cross_entropy_with_logits(p, t)),
+    (
+        SigmoidCrossEntropy(2.5),
+        YES,
+        lambda f, p, t: f.binary_cross_entropy_with_logits(p, t, pos_weight=p.new_tensor([2.5])),
+    ),
+]
+
+
+def name_of(value: Any) -> str | None:
+    return repr(value) if isinstance(value, Loss) else None
+
+
+@pytest.mark.parametrize(("loss", "target", "theirs"), CASES, ids=name_of)
+def test_value_and_gradient_are_those_of_torch(backend: Backend, loss: Loss, target: Any, theirs: Any) -> None:
+    torch = pytest.importorskip("torch")
+    prediction = torch.tensor(LOGITS, requires_grad=True)
+    expected = theirs(torch.nn.functional, prediction, torch.tensor(target))
+    expected.backward()
+    value, grad = loss.value_and_grad(backend.asarray(LOGITS), backend.asarray(target))
+    assert_close(backend.asarray(value), expected.item(), backend)
+    assert_close(grad, prediction.grad.numpy(), backend)
+    assert_close(backend.asarray(loss(backend.asarray(LOGITS), backend.asarray(target))), expected.item(), backend)
+    assert_close(loss.gradient(backend.asarray(LOGITS), backend.asarray(target)), prediction.grad.numpy(), backend)
+
+
+@pytest.mark.parametrize(("loss", "target"), [case[:2] for case in CASES], ids=name_of)
+@pytest.mark.parametrize("weight", [None, WEIGHT])
+def test_gradients_by_random_projection(backend: Backend, loss: Loss, target: Any, weight: Any) -> None:
+    y = backend.asarray(target)
+    w = None if weight is None else backend.asarray(weight)
+
+    def value(prediction: Any) -> Any:
+        return to_numpy(loss(backend.asarray(prediction), y, w))
+
+    grad = loss.gradient(backend.asarray(LOGITS), y, w)
+    assert directional_error(value, grad, LOGITS, np.random.default_rng(1)) < 1e-9
+
+
+@pytest.mark.parametrize(("loss", "target"), [case[:2] for case in CASES], ids=name_of)
+def test_sample_weights_make_a_weighted_mean(backend: Backend, loss: Loss, target: Any) -> None:
+    """Σ wᵢ ℓᵢ cᵢ / Σ wᵢ cᵢ from the losses of single samples, cᵢ what the class lets the sample count."""
+    class_weight = getattr(loss, "class_weight", None)
+    own = np.ones(7) if class_weight is None else np.asarray(class_weight)[LABELS]
+    singles = [float(loss(LOGITS[i : i + 1], target[i : i + 1])) for i in range(7)]
+    expected = np.sum(WEIGHT * own * singles) / np.sum(WEIGHT * own)
+    value, grad = loss.value_and_grad(backend.asarray(LOGITS), backend.asarray(target), backend.asarray(WEIGHT))
+    assert_close(backend.asarray(value), expected, backend)
+    gradients = np.concatenate([loss.gradient(LOGITS[i : i + 1], target[i : i + 1]) for i in range(7)])
+    assert_close(grad, (WEIGHT * own / np.sum(WEIGHT * own))[:, None] * gradients, backend)
+
+
+@pytest.mark.parametrize(("loss", "target"), [case[:2] for case in CASES], ids=name_of)
+def test_leading_axes_are_samples(backend: Backend, loss: Loss, target: Any) -> None:
+    flat = loss.value_and_grad(LOGITS[:6], target[:6], WEIGHT[:6])
+    shaped = (x[:6].reshape(2, 3, *x.shape[1:]) for x in (LOGITS, target, WEIGHT))
+    value, grad = loss.value_and_grad(*map(backend.asarray, shaped))
+    assert_close(backend.asarray(value), flat[0], backend)
+    assert_close(grad, flat[1].reshape(2, 3, 4), backend)
+
+
+@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), SoftmaxCrossEntropy(class_weight=[1, 0, 0, 0])])
+def test_a_batch_that_counts_nothing_has_loss_and_gradient_zero(backend: Backend, loss: Loss) -> None:
+    labels, weight = backend.asarray(np.asarray([1, 2, 3])), backend.asarray(np.zeros(3))
+    value, grad = loss.value_and_grad(backend.asarray(LOGITS[:3]), labels, weight)
+    assert float(to_numpy(value)) == 0
+    np.testing.assert_array_equal(to_numpy(grad), np.zeros((3, 4)))
+
+
+def test_a_sample_of_weight_zero_is_left_out(backend: Backend) -> None:
+    weight = np.asarray([1.0, 0, 1, 1, 0, 1, 1])
+    keep = weight > 0
+    loss = SoftmaxCrossEntropy(0.1, CLASS_WEIGHT)
+    value, grad = loss.value_and_grad(*map(backend.asarray, (LOGITS, LABELS, weight)))
+    alone = loss.value_and_grad(LOGITS[keep], LABELS[keep])
+    assert_close(backend.asarray(value), alone[0], backend)
+    assert np.all(to_numpy(grad)[~keep] == 0)
+    np.testing.assert_allclose(to_numpy(grad)[keep], alone[1], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "int64"])
+def test_labels_of_every_kind_of_integer(backend: Backend, kind: str) -> None:
+    loss = SoftmaxCrossEntropy()
+    grad = loss.gradient(backend.asarray(LOGITS), backend.asarray(LABELS.astype(kind)))
+    assert_close(grad, loss.gradient(LOGITS, LABELS), backend)
+
+
+def test_labels_beyond_the_range_of_their_kind_of_integer(backend: Backend) -> None:
+    """300 classes, labelled in 8 bits: the numbers of the classes must not wrap around."""
+    logits, labels = np.zeros((2, 300)), np.asarray([1, 255], "uint8")
+    grad = to_numpy(SoftmaxCrossEntropy().gradient(backend.asarray(logits), backend.asarray(labels)))
+    assert [np.flatnonzero(row < 0).tolist() for row in grad] == [[1], [255]]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("loss", "target"), [case[:2] for case in CASES], ids=name_of)
+def test_dtype_and_shape_stay(backend: Backend, loss: Loss, target: Any, dtype: str) -> None:
+    if not hasattr(backend.xp, dtype):
+        pytest.skip(f"{backend} has no {dtype}")
+    for weight in (None, backend.asarray(WEIGHT, "float64")):
+        value, grad = loss.value_and_grad(backend.asarray(LOGITS, dtype), backend.asarray(target), weight)
+        assert value.dtype == backend.dtype(dtype)
+        assert tuple(value.shape) == ()
+        assert_same_kind(grad, backend, dtype, (7, 4))
+
+
+def test_huge_logits_lose_nothing(backend: Backend) -> None:
+    z = backend.asarray(np.asarray([[1e4, -1e4]]))
+    for loss, wrong, right, step in (
+        (SoftmaxCrossEntropy(), np.asarray([1]), np.asarray([0]), 1.0),
+        (SigmoidCrossEntropy(), np.asarray([[0, 1]]), np.asarray([[1, 0]]), 0.5),
+    ):
+        value, grad = loss.value_and_grad(z, backend.asarray(wrong))
+        assert float(to_numpy(value)) == pytest.approx(2e4 * step)
+        np.testing.assert_allclose(to_numpy(grad), [[step, -step]])
+        value, grad = loss.value_and_grad(z, backend.asarray(right))
+        assert float(to_numpy(value)) == 0
+        assert np.all(to_numpy(grad) == 0)
+
+
+def test_a_loss_can_be_traced() -> None:
+    jax = pytest.importorskip("jax")
+    loss = SoftmaxCrossEntropy(0.1, CLASS_WEIGHT)
+    value, grad = jax.jit(loss.value_and_grad)(jax.numpy.asarray(LOGITS), jax.numpy.asarray(LABELS))
+    expected = loss.value_and_grad(LOGITS, LABELS)
+    np.testing.assert_allclose(float(value), expected[0], rtol=1e-13)
+    np.testing.assert_allclose(np.asarray(grad), expected[1], rtol=1e-12, atol=1e-15)
+
+
+# ------------------------------------------------------------------ what goes wrong
+
+
+@pytest.mark.parametrize(
+    ("loss", "target", "says"),
+    [
+        (MeanSquaredError(), VALUES[:, :3], r"y has shape \(7, 3\), and MeanSquaredError needs .* \(7, 4\)"),
+        (SoftmaxCrossEntropy(), LABELS + 4, r"y holds the label [4-7], and the 4 classes are labelled 0 to 3"),
+        (SoftmaxCrossEntropy(), np.asarray([0, 1, 2, 3, 4, 0, 0]), "holds the label 4"),
+        (SoftmaxCrossEntropy(), np.asarray([0, 1, 2, 3, -1, 0, 0]), "holds the label -1"),
+        (SoftmaxCrossEntropy(), LABELS.astype("float64"), r"must be integers, and y has dtype .*astype\('int64'\)"),
+        (SoftmaxCrossEntropy(), LABELS[:, None], r"needs labels of shape \(7,\) or one-hot rows of shape \(7, 4\)"),
+        (SoftmaxCrossEntropy(), VALUES, "must be probabilities"),
+        (SoftmaxCrossEntropy(), 2 * PROBABILITIES, "must be probabilities"),
+        (SoftmaxCrossEntropy(class_weight=[1, 2]), LABELS, "class_weight has 2 numbers, and there are 4 classes"),
+        (SigmoidCrossEntropy(), YES[:, 0], "SigmoidCrossEntropy needs one row"),
+        (SigmoidCrossEntropy(), YES + 1, "between 0 and 1"),
+        (SigmoidCrossEntropy(), YES - 1, "between 0 and 1"),
+    ],
+)
+def test_targets_that_do_not_fit(backend: Backend, loss: Loss, target: Any, says: str) -> None:
+    for given in (target, backend.asarray(target)):
+        with pytest.raises(ValueError, match=says):
+            loss.check_target(given, (4,))
+
+
+def test_what_is_said_of_wrong_targets() -> None:
+    loss = SoftmaxCrossEntropy()
+    with pytest.raises(
+        ValueError,
+        match=r"^y has shape \(2, 5\), and SoftmaxCrossEntropy needs labels of shape \(2, 3\) or one-hot rows of shape "
+        r"\(2, 3, 4\)$",
+    ):
+        loss.check_target(np.zeros((2, 5), "int64"), (3, 4))
+    rows = np.full((2, 4), 0.25)
+    for wrong in (rows + 2e-3 / 4, np.asarray([[-0.5, 0.5, 0.5, 0.5]]), rows[None] * [[[1.1], [0.9]]]):
+        with pytest.raises(
+            ValueError, match=r"^each row of one-hot targets must be probabilities: not negative, with sum 1$"
+        ):
+            loss.check_target(wrong, wrong.shape[1:])
+    loss.check_target(rows + 5e-4 / 4, (4,))
+    loss.check_target(np.broadcast_to(rows, (3, 2, 4)), (2, 4))
+    with pytest.raises(ValueError, match=r"^the targets of SigmoidCrossEntropy must lie between 0 and 1$"):
+        SigmoidCrossEntropy().check_target(np.asarray([[2.0]]), (1,))
+
+
+def test_class_weights_are_kept_as_numbers() -> None:
+    assert SoftmaxCrossEntropy(class_weight=np.asarray([0.25, 0, 0.5])).class_weight == (0.25, 0.0, 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="class_weight must hold"):
+        SoftmaxCrossEntropy(class_weight=[1, float("inf")])
+    grad = SoftmaxCrossEntropy(class_weight=[1, 3]).gradient(np.zeros((2, 2)), np.asarray([0, 1]))
+    np.testing.assert_allclose(grad, [[-0.125, 0.125], [0.375, -0.375]])
+
+
+def test_targets_that_fit(backend: Backend) -> None:
+    for loss, target in [case[:2] for case in CASES] + [
+        (SoftmaxCrossEntropy(), np.eye(4, dtype="int64")[LABELS]),
+        (SoftmaxCrossEntropy(), np.asarray([0, 3, 0, 0, 0, 0, 0])),
+        (SigmoidCrossEntropy(), YES.astype(bool)),
+    ]:
+        loss.check_target(backend.asarray(target), (4,))
+    SoftmaxCrossEntropy().check_target(backend.asarray(np.zeros((7, 3), "int64")), (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Huber(0), "delta must be positive"),
+        (lambda: SoftmaxCrossEntropy(1.0), "label_smoothing must be at least 0 and below 1"),
+        (lambda: SoftmaxCrossEntropy(-0.1), "label_smoothing"),
+        (lambda: SoftmaxCrossEntropy(class_weight=[1, -1]), "class_weight must hold a number for each class"),
+        (lambda: SoftmaxCrossEntropy(class_weight=[0, 0]), "class_weight"),
+        (lambda: SoftmaxCrossEntropy(class_weight=[]), "class_weight"),
+        (lambda: SigmoidCrossEntropy(0), "positive_weight must be positive"),
+        (lambda: SigmoidCrossEntropy(float("inf")), "positive_weight"),
+    ],
+)
+def test_arguments_out_of_range(make: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_losses_by_name() -> None:
+    for name, kind in _LOSSES.items():
+        assert get_loss(name) == kind()
+    loss = Huber(2.0)
+    assert get_loss(loss) is loss
+    known = "mean_squared_error, mean_absolute_error, huber, softmax_cross_entropy, sigmoid_cross_entropy"
+    for wrong, near in (("hubert", "huber"), ("squared", "mean_squared_error")):
+        with pytest.raises(ValueError, match=rf"^unknown loss '{wrong}'; did you mean '{near}'\? Known: {known}$"):
+            get_loss(wrong)
+    with pytest.raises(ValueError, match=rf"^unknown loss 'zzz'\. Known: {known}$"):
+        get_loss("zzz")
+    with pytest.raises(TypeError, match=r"pass Huber\(\)"):
+        get_loss(Huber)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"and this is .*; a subclass of Loss serves$"):
+        get_loss(lambda p, t: 0)  # type: ignore[arg-type]
+    with pytest.raises(NotImplementedError, match=r"^Loss has no sample_losses"):
+        Loss()(LOGITS, LABELS)

@@ -1,0 +1,405 @@
+"""What is read off a prediction, against scikit-learn on the data set as a whole, whatever the batches were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dense_xp import (
+    AUC,
+    F1,
+    R2,
+    SGD,
+    Dense,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Metric,
+    Precision,
+    Recall,
+    Sequential,
+    SigmoidCrossEntropy,
+    TopK,
+    accuracy,
+)
+from dense_xp.backend import Backend, to_numpy
+from dense_xp.learning.metrics import get_metric, named_metrics
+from tests.comparing import assert_same_kind
+from tests.training.test_sequential import Doubling
+
+LOGITS = np.asarray([[0.1, 2.0, -1.0], [3.0, 1.0, 0.0], [0.0, 0.5, 1.0], [9.0, -9.0, 0.0]])
+RNG = np.random.default_rng(5)
+N = 61
+
+
+# ------------------------------------------------------------------ means
+
+
+@pytest.mark.parametrize(
+    "target",
+    [np.asarray([1, 0, 0, 0]), np.asarray([1, 0, 0, 0], "uint8"), np.eye(3)[[1, 0, 0, 0]]],
+)
+def test_the_share_of_right_classes(backend: Backend, target: Any) -> None:
+    value = accuracy(backend.asarray(LOGITS, "float32"), backend.asarray(target))
+    assert_same_kind(backend.asarray(value), backend, "float32", ())
+    assert float(to_numpy(value)) == 0.75
+
+
+def test_extra_axes_are_samples(backend: Backend) -> None:
+    value = accuracy(backend.asarray(LOGITS.reshape(2, 2, 3)), backend.asarray(np.asarray([[1, 0], [0, 0]])))
+    assert float(to_numpy(value)) == 0.75
+
+
+def test_a_single_output_is_a_yes_where_it_is_positive(backend: Backend) -> None:
+    logits, target = np.asarray([[0.5], [-0.5], [2.0]]), np.asarray([[1], [1], [0]])
+    for y in (target, target[:, 0]):
+        assert float(to_numpy(accuracy(backend.asarray(logits), backend.asarray(y)))) == pytest.approx(1 / 3)
+
+
+def test_booleans_are_targets_too(backend: Backend) -> None:
+    yes = accuracy(backend.asarray(np.asarray([[0.5], [-0.5]])), backend.asarray(np.asarray([[True], [True]])))
+    assert float(to_numpy(yes)) == 0.5
+    rows = np.eye(3)[[1, 0, 0, 0]].astype(bool)
+    assert float(to_numpy(accuracy(backend.asarray(LOGITS), backend.asarray(rows)))) == 0.75
+
+
+def test_shares_of_16_bits_are_32() -> None:
+    value = accuracy(LOGITS[:3].astype("float16"), np.asarray([1, 0, 0]))
+    assert value.dtype == "float32"
+    assert float(value) == pytest.approx(2 / 3, rel=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 1), (4, 2), (2, 2)])
+@pytest.mark.parametrize("metric", [accuracy, TopK(2), F1(), AUC(), R2()], ids=repr)
+def test_shapes_that_do_not_fit_are_refused(metric: Any, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"the prediction has shape \(4, 3\) and the target"):
+        metric(LOGITS, np.zeros(shape, "int64"))
+
+
+def test_labels_are_not_taken_for_answers() -> None:
+    for metric in (F1(multilabel=True), AUC(multilabel=True), R2()):
+        with pytest.raises(ValueError, match=r"needs a target"):
+            metric(LOGITS, np.asarray([1, 0, 0, 0]))
+    with pytest.raises(ValueError, match="TopK needs one output for each class"):
+        TopK(1)(LOGITS[:, :1], np.asarray([1, 0, 0, 0]))
+
+
+# ------------------------------------------------------------------ against scikit-learn
+
+
+def scores(*shape: int, ties: bool) -> Any:
+    drawn = np.random.default_rng(2).normal(size=shape) * 2
+    return np.round(drawn) if ties else drawn
+
+
+def sk(name: str, **options: Any) -> Callable[..., float]:
+    metrics = pytest.importorskip("sklearn.metrics")
+    return lambda *args, **more: float(getattr(metrics, name)(*args, **options, **more))
+
+
+def softmax(z: Any) -> Any:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def case(kind: str, ties: bool) -> tuple[Any, Any]:
+    """Return predictions and targets of a kind; of five classes the fourth neither occurs nor is predicted."""
+    rng = np.random.default_rng(3)
+    if kind == "binary":
+        return scores(N, 1, ties=ties), rng.integers(0, 2, size=N)
+    if kind == "labels":
+        z = scores(N, 5, ties=ties)
+        z[:, 3] = -50.0
+        return z, rng.choice([0, 1, 2, 4], size=N)
+    if kind == "multilabel":
+        z, y = scores(N, 4, ties=ties), rng.integers(0, 2, size=(N, 4))
+        z[:, 1], y[:, 1] = -1.0, 0
+        return z, y
+    y = rng.normal(size=(N, 3)) * [1, 10, 0.1] + [1e3, 0, -5]
+    return y + rng.normal(size=(N, 3)) * [0.7, 2, 0.05], y
+
+
+def over_batches(
+    backend: Backend, metric: Metric, size: int, prediction: Any, target: Any, weight: Any, dtype: str = "float64"
+) -> float:
+    """Return the value from batches, compiled where that is possible, of data that must not be written into."""
+    statistics = backend.compile(metric.statistics)
+    kept = []
+    for start in range(0, N, size):
+        rows = slice(start, start + size)
+        x, y = backend.asarray(prediction[rows], dtype), backend.asarray(target[rows])
+        kept.append(statistics(x, y, None if weight is None else backend.asarray(weight[rows], dtype)))
+        assert_same_kind(kept[-1], backend, dtype, tuple(kept[-1].shape))
+    return metric.value(backend.joined(kept))
+
+
+CASES: list[tuple[Metric, str, Callable[[Any, Any, Any], float]]] = []
+for _cls, _name in ((F1, "f1_score"), (Precision, "precision_score"), (Recall, "recall_score")):
+    for _average in ("macro", "micro", "weighted") if _cls is F1 else ("macro",):
+        CASES += [
+            (_cls(_average), "labels", lambda z, y, w, n=_name, a=_average: sk(n, average=a, zero_division=0)(
+                y, z.argmax(axis=1), sample_weight=w)),
+            (_cls(_average, multilabel=True), "multilabel", lambda z, y, w, n=_name, a=_average: sk(
+                n, average=a, zero_division=0)(y, z > 0, sample_weight=w)),
+        ]  # fmt: skip
+CASES += [
+    (F1(), "binary", lambda z, y, w: sk("f1_score")(y, z > 0, sample_weight=w)),
+    (F1(threshold=0.7), "binary", lambda z, y, w: sk("f1_score")(y, z > 0.7, sample_weight=w)),
+    (Precision(), "binary", lambda z, y, w: sk("precision_score")(y, z > 0, sample_weight=w)),
+    (Recall(), "binary", lambda z, y, w: sk("recall_score")(y, z > 0, sample_weight=w)),
+    (AUC(), "binary", lambda z, y, w: sk("roc_auc_score")(y, z, sample_weight=w)),
+    (
+        AUC(),
+        "labels",
+        lambda z, y, w: np.mean([sk("roc_auc_score")(y == k, softmax(z)[:, k], sample_weight=w) for k in np.unique(y)]),
+    ),
+    (
+        AUC(multilabel=True),
+        "multilabel",
+        lambda z, y, w: np.mean([sk("roc_auc_score")(y[:, k], z[:, k], sample_weight=w) for k in (0, 2, 3)]),
+    ),
+    (R2(), "values", lambda z, y, w: sk("r2_score")(y, z, sample_weight=w)),
+]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("metric", "kind", "reference"), CASES, ids=lambda x: repr(x) if isinstance(x, Metric) else "")
+def test_the_whole_is_what_scikit_learn_says(
+    backend: Backend, metric: Metric, kind: str, reference: Any, ties: bool
+) -> None:
+    prediction, target = case(kind, ties)
+    if ties and kind == "labels" and isinstance(metric, AUC):
+        prediction[:, 1:] = 0.0  # equal sums in equal order: the softmax has ties in every library
+    for weight in (None, np.random.default_rng(1).uniform(0.1, 3.0, size=N) * (np.arange(N) % 7 > 0)):
+        expected = reference(prediction, target, weight)
+        assert 0.0 < expected < 1.0
+        for size in (N, 20, 7):
+            found = over_batches(backend, metric, size, prediction, target, weight)
+            assert found == pytest.approx(expected, rel=1e-12), size
+    by_hand = metric(backend.asarray(prediction, "float64"), backend.asarray(target))
+    assert by_hand == pytest.approx(reference(prediction, target, None), rel=1e-12)
+
+
+def test_one_hot_rows_and_extra_axes_are_the_same(backend: Backend) -> None:
+    prediction, target = case("labels", ties=False)
+    for metric in (F1(), AUC()):
+        expected = metric(prediction, target)
+        assert over_batches(backend, metric, 7, prediction, np.eye(5)[target], None) == pytest.approx(expected)
+        spread = metric(
+            backend.asarray(prediction[:60].reshape(5, 12, 5), "float64"), backend.asarray(target[:60].reshape(5, 12))
+        )
+        assert spread == pytest.approx(metric(prediction[:60], target[:60]))
+
+
+def test_auc_of_the_outputs_themselves() -> None:
+    """With `logits=False` several outputs are ranked as they are, and not by their softmax."""
+    roc = sk("roc_auc_score", multi_class="ovr", average="macro")
+    p, y = softmax(scores(N, 3, ties=False)), RNG.integers(0, 3, size=N)
+    assert AUC(logits=False)(p, y) == pytest.approx(roc(y, p), rel=1e-12)
+    assert AUC()(np.log(p), y) == pytest.approx(roc(y, p), rel=1e-12)
+    assert AUC()(p, y) != pytest.approx(roc(y, p), rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 5, 9])
+@pytest.mark.parametrize("ties", [False, True])
+def test_top_k(backend: Backend, k: int, ties: bool) -> None:
+    prediction, target = scores(N, 5, ties=ties), RNG.integers(0, 5, size=N)
+    weight = RNG.uniform(size=N)
+    reference = sk("top_k_accuracy_score", k=min(k, 4), labels=range(5))
+    for w in (None, weight):
+        expected = 1.0 if k >= 5 else reference(target, prediction, sample_weight=w)
+        on_device = None if w is None else backend.asarray(w, "float64")
+        for y in (target, np.eye(5)[target]):
+            found = TopK(k)(backend.asarray(prediction, "float64"), backend.asarray(y), on_device)
+            assert_same_kind(backend.asarray(found), backend, "float64", ())
+            assert float(to_numpy(found)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_is_not_defined() -> None:
+    yes = np.ones(3, "int64")
+    assert np.isnan(AUC()(np.asarray([[1.0], [2.0], [3.0]]), yes))
+    assert F1()(-np.ones((3, 1)), 0 * yes) == 0.0
+    assert F1("weighted", multilabel=True)(-np.ones((3, 2)), np.zeros((3, 2))) == 0.0
+    assert (R2()(np.full((3, 1), 0.1), np.full((3, 1), 0.1)), R2()(np.ones((3, 1)), np.full((3, 1), 0.1))) == (1.0, 0.0)
+
+
+def test_r2_far_from_zero(backend: Backend) -> None:
+    """In float32, around a mean of ten thousand, where a difference of large sums would have no digit left."""
+    y = (1e4 + RNG.normal(size=(N, 1))).astype("float32")
+    prediction = (y + 0.3 * RNG.normal(size=(N, 1))).astype("float32")
+    expected = sk("r2_score")(y.astype("float64"), prediction.astype("float64"))
+    for size in (N, 7):
+        assert over_batches(backend, R2(), size, prediction, y, None, "float32") == pytest.approx(expected, rel=1e-5)
+    constant = np.full((N, 1), 0.1, "float32")
+    assert over_batches(backend, R2(), 7, constant, constant, None, "float32") == 1.0
+
+
+def test_a_batch_of_weight_zero_adds_nothing() -> None:
+    for metric, kind in ((F1(), "labels"), (AUC(), "binary"), (R2(), "values")):
+        prediction, target = case(kind, ties=False)
+        weight = (np.arange(N) >= 20).astype(float)
+        expected = metric(prediction[20:], target[20:])
+        rows = [
+            metric.statistics(prediction[part], target[part], weight[part]) for part in (slice(20), slice(20, None))
+        ]
+        assert metric.value(np.concatenate(rows)) == pytest.approx(expected, rel=1e-12)
+    assert accuracy(LOGITS, np.asarray([1, 0, 0, 0]), np.zeros(4)) == 0.0
+
+
+# ------------------------------------------------------------------ in training
+
+X = RNG.normal(size=(50, 4))
+LABELS = (X[:, 0] + RNG.normal(size=50) > 0).astype("int64") + (X[:, 2] > 1)
+WEIGHTS = RNG.uniform(0.1, 2.0, size=50)
+
+
+class FirstOutput(Metric):
+    """Keeps a view of the prediction, which the step is going to overwrite."""
+
+    name = "first"
+
+    def statistics(self, prediction: Any, target: Any, weight: Any = None) -> Any:
+        return prediction[:, :1]
+
+    def value(self, statistics: Any) -> float:
+        return float(statistics.sum())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_every_step_measures_the_epoch_as_a_whole(backend: Backend, own: bool, weighted: bool) -> None:
+    """With a learning rate of zero an epoch in shuffled batches is the data set, and the last batch is smaller."""
+    if own and backend.name != "numpy":
+        pytest.skip("the learner's layer is of NumPy")
+    layers = [Dense(6, activation="relu"), Doubling(), Dense(3)] if own else [Dense(6, activation="relu"), Dense(3)]
+    model = Sequential(layers, backend=backend, rng=0, dtype="float32" if own else "float64")
+    weight = WEIGHTS if weighted else None
+    metrics = ["accuracy", "top_2", "f1", F1("micro", name="micro"), "auc", FirstOutput()]
+    history = model.fit(
+        X,
+        LABELS,
+        1,
+        16,
+        optimizer=SGD(0.0),
+        metrics=metrics,
+        sample_weight=weight,
+        validation_data=(X, LABELS, weight) if weighted else (X, LABELS),
+    )
+    z = np.asarray(model.predict(X), "float64")
+    expected = {
+        "accuracy": sk("accuracy_score")(LABELS, z.argmax(axis=1), sample_weight=weight),
+        "top_2": sk("top_k_accuracy_score", k=2)(LABELS, z, sample_weight=weight),
+        "f1": sk("f1_score", average="macro")(LABELS, z.argmax(axis=1), sample_weight=weight),
+        "micro": sk("f1_score", average="micro")(LABELS, z.argmax(axis=1), sample_weight=weight),
+        "auc": np.mean(
+            [sk("roc_auc_score")(k == LABELS, softmax(z)[:, k], sample_weight=weight) for k in range(3)]
+        ),
+        "first": z[:, 0].sum(),
+    }  # fmt: skip
+    evaluated = model.evaluate(X, LABELS, metrics=metrics, sample_weight=weight, batch_size=7)
+    assert list(evaluated) == ["loss", *expected]
+    for name, value in expected.items():
+        for found in (history[name][0], history[f"val_{name}"][0], evaluated[name]):
+            assert found == pytest.approx(value, rel=1e-5 if own else 1e-10), name
+
+
+def test_measures_of_a_regression(backend: Backend) -> None:
+    y = X[:, :2] @ np.asarray([[1.0, 2.0], [3.0, -1.0]]) + RNG.normal(size=(50, 2))
+    model = Sequential([Dense(2)], backend=backend, rng=0, dtype="float64")
+    metrics = ["r2", "mean_absolute_error", MeanSquaredError()]
+    history = model.fit(X, y, 3, 16, metrics=metrics, validation_data=(X, y, WEIGHTS), optimizer=SGD(0.1))
+    prediction = np.asarray(model.predict(X))
+    for name, reference in (
+        ("r2", "r2_score"),
+        ("mean_absolute_error", "mean_absolute_error"),
+        ("MeanSquaredError", "mean_squared_error"),
+    ):
+        value = sk(reference)(y, prediction, sample_weight=WEIGHTS)
+        assert history[f"val_{name}"][-1] == pytest.approx(value, rel=1e-10), name
+
+
+def test_yes_and_no_in_training(backend: Backend) -> None:
+    y = (X[:, 0] > 0).astype("int64")
+    model = Sequential([Dense(1)], backend=backend, rng=0)
+    metrics = ["accuracy", "f1", "precision", "recall", "auc"]
+    model.fit(X, y, 2, 16, loss=SigmoidCrossEntropy(), optimizer="adam", metrics=metrics)
+    z = np.asarray(model.predict(X))
+    found = model.evaluate(X, y, loss=SigmoidCrossEntropy(), metrics=metrics, batch_size=9)
+    for name in ("accuracy", "f1", "precision", "recall"):
+        assert found[name] == pytest.approx(sk(f"{name}_score")(y, z > 0), rel=1e-6)
+    assert found["auc"] == pytest.approx(sk("roc_auc_score")(y, z), rel=1e-12)
+
+
+def test_a_measure_that_is_not_defined_is_no_divergence() -> None:
+    model = Sequential([Dense(1)], rng=0)
+    history = model.fit(X, np.ones(50), 2, 16, metrics=["auc"], loss=SigmoidCrossEntropy())
+    assert np.isnan(history["auc"]).all()
+    assert history.epochs == 2
+
+
+def test_a_plain_function_is_averaged_by_weight() -> None:
+    def spread(prediction: Any, target: Any) -> Any:
+        return (prediction[..., 0] - target[..., 0]).max()
+
+    model = Sequential([Dense(1)], rng=0, dtype="float64")
+    model.fit(X, X[:, 0], 1, 16)
+    for weight in (None, WEIGHTS):
+        w = np.ones(50) if weight is None else weight
+        found = model.evaluate(X, X[:, 0], metrics=[spread], sample_weight=weight, batch_size=20)["spread"]
+        off = np.asarray(model.predict(X))[:, 0] - X[:, 0]
+        parts = [slice(0, 20), slice(20, 40), slice(40, 50)]
+        assert found == pytest.approx(sum(off[rows].max() * w[rows].sum() for rows in parts) / w.sum(), rel=1e-12)
+
+
+# ------------------------------------------------------------------ by name
+
+
+def test_metrics_by_name_and_by_function() -> None:
+    assert get_metric("accuracy") == ("accuracy", accuracy)
+    assert get_metric(accuracy) == ("accuracy", accuracy)
+    assert get_metric("top_12") == ("top_12", TopK(12))
+    assert get_metric("top_5") == ("top_5", TopK())
+    assert get_metric(F1("micro", name="micro")) == ("micro", F1("micro", name="micro"))
+    assert get_metric("mean_absolute_error") == ("mean_absolute_error", MeanAbsoluteError())
+    assert get_metric(MeanAbsoluteError())[0] == "MeanAbsoluteError"
+    assert get_metric(np.maximum)[1](2, 3, None) == 3  # type: ignore[operator]
+    with pytest.raises(ValueError, match=r"unknown metric 'recal'; did you mean .recall.\? Known: accuracy, top_5"):
+        get_metric("recal")
+    with pytest.raises(TypeError, match=r"F1 is a class: pass a metric, F1\(\)"):
+        get_metric(F1)
+    with pytest.raises(TypeError, match="a metric is a name, a Metric or a function"):
+        get_metric(3)  # type: ignore[arg-type]
+    for specs in (["f1", F1("micro")], [lambda p, t: p, lambda p, t: t]):
+        with pytest.raises(ValueError, match="give one another name"):
+            named_metrics(specs)
+
+
+@pytest.mark.parametrize("make", [lambda: F1("mean"), lambda: TopK(0), lambda: TopK(True), lambda: TopK(2.0)])  # type: ignore[arg-type]
+def test_arguments_out_of_range(make: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        make()
+
+
+def test_a_metric_that_lacks_a_half() -> None:
+    with pytest.raises(NotImplementedError, match="Metric has no statistics"):
+        Metric()(LOGITS, LOGITS)
+    with pytest.raises(NotImplementedError, match="Metric has no value"):
+        Metric().value(LOGITS)
+
+
+def test_jax_does_not_compile_a_metric_anew() -> None:
+    """Two metrics that say the same are the same to the compiled step."""
+    pytest.importorskip("jax")
+    traces = []
+
+    class Counting(Dense):
+        def forward(self, params: Any, X: Any, **kwargs: Any) -> Any:
+            traces.append(X.shape)
+            return super().forward(params, X, **kwargs)
+
+    model = Sequential([Counting(3)], backend="jax", rng=0)
+    for _ in range(2):
+        model.fit(X, LABELS, 1, 25, metrics=[F1("micro"), AUC()])
+    assert len(traces) == 1

@@ -1,0 +1,123 @@
+"""Batches that travel beside the computation: every one whole and in its turn, and no memory used before its time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dense_xp import SGD, Dense, Sequential
+from dense_xp.backend import Backend, BackendError, get_backend, to_numpy, use_backend
+from dense_xp.learning.metrics import Metric
+from dense_xp.training import fused
+from dense_xp.training.feeding import Feeder
+from tests.stand_ins import cuda_on_host, cupy_on_host
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(50, 4))
+LABELS = RNG.integers(0, 3, size=50)
+
+
+def device(name: str) -> Backend:
+    if name == "the stand-in":
+        if cupy_on_host.COMPILER is None:
+            pytest.skip("there is no C++ compiler")
+        return cuda_on_host.backend()
+    try:
+        return get_backend(name)
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+DEVICES = ["the stand-in", "cupy", "torch:cuda"]
+
+
+@pytest.mark.parametrize("where", DEVICES)
+def test_every_batch_arrives_in_its_turn(where: str) -> None:
+    backend = device(where)
+    with backend.scope():
+        sources, dtypes = [X, LABELS], [np.dtype("float32"), LABELS.dtype]
+        feeder = Feeder(backend.lane(), sources, dtypes, 8)
+        for _ in range(3):
+            order = RNG.permutation(50)
+            chunks = [order[i : i + 8] for i in range(0, 50, 8)]
+            sums = [2.0 * arrays[0] for arrays in feeder.batches(chunks)]  # work on each
+            labels = [1 * arrays[1] for arrays in feeder.batches(chunks)]
+            for rows, doubled, label in zip(chunks, sums, labels, strict=True):
+                np.testing.assert_array_equal(to_numpy(doubled), 2.0 * X[rows].astype("float32"))
+                np.testing.assert_array_equal(to_numpy(label), LABELS[rows])
+
+
+@pytest.mark.parametrize("where", DEVICES)
+def test_a_training_on_host_data_is_that_on_data_of_the_device(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = device(where)
+    if where == "the stand-in":
+        monkeypatch.setattr(fused, "kernels_for", lambda family: cuda_on_host.kernels())
+    losses = []
+    weight = RNG.uniform(0.5, 1.0, size=50)
+    with use_backend(backend), backend.scope():
+        for place in (np.asarray, backend.asarray):
+            model = Sequential([Dense(8, activation="relu"), Dense(3)], rng=0)
+            kwargs = {"sample_weight": weight, "rng": 1}
+            losses.append(model.fit(place(X.astype("float32")), LABELS, 4, 12, **kwargs)["loss"])  # type: ignore[arg-type]
+    assert losses[0] == losses[1]
+
+
+class Targets(Metric):
+    """Keeps the targets themselves."""
+
+    name = "targets"
+
+    def statistics(self, prediction: Any, target: Any, weight: Any = None) -> Any:
+        return target
+
+    def value(self, statistics: Any) -> float:
+        return float(statistics @ np.arange(len(statistics)))
+
+
+class Own(SGD):
+    """An optimizer that has no kernel."""
+
+
+@pytest.mark.parametrize("where", DEVICES)
+@pytest.mark.parametrize("optimizer", [SGD(0.1), Own(0.1)])
+def test_what_a_metric_keeps_of_a_batch_stays(where: str, optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = device(where)
+    if where == "the stand-in":
+        monkeypatch.setattr(fused, "kernels_for", lambda family: cuda_on_host.kernels())
+    with use_backend(backend), backend.scope():
+        model = Sequential([Dense(3)], rng=0)
+        history = model.fit(X, LABELS, 2, 8, metrics=[Targets()], shuffle=False, optimizer=optimizer)
+    assert history["targets"] == [float(LABELS @ np.arange(50))] * 2
+
+
+def test_where_there_is_nothing_to_gain_nothing_changes() -> None:
+    for name in ("numpy", "array_api_strict", "torch", "jax"):
+        try:
+            backend = get_backend(name)
+        except BackendError:
+            continue
+        assert backend.lane() is None
+
+
+@pytest.mark.parametrize("rule", ["host_waits", "waits", "work_waits", "work_marks", "finish"])
+def test_each_rule_is_needed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in complains as soon as one of them is left out."""
+    backend = device("the stand-in")
+    lane = backend.lane()
+    monkeypatch.setattr(lane, rule, lambda *_: None)
+
+    def train() -> None:
+        feeder = Feeder(lane, [X], [np.dtype("float32")], 8)
+        results: list[Any] = []
+        for i, arrays in enumerate(feeder.batches([np.arange(8)] * 6)):
+            results.append(arrays[0] + 1.0)
+            if rule == "finish" and i == 3:
+                break
+        if rule == "finish":
+            feeder.turns[0].buffers[0][...] = 0.0  # somebody else's now
+            feeder.turns[1].buffers[0][...] = 0.0
+
+    with pytest.raises(AssertionError, match="a race"):
+        train()
