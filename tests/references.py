@@ -41,7 +41,7 @@ def check(actual: Any, model: Layer, X: Any, dtype: str, formulas: Formulas | No
 
 def _forward(layer: Layer, params: Any, X: Bounded, formulas: Formulas) -> Bounded:
     if isinstance(layer, Sequential):
-        for key, inner in layer._items.items():
+        for key, inner in layer.children.items():
             X = _forward(inner, params.get(key, {}), X, formulas)
         return X
     if type(layer) in formulas:

@@ -110,7 +110,7 @@ def layer_case(layer: Layer, X: Any, rng: np.random.Generator, *, training: bool
     X = np.asarray(X, dtype="float64")
     if isinstance(layer, Sequential):
         layer.set_input_shape(X.shape[-1:])
-        layer._connect()
+        layer.connect()
     else:
         layer.set_input_shape(X.shape[-1:])
     params = {key: value + 0.1 * rng.normal(size=value.shape) for key, value in flatten(layer.init_params(rng)).items()}

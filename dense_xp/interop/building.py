@@ -6,11 +6,14 @@ import importlib
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
+from dense_xp.backend import to_numpy
 from dense_xp.layers.activations import Activation, Softmax
+from dense_xp.layers.chain import Chain
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.layer import Layer
-from dense_xp.saving.model_files import initialize_undrawn
-from dense_xp.support.trees import Params, flatten
+from dense_xp.support.trees import Params
 from dense_xp.training.sequential import Sequential
 
 Part: TypeAlias = tuple[Layer, Params]
@@ -74,6 +77,21 @@ def finished(parts: Sequence[Part], **settings: Any) -> Sequential:
     array([[7.]], dtype=float32)
     """
     model, weights = assembled(parts, **settings)
-    initialize_undrawn(model)
-    model.set_weights(flatten(weights))
+    build(model, weights)
     return model
+
+
+def build(model: Chain, weights: Params) -> None:
+    """Build a model with these weights; what a layer has beside them, such as γ = 1, starts as it always does."""
+    model.connect()
+    model.build(None, _completed(model, weights))
+
+
+def _completed(layer: Any, params: Params) -> Params:
+    if layer.children:
+        own = {key: _completed(inner, params.get(key, {})) for key, inner in layer.children.items()}
+        return {key: value for key, value in own.items() if value}
+    given = {name: np.array(to_numpy(value)) for name, value in params.items()}  # the other model keeps its own
+    return (
+        given if set(given) >= set(layer.param_shapes()) else {**layer.init_params(np.random.default_rng(0)), **given}
+    )

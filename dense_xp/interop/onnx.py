@@ -20,7 +20,8 @@ import numpy as np
 from dense_xp.backend import to_numpy
 from dense_xp.interop.building import imported
 from dense_xp.layers.activations import get_activation
-from dense_xp.layers.layer import Layer, is_pure
+from dense_xp.layers.contract import is_pure
+from dense_xp.layers.layer import Layer
 from dense_xp.support.files import write_atomically
 from dense_xp.support.trees import unflatten
 
@@ -92,7 +93,7 @@ def export_onnx(
     >>> [initializer.name for initializer in graph.initializer]
     ['W', 'w0']
     """
-    model._built()
+    model.built()
     if not is_pure(model):
         raise TypeError(
             f"{_impure(model).layer_name()} has only the stateful methods, and an ONNX graph is made from the pure "
@@ -110,7 +111,7 @@ def export_onnx(
         raise ValueError(f"input, output and weights share a name: {[input_name, output_name, *weights]}")
     if sum(value.nbytes for value in weights.values()) > LIMIT:
         raise ValueError("an ONNX file holds at most 2 GiB, and the weights have more; a smaller dtype may fit")
-    X = xp.argument(shape=(_BATCH, *model._known_input_shape()), dtype=getattr(xp, dtype))
+    X = xp.argument(shape=(_BATCH, *model.known_input_shape()), dtype=getattr(xp, dtype))
     symbols = {n: xp.argument(shape=value.shape, dtype=getattr(xp, value.dtype.name)) for n, value in weights.items()}
     final = get_activation(activation)
     try:

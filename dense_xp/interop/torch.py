@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dense_xp.backend import Backend, get_backend, to_numpy
-from dense_xp.interop.building import Part, assembled, finished, imported
+from dense_xp.interop.building import Part, assembled, build, finished, imported
 from dense_xp.layers.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from dense_xp.layers.contract import Contract
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
-from dense_xp.saving.model_files import initialize_undrawn
-from dense_xp.support.trees import Params
+from dense_xp.support.trees import Params, unflatten
 from dense_xp.training.sequential import Sequential
 
 _DENSE = {"weight": "W", "bias": "w0"}
@@ -232,8 +232,9 @@ def _filled(model: Sequential, state: Mapping[str, Any], backend: Any) -> Sequen
             name, first = takers[0]
             n_in = weights[f"{name}.W"].shape[0] if type(first) is Dense else weights[f"{name}.gamma"].shape[1]
             filled.set_input_shape((n_in,))
-        initialize_undrawn(filled)
-    filled.set_weights(weights)
+        build(filled, unflatten(weights))
+    else:
+        filled.set_weights(weights)
     return filled
 
 
@@ -241,7 +242,7 @@ def _with_weights(model: Sequential, prefix: str = "") -> Iterator[tuple[str, La
     for key, layer in model.children.items():
         if isinstance(layer, Sequential):
             yield from _with_weights(layer, f"{prefix}{key}.")
-        elif type(layer).init_params is not Layer.init_params:
+        elif type(layer).init_params is not Contract.init_params:
             yield prefix + key, layer
 
 
@@ -293,7 +294,7 @@ def to_torch(model: Layer) -> Any:
       (1): ReLU()
     )
     """
-    home = model._built()
+    home = model.built()
     nn = imported("torch.nn", "torch")
     target = home if home.name == "torch" else get_backend("torch")
     modules = _modules(nn, model, target, True)
@@ -327,12 +328,10 @@ def _modules(nn: Any, layer: Layer, target: Backend, trainable: bool) -> list[An
 _WRITERS: dict[type[Layer], Callable[[Any, Any], Any]] = {
     # weights that are replaced are not drawn: that would use up torch's random numbers
     Dense: lambda nn, layer: nn.utils.skip_init(
-        nn.Linear, *layer._known_input_shape(), layer.n_units, bias=layer.use_bias
+        nn.Linear, *layer.known_input_shape(), layer.n_units, bias=layer.use_bias
     ),
-    LayerNorm: lambda nn, layer: nn.LayerNorm(layer._known_input_shape(), eps=layer.epsilon),
-    BatchNorm: lambda nn, layer: nn.BatchNorm1d(
-        *layer._known_input_shape(), eps=layer.epsilon, momentum=layer.momentum
-    ),
+    LayerNorm: lambda nn, layer: nn.LayerNorm(layer.known_input_shape(), eps=layer.epsilon),
+    BatchNorm: lambda nn, layer: nn.BatchNorm1d(*layer.known_input_shape(), eps=layer.epsilon, momentum=layer.momentum),
     Dropout: lambda nn, layer: nn.Dropout(layer.rate),
     ReLU: lambda nn, layer: nn.ReLU(),
     LeakyReLU: lambda nn, layer: nn.LeakyReLU(layer.negative_slope),

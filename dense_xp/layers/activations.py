@@ -8,7 +8,9 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
-from dense_xp.layers.layer import Layer, layer_class
+from dense_xp.layers.configured import layer_class
+from dense_xp.layers.contract import Contract
+from dense_xp.layers.layer import Layer
 from dense_xp.learning.special import log_softmax, normal_cdf, sigmoid, softplus
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import by_name
@@ -311,9 +313,9 @@ def get_activation(spec: str | Mapping[str, Any] | Layer | None) -> Layer | None
         raise TypeError(f"an activation is a name or a layer, and this is {spec!r}{hint}")
     kind = type(spec)
     if (
-        kind.forward is Layer.forward
-        or kind.init_params is not Layer.init_params
-        or kind.draw_noise is not Layer.draw_noise
+        kind.forward is Contract.forward
+        or kind.init_params is not Contract.init_params
+        or kind.draw_noise is not Contract.draw_noise
     ):
         raise ValueError(
             f"{kind.__name__} cannot be an activation, which is a pure function without parameters or noise: "

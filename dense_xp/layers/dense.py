@@ -102,17 +102,20 @@ class Dense(Layer):
 
     # ------------------------------------------------------------------ the mathematics
 
+    def param_shapes(self) -> dict[str, tuple[int, int]]:
+        """Return the shapes of ``W`` and ``w0``."""
+        (n_in,) = self.known_input_shape()
+        shapes = {"W": (n_in, self.n_units), "w0": (1, self.n_units)}
+        return shapes if self.use_bias else {"W": shapes["W"]}
+
     def init_params(self, rng: Rng) -> Params:
         """Draw ``W`` of shape (n_in, n_units) and ``w0`` of shape (1, n_units), on the host."""
-        (n_in,) = self._known_input_shape()
-        params = {"W": _drawn(self.kernel_initializer, (n_in, self.n_units), rng)}
-        if self.use_bias:
-            params["w0"] = _drawn(self.bias_initializer, (1, self.n_units), rng)
-        return params
+        initializers = {"W": self.kernel_initializer, "w0": self.bias_initializer}
+        return {name: _drawn(initializers[name], shape, rng) for name, shape in self.param_shapes().items()}
 
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Return the output and what backward needs; see :meth:`Layer.forward`."""
-        rows = X if X.ndim == 2 else _rows(X)
+        rows = X if X.ndim == 2 else rows_of(X)
         Z = rows @ params["W"]
         if "w0" in params:
             Z += params["w0"]  # Z is ours: on a CPU a second array of its size would cost more than the addition
@@ -126,20 +129,29 @@ class Dense(Layer):
     def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:
         """Return grad_X and the gradients of ``W`` and ``w0``; see :meth:`Layer.backward`."""
         X, hidden = cache
-        grad_Z = self._through_activation(hidden, grad_Y)
-        return _product(grad_Z, params["W"].T), self._parameter_gradients(X, grad_Z)
+        grad_Z = self.through_activation(hidden, grad_Y)
+        return product(grad_Z, params["W"].T), self._parameter_gradients(X, grad_Z)
 
     def parameter_gradients(self, params: Params, cache: Any, grad_Y: Array) -> Params:
         """Return the gradients of ``W`` and ``w0`` alone, and save the third product."""
         X, hidden = cache
-        return self._parameter_gradients(X, self._through_activation(hidden, grad_Y))
+        return self._parameter_gradients(X, self.through_activation(hidden, grad_Y))
 
-    def _through_activation(self, hidden: Any, grad_Y: Array) -> Array:
+    def through_activation(self, hidden: Any, grad_Y: Array) -> Array:
+        """Return the gradient with respect to the affine map from that with respect to the output.
+
+        Parameters
+        ----------
+        hidden : object
+            The cache of the activation.
+        grad_Y : array
+            Gradient with respect to the output.
+        """
         return grad_Y if self.activation is None else self.activation.backward({}, hidden, grad_Y)[0]
 
     def _parameter_gradients(self, X: Array, grad_Z: Array) -> Params:
         xp = array_namespace(grad_Z)
-        X, grad_Z = _rows(X), _rows(grad_Z)
+        X, grad_Z = rows_of(X), rows_of(grad_Z)
         grads = {"W": X.T @ grad_Z}
         if self.use_bias:
             total = xp.sum(widened(grad_Z), axis=0, keepdims=True)
@@ -155,7 +167,7 @@ class Dense(Layer):
     @property
     def W(self) -> Array:
         """The weights, of shape (n_in, n_units); None until the layer is initialized."""
-        return self._params.get("W")
+        return self.params.get("W")
 
     @W.setter
     def W(self, value: Any) -> None:
@@ -164,7 +176,7 @@ class Dense(Layer):
     @property
     def w0(self) -> Array:
         """The biases, of shape (1, n_units); None until the layer is initialized, or without bias."""
-        return self._params.get("w0")
+        return self.params.get("w0")
 
     @w0.setter
     def w0(self, value: Any) -> None:
@@ -182,13 +194,14 @@ class Dense(Layer):
         }
 
 
-def _rows(X: Array) -> Array:
+def rows_of(X: Array) -> Array:
     """Fold all leading axes into one, so that every product is one matrix product."""
     return X if X.ndim == 2 else array_namespace(X).reshape(X, (math.prod(X.shape[:-1]), X.shape[-1]))
 
 
-def _product(X: Array, W: Array) -> Array:
-    Z = _rows(X) @ W
+def product(X: Array, W: Array) -> Array:
+    """Multiply the last axis of X with a matrix."""
+    Z = rows_of(X) @ W
     return Z if X.ndim == 2 else array_namespace(X).reshape(Z, (*X.shape[:-1], W.shape[1]))
 
 

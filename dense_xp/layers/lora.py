@@ -9,15 +9,17 @@ what is left is a plain layer that costs what it did before.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 
 from dense_xp.backend import Array, use_backend
-from dense_xp.layers.dense import Dense, _product, _rows
+from dense_xp.layers.contract import with_inner
+from dense_xp.layers.dense import Dense, product, rows_of
 from dense_xp.layers.initializers import LeCunNormal
-from dense_xp.layers.layer import Layer, with_inner
-from dense_xp.layers.surgery import replaced
+from dense_xp.layers.layer import Layer
+from dense_xp.layers.surgery import in_place_of, replaced
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
@@ -73,12 +75,14 @@ class LoRA(Layer):
             raise TypeError(f"LoRA adapts a Dense layer, and this is a {type(dense).__name__}")
         self.rank, self.alpha = int(_checked(rank)), _checked_alpha(rank, alpha)
         self.dense = Dense.from_config(dense.get_config())  # a pattern, without arrays
-        super().__init__(**{"input_shape": dense.input_shape, "name": dense.name, **dense._own, **kwargs})
-        self._inherited = dense._inherited
+        own = dense.settings
+        settings = {"backend": own.backend, "dtype": own.dtype, "rng": own.rng, **kwargs}
+        super().__init__(**{"input_shape": dense.input_shape, "name": dense.name, **settings})
+        self.settings = replace(self.settings, inherited=own.inherited)
         if dense.backend is not None:
-            self._params = dense.params
+            self.params = dense.params  # of which init_params keeps W and w0
             with use_backend(dense.backend):
-                self.initialize()
+                self.build()
 
     @property
     def activation(self) -> Layer | None:
@@ -104,23 +108,27 @@ class LoRA(Layer):
 
     def init_params(self, rng: Rng) -> Params:
         """Draw A and B; and W and w0 as the dense layer does, if there are none yet."""
-        (n_in,) = self._known_input_shape()
+        shapes = self.param_shapes()
+        frozen = self._frozen() or self.dense.init_params(rng)
+        return {**frozen, "A": LeCunNormal()(shapes["A"], rng), "B": np.zeros(shapes["B"])}
+
+    def param_shapes(self) -> dict[str, Any]:
+        """Return the shapes of W, w0, A and B."""
+        (n_in,) = self.known_input_shape()
         if self.rank > min(n_in, self.n_units):
             raise ValueError(f"rank is {self.rank}, and is at most the smaller side of W, {(n_in, self.n_units)}")
-        frozen = self._frozen() or self.dense.init_params(rng)
-        A = LeCunNormal()((n_in, self.rank), rng)
-        return {**frozen, "A": A, "B": np.zeros((self.rank, self.n_units))}
+        return {**self.dense.param_shapes(), "A": (n_in, self.rank), "B": (self.rank, self.n_units)}
 
     def _frozen(self) -> Params:
-        return {name: value for name, value in self._params.items() if name in self.buffers}
+        return {name: value for name, value in self.params.items() if name in self.buffers}
 
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Return the output and what backward needs; see :meth:`Layer.forward`."""
-        low = _product(X, params["A"])
-        Z = _product(X, params["W"])
+        low = product(X, params["A"])
+        Z = product(X, params["W"])
         if "w0" in params:
             Z += params["w0"]
-        Z += self.scale * _product(low, params["B"])
+        Z += self.scale * product(low, params["B"])
         if self.activation is None:
             return Z, (X, low, None)
         Y, hidden = self.activation.forward({}, Z, training=training)
@@ -129,7 +137,7 @@ class LoRA(Layer):
     def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:
         """Return grad_X and the gradients of A and B; see :meth:`Layer.backward`."""
         grad_Z, grad_low, grads = self._gradients(params, cache, grad_Y)
-        return _product(grad_Z, params["W"].T) + _product(grad_low, params["A"].T), grads
+        return product(grad_Z, params["W"].T) + product(grad_low, params["A"].T), grads
 
     def parameter_gradients(self, params: Params, cache: Any, grad_Y: Array) -> Params:
         """Return the gradients of A and B alone."""
@@ -137,10 +145,10 @@ class LoRA(Layer):
 
     def _gradients(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Array, Params]:
         X, low, hidden = cache
-        grad_Z = self.dense._through_activation(hidden, grad_Y)
+        grad_Z = self.dense.through_activation(hidden, grad_Y)
         scaled = self.scale * grad_Z
-        grad_low = _product(scaled, params["B"].T)
-        return grad_Z, grad_low, {"A": _rows(X).T @ _rows(grad_low), "B": _rows(low).T @ _rows(scaled)}
+        grad_low = product(scaled, params["B"].T)
+        return grad_Z, grad_low, {"A": rows_of(X).T @ rows_of(grad_low), "B": rows_of(low).T @ rows_of(scaled)}
 
     def output_shape(self) -> tuple[int, ...]:
         """Return ``(n_units,)``."""
@@ -156,11 +164,12 @@ class LoRA(Layer):
         RuntimeError
             If the layer is not initialized.
         """
-        with self._built().scope():
+        with self.scope():
             W, A, B = (self.params[name] for name in ("W", "A", "B"))
             merged = in_dtype(widened(W) + self.scale * (widened(A) @ widened(B)), W.dtype)
         dense = Dense.from_config({**self.dense.get_config(), "input_shape": self.input_shape, "name": self.name})
-        return dense._in_place_of(self, {**self._frozen(), "W": merged})
+        merged_dense: Dense = in_place_of(dense, self, {**self._frozen(), "W": merged})
+        return merged_dense
 
     # ------------------------------------------------------------------ configuration
 
@@ -206,16 +215,16 @@ def add_lora(model: Layer, rank: int, *, alpha: float | None = None) -> Any:
     >>> adapted.parameters(), model.parameters()
     (449, 2177)
     """
-    model._built()
+    model.built()
     scale = _checked_alpha(_checked(rank), alpha) / rank
-    rng = copy.deepcopy(model._rng)  # the model's own goes on as if nothing had been drawn
+    rng = None if model.rng is np.random else copy.deepcopy(model.rng)  # the model's goes on undrawn
 
     def adapted(layer: Layer) -> Layer:
         if type(layer) is not Dense:
             return layer
-        largest = min(rank, layer.n_units, *layer._known_input_shape())
+        largest = min(rank, layer.n_units, *layer.known_input_shape())
         adapter = LoRA(layer, largest, alpha=scale * largest, rng=rng)
-        adapter._own = layer._own
+        adapter.settings = layer.settings
         return adapter
 
     new = replaced(model, adapted)

@@ -28,10 +28,14 @@ class _Normalization(Layer):
             raise ValueError(f"epsilon must be a positive number, and is {epsilon!r}")
         self.epsilon = float(epsilon)
 
+    def param_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return (1, n_features) for each array."""
+        return dict.fromkeys(("gamma", "beta", *self.buffers), (1, *self.known_input_shape()))
+
     def init_params(self, rng: Rng) -> Params:
-        """Return ``gamma``, ones, and ``beta``, zeros, of shape (1, n_features) each."""
-        shape = (1, *self._known_input_shape())
-        return {"gamma": np.ones(shape), "beta": np.zeros(shape)}
+        """Return zeros, and ones for ``gamma`` and the running variance."""
+        ones = ("gamma", "running_variance")
+        return {name: (np.ones if name in ones else np.zeros)(shape) for name, shape in self.param_shapes().items()}
 
     def _normalized(self, params: Params, X: Array, mean: Array, variance: Array) -> tuple[Array, Array, Array]:
         """Return the output, and x̂ and 1/√(variance + ε) for the way back."""
@@ -132,11 +136,6 @@ class BatchNorm(_Normalization):
         if isinstance(momentum, bool) or not isinstance(momentum, int | float) or not 0 < momentum <= 1:
             raise ValueError(f"momentum is the weight of a new batch, 0 < momentum <= 1, and is {momentum!r}")
         self.momentum = float(momentum)
-
-    def init_params(self, rng: Rng) -> Params:
-        """Return ``gamma`` and ``beta``, and the buffers, of shape (1, n_features) each."""
-        shape = (1, *self._known_input_shape())
-        return {**super().init_params(rng), "running_mean": np.zeros(shape), "running_variance": np.ones(shape)}
 
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Normalize each feature; see :meth:`Layer.forward`."""

@@ -22,9 +22,9 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array, to_numpy
 from dense_xp.layers.activations import activation_config, get_activation
-from dense_xp.layers.dense import Dense, _rows
+from dense_xp.layers.dense import Dense, rows_of
 from dense_xp.layers.layer import Layer
-from dense_xp.layers.surgery import replaced
+from dense_xp.layers.surgery import in_place_of, replaced
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
@@ -85,16 +85,22 @@ class QuantizedDense(Layer):
         self.activation = get_activation(activation)
         self.use_bias = bool(use_bias)
 
+    def param_shapes(self) -> dict[str, tuple[int, int]]:
+        """Return the shapes of ``W``, ``scale`` and ``w0``."""
+        (n_in,) = self.known_input_shape()
+        row = 1, self.n_units
+        shapes = {"W": (n_in, self.n_units), "scale": row}
+        return {**shapes, "w0": row} if self.use_bias else shapes
+
     def init_params(self, rng: Rng) -> Params:
         """Return zeros, and scales of one."""
-        (n_in,) = self._known_input_shape()
-        params = {"W": np.zeros((n_in, self.n_units), dtype="int8"), "scale": np.ones((1, self.n_units))}
-        return {**params, "w0": np.zeros((1, self.n_units))} if self.use_bias else params
+        zeros = {name: np.zeros(shape) for name, shape in self.param_shapes().items()}
+        return {**zeros, "W": zeros["W"].astype("int8"), "scale": zeros["scale"] + 1.0}
 
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Return the output and what backward needs; see :meth:`Layer.forward`."""
         xp = array_namespace(X)
-        rows = widened(_rows(X))
+        rows = widened(rows_of(X))
         parts = [rows @ block for _, block in _converted(params["W"], rows.dtype)]
         Z = parts[0] if len(parts) == 1 else xp.concat(parts, axis=1)
         Z = Z * widened(params["scale"])
@@ -108,7 +114,7 @@ class QuantizedDense(Layer):
     def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:
         """Return grad_X, and no gradients; see :meth:`Layer.backward`."""
         grad_Z = grad_Y if self.activation is None else self.activation.backward({}, cache, grad_Y)[0]
-        rows = widened(_rows(grad_Z)) * widened(params["scale"])
+        rows = widened(rows_of(grad_Z)) * widened(params["scale"])
         parts = [rows[:, columns] @ block.T for columns, block in _converted(params["W"], rows.dtype)]
         grad_X = in_dtype(sum(parts[1:], parts[0]), grad_Y.dtype)
         return array_namespace(grad_Y).reshape(grad_X, (*grad_Y.shape[:-1], grad_X.shape[1])), {}
@@ -167,12 +173,12 @@ def quantize(model: Layer) -> Any:
     >>> bool(np.max(np.abs(quantize(model).predict(X) - model.predict(X))) < 0.01)
     True
     """
-    model._built()
+    model.built()
     return replaced(model, lambda layer: _quantized(layer) if type(layer) is Dense else layer)
 
 
 def _quantized(dense: Dense) -> QuantizedDense:
-    backend = dense._built()
+    backend = dense.built()
     W = to_numpy(dense.W).astype("float64")
     with backend.scope():
         scale = backend.asarray(np.max(np.abs(W), axis=0, keepdims=True) / 127.0, dense.dtype)
@@ -182,4 +188,5 @@ def _quantized(dense: Dense) -> QuantizedDense:
     params = {"W": Q, "scale": scale} | ({"w0": dense.w0} if dense.use_bias else {})
     kept = ("n_units", "input_shape", "activation", "use_bias", "name", "trainable")
     config = {key: value for key, value in dense.get_config().items() if key in kept}
-    return QuantizedDense.from_config(config)._in_place_of(dense, params)
+    quantized: QuantizedDense = in_place_of(QuantizedDense.from_config(config), dense, params)
+    return quantized

@@ -8,7 +8,6 @@ old one or the new one, and never half of one. It knows no device: what was trai
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,15 +15,17 @@ from typing import Any
 import numpy as np
 
 from dense_xp.backend import to_numpy
-from dense_xp.layers.layer import Layer, layer_class, with_inner
+from dense_xp.layers.chain import Chain
+from dense_xp.layers.configured import layer_class
+from dense_xp.layers.contract import with_inner
+from dense_xp.layers.layer import Layer
+from dense_xp.layers.placed import build_with
 from dense_xp.learning import schedules
 from dense_xp.learning.optimizers import _OPTIMIZERS, Optimizer
 from dense_xp.learning.schedules import Schedule
-from dense_xp.support.dtypes import is_floating
 from dense_xp.support.files import write_atomically
 from dense_xp.support.trees import Params, flatten, unflatten
 from dense_xp.training.history import History
-from dense_xp.training.sequential import Sequential
 
 FORMAT = 1
 """Version of what is in the metadata."""
@@ -88,7 +89,7 @@ def save(
     ...     bool((load(f"{folder}/layer.safetensors").W == layer.W).all())
     True
     """
-    model._built()
+    model.built()
     import json  # here and below, what only files need
 
     from safetensors.numpy import save as encoded
@@ -104,7 +105,7 @@ def save(
         about["optimizer"] = _optimizer_config(model.optimizer)
         about["steps"] = model.steps
         about["loss_scale"] = model.loss_scale
-        about["random"] = _random_state(model._rng)
+        about["random"] = _random_state(model.rng)
         arrays |= {_STATE + name: value for name, value in flatten(model.optimizer_state).items()}
     if history is not None:
         about["history"] = dataclasses.asdict(history)
@@ -206,22 +207,22 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
     state = {name.removeprefix(_STATE): value for name, value in arrays.items() if name.startswith(_STATE)}
     try:
         kind = layer_class(about["class"], custom)
-        inner: dict[str, Any] = {"custom": custom} if issubclass(kind, Sequential) else {}
+        inner: dict[str, Any] = {"custom": custom} if issubclass(kind, Chain) else {}
         config = {**about["config"], "backend": backend}
         model = kind.from_config(config, **inner)
         rule = _optimizer(about.get("optimizer"))
-        _check_sizes(model, weights)
-        initialize_undrawn(model, rule)
-        _check_names("weights", model.weights, weights)
-        model.set_weights(weights)
+        # copies: in the file they need not lie as NumPy likes them
+        build_with(model, rule, unflatten({name: value.copy() for name, value in weights.items()}))
         if about.get("optimizer") is not None:
-            _check_names("optimizer state", flatten(model.optimizer_state), state)
-            backend_of_model = model._built()
-            placed = {name: backend_of_model.asarray(value.copy(), str(value.dtype)) for name, value in state.items()}
+            _check_state(flatten(model.optimizer_state), state)
+            home = model.built()
+            placed = {name: home.asarray(value.copy(), str(value.dtype)) for name, value in state.items()}
             model.optimizer_state = _filled(model.optimizer_state, unflatten(placed))
         model.steps = _count(about.get("steps", 0))
         model.loss_scale = _loss_scale(about.get("loss_scale", model.loss_scale))
-        _share_rng(model, _restored(about.get("random")))
+        rng = _restored(about.get("random"))
+        for layer in with_inner(model):
+            layer.rng = rng
     except ModelFileError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
@@ -302,60 +303,14 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]]
     return arrays, about
 
 
-def initialize_undrawn(model: Layer, optimizer: Any = None) -> None:
-    """Initialize a model whose weights are set next: what is drawn must not use up anybody's random numbers.
-
-    Parameters
-    ----------
-    model : Layer
-        Not initialized; its dropout will draw from NumPy's global state.
-    optimizer : Optimizer, optional
-        As in :meth:`Layer.initialize`.
-
-    Examples
-    --------
-    >>> from dense_xp import Dense
-    >>> before = np.random.get_state()[2]
-    >>> initialize_undrawn(Dense(3, (2,)))
-    >>> np.random.get_state()[2] == before
-    True
-    """
-    own = model._own
-    model._own = {**own, "rng": 0}
-    try:
-        model.initialize(optimizer)
-    finally:
-        model._own = own
-    _share_rng(model, None)
-
-
-def _share_rng(model: Layer, rng: Any) -> None:
-    for layer in with_inner(model):
-        layer._rng = rng
-
-
-def _check_sizes(model: Layer, weights: Mapping[str, Any]) -> None:
-    """Refuse a configuration that would take more memory than its file has numbers, before anything is made."""
-    model._connect()
-    total = sum(value.size for value in weights.values())
-    needed = 0
-    for layer in with_inner(model):
-        n_in = math.prod(layer.input_shape or (1,))
-        needed += n_in * getattr(layer, "n_units", 0)
-        if n_in > max(total, 2**20) or needed > total:
-            raise ModelFileError(f"its layers need more than the {total:,} weights that are in it")
-
-
-def _check_names(what: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _check_state(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
-        raise ModelFileError(f"its {what} are not those of its layers: missing {missing}, unknown {extra}")
+        raise ModelFileError(f"its optimizer state is not that of its layers: missing {missing}, unknown {extra}")
     for name, value in found.items():
         if tuple(value.shape) != tuple(wanted[name].shape):
             shape = tuple(wanted[name].shape)
-            raise ModelFileError(f"its {what} {name!r} have shape {tuple(value.shape)}, and the layer needs {shape}")
-        if (value.dtype.kind == "f") != is_floating(wanted[name]):
-            raise ModelFileError(f"its {what} {name!r} are {value.dtype}, and the layer needs {wanted[name].dtype}")
+            raise ModelFileError(f"its optimizer state {name!r} has shape {value.shape}, and the layer needs {shape}")
 
 
 def _filled(template: Params, values: Params) -> Params:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from dense_xp.layers.layer import Layer, with_inner
+from dense_xp.layers.contract import with_inner
+from dense_xp.layers.layer import Layer
 from dense_xp.learning.optimizers import ForeignOptimizer, Optimizer
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from dense_xp.backend import Array, Backend, resolve, use_backend
-from dense_xp.layers.layer import Layer, is_pure, with_inner
+from dense_xp.layers.contract import is_pure, with_inner
+from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metrics import Measure, Metric, MetricLike, in_step, named_metrics
 from dense_xp.learning.optimizers import ForeignOptimizer
@@ -29,9 +30,9 @@ def fit(
     model: Layer,
     X: Any,
     y: Any,
-    *,
     epochs: int = 10,
     batch_size: int = 32,
+    *,
     loss: str | Loss | None = None,
     optimizer: Any = None,
     metrics: Sequence[MetricLike] = (),
@@ -43,7 +44,63 @@ def fit(
     rng: Any = None,
     verbose: bool | None = None,
 ) -> History:
-    """Train a model on data; documented at :meth:`dense_xp.Sequential.fit`."""
+    """Learn from data.
+
+    A model that is not initialized yet is initialized first, on the backend that is set or else on
+    that of `X`. Host data are fed to the device batch by batch; data on the device stay there.
+
+    Parameters
+    ----------
+    model : Layer
+        What learns; a method has it in front.
+    X : array, shape (n_samples, ..., n_features)
+        On the host, or on the model's device; or one of SciPy's sparse matrices, made dense batch by batch.
+    y : array
+        Targets: class labels (integers) of shape (n_samples, ...), or one row for each output row.
+        For a model with one output, one number for each sample also serves.
+    epochs : int, default 10
+        How often to go through the data.
+    batch_size : int, default 32
+        Samples in one step; the last batch of an epoch may be smaller.
+    loss : str or Loss, optional
+        By default :class:`SoftmaxCrossEntropy` for integer targets of a model with several outputs,
+        and :class:`MeanSquaredError` otherwise.
+    optimizer : Optimizer, str or object with ``update``, optional
+        Starts afresh. By default the one that the model has, or else :class:`Adam`.
+    metrics : sequence of str, Metric or callable
+        Names such as ``"accuracy"``, ``"f1"`` or that of a loss; a :class:`Metric` such as :class:`AUC`; or
+        functions of (prediction, target) or (prediction, target, weight), whose values are averaged over
+        the batches.
+    validation_data : tuple, optional
+        ``(X, y)`` or ``(X, y, sample_weight)``, measured after each epoch.
+    sample_weight : array, shape (n_samples, ...), optional
+        How much each sample counts; not negative.
+    shuffle : bool, default True
+        Whether each epoch takes the samples in a new order.
+    callbacks : sequence
+        Such as :class:`EarlyStopping`; a function of the :class:`Run` is called after each epoch.
+    history : History, optional
+        That of an earlier training which goes on here: epochs are counted on, a copy of it is what is
+        returned, and callbacks that watch it have seen it.
+    rng : int or numpy.random.Generator, optional
+        Source of the order and of dropout; by default the model's own.
+    verbose : bool, optional
+        Whether to show a progress bar; by default only on a terminal.
+
+    Returns
+    -------
+    History
+        Loss and metrics of each epoch, over all batches as they were trained on.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a label is out of range, there are no samples, or a number is NaN.
+    ForeignArrayError
+        If data are on another device or in another library.
+    DivergenceError
+        If the loss becomes NaN or infinite. The model keeps its weights from before that epoch.
+    """
     for name, number in (("epochs", epochs), ("batch_size", batch_size)):
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise ValueError(f"{name} must be a positive integer, and is {number!r}")
@@ -52,7 +109,7 @@ def fit(
     _prepare(model, X, optimizer)
     backend = model.backend
     assert backend is not None
-    generator: Rng = as_rng(rng) if rng is not None else (model._rng or np.random)
+    generator: Rng = as_rng(rng) if rng is not None else (model.rng)
     with backend.scope():
         samples = Samples(model, X, y, sample_weight, loss)
         validation = None
@@ -96,7 +153,7 @@ def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = Non
         step = stepper(model, samples.loss, {}, samples.X.data.ndim, len(samples))
         step.snapshot()
         batch = samples.take(slice(0, len(samples)))
-    rng = model._rng or np.random
+    rng = model.rng
     return lambda: step(*batch, rng)[0]
 
 
@@ -181,8 +238,8 @@ class _OnEpochEnd:
 def _prepare(model: Layer, X: Any, optimizer: Any) -> None:
     """Initialize a model that is not yet, and give it its optimizer."""
     if model.backend is None:
-        with use_backend(resolve(model._setting("backend"), X)):
-            model._build_from(X, "adam" if optimizer is None else optimizer)
+        with use_backend(resolve(model.setting("backend"), X)):
+            model.build_for(X, "adam" if optimizer is None else optimizer)
     elif optimizer is not None or model.optimizer is None:
         model.set_optimizer("adam" if optimizer is None else optimizer)
 
@@ -301,7 +358,24 @@ def _needs_built(model: Layer) -> Backend:
 
 
 def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
-    """Compute the outputs for data; documented at :meth:`dense_xp.Sequential.predict`."""
+    """Compute the output for data, batch by batch.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized.
+    X : array, shape (n_samples, ..., n_features)
+        On the host or on the model's device; a sparse matrix of SciPy; or a dask array, which may be larger than
+        memory.
+    batch_size : int, default 1024
+        How many samples are on the device at a time.
+
+    Returns
+    -------
+    array
+        Of the same kind as `X`: NumPy for host data, on the device for device data. For a dask array it
+        is one too, and each block is computed when it is asked for.
+    """
     backend = _needs_built(model)
     if hasattr(X, "map_blocks"):
         return _predicted_by_blocks(model, X, batch_size)
@@ -338,7 +412,22 @@ def evaluate(
     sample_weight: Any = None,
     batch_size: int = 1024,
 ) -> dict[str, float]:
-    """Measure a model on data; documented at :meth:`dense_xp.Sequential.evaluate`."""
+    """Measure loss and metrics on data, without learning from them.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized.
+    X, y, loss, metrics, sample_weight
+        As in :meth:`fit`.
+    batch_size : int, default 1024
+        How many samples are on the device at a time.
+
+    Returns
+    -------
+    dict of str to float
+        ``"loss"``, with the penalties of :meth:`Layer.regularized` in it, and each metric.
+    """
     backend = _needs_built(model)
     with backend.scope():
         samples = Samples(model, X, y, sample_weight, loss)

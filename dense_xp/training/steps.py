@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dense_xp.backend import Array, Backend
-from dense_xp.layers.layer import Layer, is_pure, with_inner
+from dense_xp.layers.contract import is_pure, with_inner
+from dense_xp.layers.layer import Layer
 from dense_xp.learning import loss_scaling
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metrics import Measure, Statistics, in_step
@@ -190,7 +191,7 @@ class CompiledStep:
         noise = self.model.draw_noise(rng, tuple(X.shape))
         if noise is not None:
             noise = place(self.backend, noise)
-        rate: Any = self.model._rate()
+        rate: Any = self.model.learning_rate()
         if self.compiles:
             if rate != self._rate[0]:
                 wide = "float64" if self.model.dtype == "float64" else "float32"

@@ -304,7 +304,7 @@ def test_two_hundred_steps_stay_together(backend: Backend, optimizer: Any) -> No
     assert distance(own["float64"], wide) <= allowed * 2.0**-29
     # the same draws were made, for the weights, the order and dropout alike
     for model in own.values():
-        assert model._rng.bit_generator.state == wide._rng.bit_generator.state
+        assert model.rng.bit_generator.state == wide.rng.bit_generator.state
 
 
 def test_initial_weights_are_the_same_bits(backend: Backend) -> None:

@@ -21,23 +21,27 @@ FAULTS = {
         "        if self.trainable and grads:\n            self._apply(self.with_penalty(params, grads))\n"
         "        grad_X = self.backward(self.params, cache, accum_grad)[0]\n",
     ),
-    "a transpose is missing": ("layers/dense.py", '_product(grad_Z, params["W"].T)', '_product(grad_Z, params["W"])'),
+    "a transpose is missing": ("layers/dense.py", 'product(grad_Z, params["W"].T)', 'product(grad_Z, params["W"])'),
     "a mean where a sum belongs": (
         "layers/dense.py",
         "xp.sum(widened(grad_Z), axis=0, keepdims=True)",
         "xp.mean(widened(grad_Z), axis=0, keepdims=True)",
     ),
-    "w0 has the shape (n,)": ("layers/dense.py", "(1, self.n_units), rng)", "(self.n_units,), rng)"),
+    "w0 has the shape (n,)": (
+        "layers/dense.py",
+        '"w0": (1, self.n_units)}',
+        '"w0": (self.n_units,)}',
+    ),
     "W and w0 share one optimizer state": (
-        "layers/layer.py",
+        "layers/placed.py",
         "return {key: optimizer.init(value) for key, value in params.items() if key not in self.buffers}",
         "state = optimizer.init(next(iter(params.values()), np.zeros(1)))\n"
         "        return {key: state for key in params if key not in self.buffers}",
     ),
     "the dtype drifts to float64": (
         "layers/dense.py",
-        "    Z = _rows(X) @ W\n",
-        "    Z = _rows(X) @ W\n    Z = array_namespace(Z).astype(Z, array_namespace(Z).float64)\n",
+        "    Z = rows_of(X) @ W\n",
+        "    Z = rows_of(X) @ W\n    Z = array_namespace(Z).astype(Z, array_namespace(Z).float64)\n",
     ),
     "the bias is added twice": ("layers/dense.py", 'Z += params["w0"]  #', 'Z += params["w0"] + params["w0"]  #'),
     "frozen layers learn": ("layers/layer.py", "if self.trainable and grads:", "if grads:"),

@@ -270,11 +270,11 @@ def test_made_by_hand_it_starts_with_zeros(backend: Backend) -> None:
     [
         (
             lambda host: host.update({"weight:W": np.ones((6, 4), "float32")}),
-            "'W' are float32, and the layer needs int8",
+            "'W' is float32, and the layer needs integers",
         ),
         (
             lambda host: host.update({"weight:w0": np.ones((1, 4), "int8")}),
-            "'w0' are int8, and the layer needs float32",
+            "'w0' is int8, and the layer needs float32",
         ),
         (lambda host: host.update({"weight:W": np.ones((6, 4), "int16")}), "'weight:W' of dtype int16"),
         (lambda host: host.update({"optimizer:W": np.ones((6, 4), "int8")}), "'optimizer:W' of dtype int8"),

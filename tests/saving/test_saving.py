@@ -203,14 +203,14 @@ def rewritten(path: Path, change: Any, arrays: Any = None) -> None:
         (lambda about: about.update(steps=-1), None, "its number of steps is -1"),
         (lambda about: about.update(random={"bit_generator": "Rogue"}), None, "random state is that of 'Rogue'"),
         (lambda about: about.update(random={"bit_generator": "PCG64"}), None, "does not fit together"),
-        (lambda about: None, lambda host: host.pop("weight:dense.W"), "need more than|missing"),
+        (lambda about: None, lambda host: host.pop("weight:dense.W"), r"missing \['dense.W'\]"),
         (lambda about: None, lambda host: host.pop("weight:dense.w0"), r"missing \['dense.w0'\], unknown \[\]"),
         (lambda about: None, lambda host: host.pop("optimizer:dense.W.mean"), r"missing \['dense.W.mean'\]"),
         (lambda about: None, lambda host: host.update(extra=np.ones(1)), "holds 'extra' of dtype float64"),
         (
             lambda about: None,
             lambda host: host.update({"weight:dense.w0": np.ones((1, 9), "float32")}),
-            r"'dense.w0' have shape \(1, 9\), and the layer needs \(1, 8\)",
+            r"'dense.w0' has shape \(1, 9\), and the layer needs \(1, 8\)",
         ),
         (
             lambda about: None,
@@ -296,7 +296,7 @@ def test_nothing_is_made_that_is_larger_than_its_file(path: Path, layer: Layer, 
     layer.initialize()
     save(layer, path)
     rewritten(path, lambda about: about["config"].update(change))
-    with pytest.raises(ModelFileError, match=r"its layers need more than the \d weights that are in it"):
+    with pytest.raises(ModelFileError, match=r"has shape .*, and the layer needs .*1000000000000"):
         load(path)
 
 

@@ -112,7 +112,7 @@ def test_unscaled_gradients_and_whether_all_are_finite(backend: Backend, bad: fl
 def one_step(backend: Backend, factor: float | None) -> tuple[Sequential, Any, Any, Any]:
     """Take a step from zero towards targets of -2⁻²⁰: the gradients, of 2⁻²⁶, lie below the numbers of float16."""
     model = Sequential([Dense(2, use_bias=False, kernel_initializer="zeros")], dtype="float16", backend=backend)
-    model._build_from(X, SGD(1.0))
+    model.build_for(X, SGD(1.0))
     inputs, aims = backend.asarray(np.eye(64, 6), "float16"), backend.asarray(np.full((64, 2), -(2.0**-20)), "float32")
     state = model.optimizer_state
     if factor is not None:

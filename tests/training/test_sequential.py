@@ -27,7 +27,7 @@ from dense_xp import (
     use_backend,
 )
 from dense_xp.backend import Backend, to_numpy
-from dense_xp.layers.layer import is_pure
+from dense_xp.layers.contract import is_pure
 from tests.comparing import assert_same_kind
 from tests.layers.layer_gradients import assert_gradient
 

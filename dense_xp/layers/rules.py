@@ -1,0 +1,178 @@
+"""Penalties on the weights of a layer, and constraints that they are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from dense_xp.backend import Array
+from dense_xp.layers.contract import is_pure
+from dense_xp.layers.placed import Placed
+from dense_xp.learning.constraints import _CONSTRAINTS, Constraint, get_constraint
+from dense_xp.learning.regularizers import _REGULARIZERS, Regularizer, get_regularizer
+from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.registry import described
+from dense_xp.support.trees import Params
+
+
+class Ruled(Placed):
+    """A layer that has a place, with rules for its parameters; see :class:`~dense_xp.layers.layer.Layer`."""
+
+    regularizers: Mapping[str, Regularizer] = {}
+    constraints: Mapping[str, Constraint] = {}
+
+    # ------------------------------------------------------------------ the pure half
+
+    def penalty(self, params: Params) -> Array | None:
+        """Return what the parameters add to the loss, as a 0-d array; None if there are no penalties.
+
+        Parameters
+        ----------
+        params : dict
+            As from :meth:`init_params`, on the device.
+        """
+        terms = [rule.penalty(widened(params[name])) for name, rule in self.regularizers.items()]
+        return sum(terms[1:], terms[0]) if terms else None
+
+    def with_penalty(self, params: Params, grads: Params) -> Params:
+        """Return the gradients of the loss with the penalty in it, from those of the loss without it.
+
+        Parameters
+        ----------
+        params, grads : dict
+            The parameters, and the gradient with respect to each.
+        """
+        if not self.regularizers:
+            return grads
+        added = {name: rule.gradient(widened(params[name])) for name, rule in self.regularizers.items()}
+        return {
+            name: in_dtype(widened(grad) + added[name], grad.dtype) if name in added else grad
+            for name, grad in grads.items()
+        }
+
+    def allowed(self, params: Params) -> Params:
+        """Return the parameters where the constraints want them, after a step of the optimizer.
+
+        Parameters
+        ----------
+        params : dict
+            As the optimizer left them.
+        """
+        if not self.constraints:
+            return params
+        held = {name: rule(widened(params[name])) for name, rule in self.constraints.items()}
+        return {**params, **{name: in_dtype(value, params[name].dtype) for name, value in held.items()}}
+
+    # ------------------------------------------------------------------ saying the rules
+
+    def regularized(self, **regularizers: Any) -> Self:
+        """Let parameters add a penalty of their own to the loss.
+
+        The penalty is part of the loss that ``fit`` reports and ``evaluate`` measures, unless the layer is
+        frozen; its gradient is part of that which the optimizer sees, also in ``backward_pass``.
+
+        Parameters
+        ----------
+        **regularizers : Regularizer or str
+            For each parameter by name: ``W=L2(1e-4)``.
+
+        Returns
+        -------
+        Layer
+            This same layer.
+
+        Raises
+        ------
+        TypeError
+            If one is no regularizer, or the layer has no parameters of its own in its pure half.
+        ValueError
+            If the layer has no such parameter; before it is initialized, ``initialize`` says so.
+
+        Examples
+        --------
+        >>> from dense_xp import L2, Dense
+        >>> Dense(3, (2,)).regularized(W=L2(1e-4)).regularizers
+        {'W': L2(factor=0.0001)}
+        """
+        rules = {name: get_regularizer(rule) for name, rule in regularizers.items()}
+        self._check_new("regularizers", rules)
+        self.regularizers = {**self.regularizers, **rules}
+        return self
+
+    def constrained(self, **constraints: Any) -> Self:
+        """Hold parameters to a set; they are put back into it after each step of the optimizer.
+
+        What is drawn, assigned or loaded stays as it is until then.
+
+        Parameters
+        ----------
+        **constraints : callable or str
+            For each parameter by name: ``W=MaxNorm(3.0)``, or a pure function of it.
+
+        Returns
+        -------
+        Layer
+            This same layer.
+
+        Raises
+        ------
+        TypeError
+            If one is no function, or the layer has no parameters of its own in its pure half.
+        ValueError
+            If the layer has no such parameter; before it is initialized, ``initialize`` says so.
+
+        Examples
+        --------
+        >>> from dense_xp import Dense, MaxNorm
+        >>> Dense(3, (2,)).constrained(W=MaxNorm(3.0)).constraints
+        {'W': MaxNorm(limit=3.0)}
+        """
+        rules = {name: get_constraint(rule) for name, rule in constraints.items()}
+        self._check_new("constraints", rules)
+        self.constraints = {**self.constraints, **rules}
+        return self
+
+    def _check_new(self, kind: str, rules: Mapping[str, Any]) -> None:
+        if rules and (self.children or not is_pure(self)):
+            raise TypeError(
+                f"{self.layer_name()} takes no {kind}: they are for layers with parameters of their own and a "
+                "pure half; ask it of the layers inside, or write forward and backward"
+            )
+        if self.backend is not None:
+            self._check_names(rules, self.params)
+
+    def check_params(self, params: Params) -> None:
+        """Refuse rules for parameters that the layer does not have."""
+        super().check_params(params)
+        self._check_names({**self.regularizers, **self.constraints}, params)
+
+    def _check_names(self, rules: Mapping[str, Any], params: Params) -> None:
+        names = [name for name in params if name not in self.buffers]
+        if wrong := [name for name in rules if name not in names]:
+            raise ValueError(
+                f"{self.layer_name()} has no parameter {wrong[0]!r} to regularize or constrain; it has {names}"
+            )
+
+    # ------------------------------------------------------------------ configuration
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what :meth:`from_config` needs to make the same layer, as plain Python values."""
+        config = super().get_config()
+        if self.regularizers:
+            config["regularizers"] = {name: described(_REGULARIZERS, rule) for name, rule in self.regularizers.items()}
+        if self.constraints:
+            config["constraints"] = {name: described(_CONSTRAINTS, rule) for name, rule in self.constraints.items()}
+        return config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Make a layer from what :meth:`get_config` returned; its weights are drawn anew.
+
+        Parameters
+        ----------
+        config : mapping
+            As returned by :meth:`get_config`, or that through JSON.
+        """
+        arguments = dict(config)
+        regularizers, constraints = arguments.pop("regularizers", {}), arguments.pop("constraints", {})
+        return super().from_config(arguments).regularized(**regularizers).constrained(**constraints)
