@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj
 
-from dense_xp.backend import Array, Backend, _restore, backend_of, get_backend, resolve, to_numpy
+from dense_xp.backend import Array, Backend, backend_of, from_spec, get_backend, resolve, to_numpy
 from dense_xp.layers.activations import get_activation
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
@@ -360,7 +360,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         if home == "numpy":
             return
         try:
-            self.to(_restore(home))
+            self.to(from_spec(home))
         except Exception as error:  # whatever is wrong with the device, all that is needed is here
             self.to("numpy")
             warnings.warn(

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dense_xp import backend as backends
-from dense_xp.backend import Backend, BackendError, get_backend
+from dense_xp.backend import Backend, BackendError, get_backend, libraries
+from dense_xp.backend import backend as handle
 
 # the parity runs of these backends need float64, which JAX has only in its 64-bit mode
 os.environ.setdefault("JAX_ENABLE_X64", "1")
@@ -34,7 +35,7 @@ SPECS = (
 )
 
 
-class _ReadOnlyNumPy(backends._NumPy):
+class _ReadOnlyNumPy(libraries.NumPy):
     """NumPy whose host data arrive read-only, so that writing into an argument is an error."""
 
     def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Any:
@@ -45,9 +46,9 @@ class _ReadOnlyNumPy(backends._NumPy):
 
 def make_backend(spec: str) -> Backend:
     if spec == "numpy-readonly":
-        library = backends._LIBRARIES["numpy"]
+        library = libraries.LIBRARIES["numpy"]
         return dataclasses.replace(
-            get_backend("numpy"), _library=_ReadOnlyNumPy(library.name, library.module, library.install)
+            get_backend("numpy"), library=_ReadOnlyNumPy(library.name, library.module, library.install)
         )
     return get_backend(spec)
 
@@ -98,7 +99,7 @@ def xp(backend: Backend) -> Any:
 def _clean_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees the backend that another one, or the shell, has set, nor what another one has found out."""
     monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
-    backends._loaded.cache_clear()
-    backends._dtype.cache_clear()
+    libraries.loaded.cache_clear()
+    handle._dtype.cache_clear()
     yield
     backends.set_backend(None)

@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import math
 from types import ModuleType
+from typing import Any
 
 
 def kernels_for(family: str) -> ModuleType:
@@ -25,6 +26,26 @@ def kernels_for(family: str) -> ModuleType:
     True
     """
     return host_kernels() if family == "host" else importlib.import_module(f"dense_xp.kernels.{family}")
+
+
+def lane_for(family: str, device: object) -> Any:
+    """Return what copies host data to a device while it computes; None where there is nothing to gain.
+
+    Parameters
+    ----------
+    family : str
+        As in :func:`kernels_for`.
+    device : object
+        As the library names it.
+
+    Examples
+    --------
+    >>> lane_for("host", "cpu") is None
+    True
+    """
+    if family == "cupy" or (family == "torch" and getattr(device, "type", "") == "cuda"):
+        return importlib.import_module(f"dense_xp.kernels.{family}_lane").Lane(device)
+    return None
 
 
 @functools.lru_cache(maxsize=8)  # asked for by every block of a step

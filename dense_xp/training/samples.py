@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dense_xp.backend import Array, Backend, backend_of, to_numpy
+from dense_xp.kernels import lane_for
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
 from dense_xp.training.feeding import Feeder
@@ -175,7 +176,8 @@ class Samples:
 
     def _feeder(self, ways: list[Any], batch_size: int) -> Feeder | None:
         if self._fed is None or self._fed[0] != batch_size:
-            lane = self.X.backend.lane()
+            backend = self.X.backend
+            lane = lane_for(backend.kernels, backend.device)
             travelling = [
                 part for part, way in zip((self.X, self.y, self.weight), ways, strict=True) if part is not None and way
             ]

@@ -11,8 +11,10 @@ import importlib
 import importlib.metadata
 import importlib.util
 import io
+import os
 import pickle
 import re
+import subprocess
 import sys
 import types
 from typing import Any
@@ -23,25 +25,33 @@ import pytest
 import dense_xp
 from dense_xp import Adam, Dense, Dropout, LayerNorm, Sequential
 from dense_xp import backend as module
-from dense_xp.backend import ForeignArrayError, NoDeviceError, available_backends, backend_of, get_backend, to_numpy
+from dense_xp.backend import (
+    Backend,
+    ForeignArrayError,
+    NoDeviceError,
+    available_backends,
+    backend_of,
+    get_backend,
+    libraries,
+    to_numpy,
+)
 
 
 class Device:
     """A CUDA device: equal by number, current inside its ``with`` block."""
 
     current = 0
+    compute_capability = "90"
     stack: list[int]
 
     def __init__(self, number: int | None = None) -> None:
         self.id = Device.current if number is None else number
-        self.compute_capability = "90"
         self.stack = []
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Device) and other.id == self.id
 
-    def __hash__(self) -> int:
-        return hash(self.id)
+    __hash__ = None  # type: ignore[assignment]
 
     def __enter__(self) -> Device:
         self.stack.append(Device.current)
@@ -109,6 +119,22 @@ def unwrapped(value: Any) -> Any:
     return value.host
 
 
+class Core:
+    """What CuPy settles on for its products: read once, as real CuPy does (_core/_routines_linalg.pyx, 14.2)."""
+
+    _routines_linalg = types.SimpleNamespace(COMPUTE_TYPE_TF32=7)
+
+    def __init__(self) -> None:
+        self.settled = 0
+
+    def get_compute_type(self, dtype: Any) -> int:
+        assert np.dtype(dtype) == np.float32
+        if not self.settled:
+            wanted = int(os.environ.get("CUPY_TF32", "0")) > 0
+            self.settled = 7 if wanted and int(Device.compute_capability) >= 80 else 1
+        return self.settled
+
+
 class CudaArray(Wrapped):
     """An array that belongs to a device, and is read by `get` alone."""
 
@@ -136,8 +162,8 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: object() if n == "cupy" else real_spec(n, *a))
     monkeypatch.setattr(importlib.metadata, "distribution", _only_cuda13)
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(module._LIBRARIES["cupy"], "kernels", "")  # it has arrays, and no kernels or streams
-    monkeypatch.setattr(module._LIBRARIES["cupy"], "lane", lambda device: None)
+    monkeypatch.setattr(libraries.LIBRARIES["cupy"], "kernels", "")  # it has arrays, and no kernels or streams
+    monkeypatch.setitem(sys.modules, "cupy._core", Core())
     monkeypatch.setitem(sys.modules, "array_api_compat.cupy", fake)
     monkeypatch.setattr(sys.modules["array_api_compat"], "cupy", fake, raising=False)
     monkeypatch.setattr(Device, "current", 0)
@@ -246,18 +272,50 @@ def test_auto_takes_the_gpu_and_says_so(cupy: Any) -> None:
     assert chosen.asarray([1.0]).device == Device(0)
 
 
-def test_tf32_is_a_setting_of_the_environment_and_needs_the_hardware(
-    cupy: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("variable", "capability", "expected"), [("1", 80, True), ("1", 75, False), (None, 90, False)])
+def test_tf32_is_what_cupy_has_settled_on(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch, variable: str | None, capability: int, expected: bool
 ) -> None:
-    backend = get_backend("cupy")
+    monkeypatch.setattr(Device, "compute_capability", str(capability))
     monkeypatch.delenv("CUPY_TF32", raising=False)
-    assert backend.tf32 is False
-    monkeypatch.setenv("CUPY_TF32", "1")
-    assert backend.tf32 is True
-    monkeypatch.setattr(backend.device, "compute_capability", "80")
-    assert backend.tf32 is True
-    monkeypatch.setattr(backend.device, "compute_capability", "75")
-    assert backend.tf32 is False
+    if variable:
+        monkeypatch.setenv("CUPY_TF32", variable)
+    backend = get_backend("cupy:1")
+    assert backend.tf32 is expected
+    monkeypatch.setenv("CUPY_TF32", "0" if variable else "1")
+    assert backend.tf32 is expected  # CuPy does not look again
+
+
+def test_the_device_of_real_cupy() -> None:
+    """It compares and has no hash; the backend does not need one, nor a driver to know its dtypes."""
+    cupy = pytest.importorskip("cupy")
+    xp = importlib.import_module("array_api_compat.cupy")
+    library = libraries.LIBRARIES["cupy"]
+    backend, same, other = (Backend("cupy", xp, cupy.cuda.Device(i), library) for i in (0, 0, 1))
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(backend.device)
+    assert (backend.spec, other.spec) == ("cupy:0", "cupy:1")
+    assert backend == same
+    assert backend != other
+    assert len({backend, same, other}) == 2
+    assert [backend.dtype(name) for name in ("float16", "float32", "float64")] == ["float16", "float32", "float64"]
+    with pytest.raises(TypeError, match=r"take 'float16' or 'float32', or the backend 'torch:cuda'"):
+        backend.dtype("bfloat16")
+    layer = dense_xp.Dense(3, (2,), backend=backend)
+    assert layer.get_config()["backend"] == "cupy:0"
+
+
+def test_what_the_stand_in_says_of_devices_holds_for_real_ones() -> None:
+    cupy = pytest.importorskip("cupy")
+    for device, others in ((cupy.cuda.Device(0), cupy.cuda.Device), (Device(0), Device)):
+        assert device == others(0)
+        assert device != others(1)
+        assert type(device).__hash__ is None
+        assert device.id == 0
+        assert hasattr(device, "__enter__")
+    core = importlib.import_module("cupy._core")
+    assert core._routines_linalg.COMPUTE_TYPE_TF32 == Core._routines_linalg.COMPUTE_TYPE_TF32
+    assert core.get_compute_type(np.float32) in (1, core._routines_linalg.COMPUTE_TYPE_TF32)
 
 
 def test_info_shows_every_device(cupy: Any) -> None:
@@ -294,7 +352,7 @@ def test_one_package_of_cupy_is_enough(
 
 def test_torch_lists_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    library = module._LIBRARIES["torch"]
+    library = libraries.LIBRARIES["torch"]
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -307,7 +365,7 @@ def test_torch_lists_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_torch_without_cuda_says_that_it_is_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    library = module._LIBRARIES["torch"]
+    library = libraries.LIBRARIES["torch"]
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     monkeypatch.setattr(torch.version, "cuda", None)
@@ -325,19 +383,28 @@ def test_torch_without_cuda_says_that_it_is_the_build(monkeypatch: pytest.Monkey
     assert "build without" not in str(caught.value)
 
 
-def test_torch_and_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
-    library = module._LIBRARIES["torch"]
-    gpu, cpu = (types.SimpleNamespace(type=kind) for kind in ("cuda", "cpu"))
-    for precision, expected in (("highest", False), ("high", True), ("medium", True)):
-        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda precision=precision: precision)
-        assert library.tf32(gpu) is expected
-        assert library.tf32(cpu) is False
+def test_torch_and_tf32() -> None:
+    """Either of torch's two settings counts, and reading it never raises, in whatever order they were used."""
+    pytest.importorskip("torch")
+    code = """
+import types, torch
+from dense_xp.backend.libraries import LIBRARIES
+tf32, (gpu, cpu) = LIBRARIES["torch"].tf32, (types.SimpleNamespace(type=kind) for kind in ("cuda", "cpu"))
+for precision in ("highest", "high", "medium", "highest"):
+    torch.set_float32_matmul_precision(precision)
+    print(int(tf32(gpu)), int(tf32(cpu)), end=" ")
+if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+    for precision in ("tf32", "ieee"):
+        torch.backends.cuda.matmul.fp32_precision = precision
+        print(int(tf32(gpu)), end=" ")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("0 0 1 0 1 0 0 0 1 0", "0 0 1 0 1 0 0 0")
 
 
 def test_jax_and_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     jax = pytest.importorskip("jax")
-    library = module._LIBRARIES["jax"]
+    library = libraries.LIBRARIES["jax"]
     gpu, cpu = (types.SimpleNamespace(platform=kind) for kind in ("gpu", "cpu"))
     assert get_backend("jax").tf32 is False
     assert library.tf32(gpu) is True  # on unless it is turned off
@@ -352,7 +419,7 @@ def test_jax_and_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_jax_lists_the_cpu_first(monkeypatch: pytest.MonkeyPatch) -> None:
     jax = pytest.importorskip("jax")
-    library = module._LIBRARIES["jax"]
+    library = libraries.LIBRARIES["jax"]
     cpus = [types.SimpleNamespace(platform="cpu", id=0)]
     gpus = [types.SimpleNamespace(platform="gpu", id=i) for i in range(2)]
     everything = {"cpu": cpus, "gpu": gpus, None: gpus}
@@ -411,7 +478,7 @@ def test_a_namespace_as_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ForeignArrayError, match="X is a ndarray of numpy and the layer is on other_arrays"):
         backend.accept(np.ones(2), backend.dtype("float32"))
     with pytest.raises(NoDeviceError, match="runs on its own default device"):
-        backend._library.device("cpu")
+        backend.library.device("cpu")
     for missing in ("asarray", "matmul"):
         lame = other_library()
         delattr(lame, missing)
@@ -426,8 +493,8 @@ def test_compat_modules_are_their_libraries() -> None:
 
 
 def test_an_error_without_a_text_has_the_name_of_its_kind() -> None:
-    assert module._first_line(ValueError()) == "ValueError"
-    assert module._first_line(ValueError("\n one\ntwo")) == "one"
+    assert libraries.first_line(ValueError()) == "ValueError"
+    assert libraries.first_line(ValueError("\n one\ntwo")) == "one"
 
 
 def test_what_is_refused_is_called_by_its_name(backend: module.Backend) -> None:
@@ -461,7 +528,7 @@ def test_the_strict_library_and_its_devices() -> None:
     assert get_backend("array_api_strict").spec == "array_api_strict:cpu"
     with pytest.raises(NoDeviceError, match=r"_strict:x' has no usable device \(.*x.*\)\. Usable here: .*:cpu, "):
         get_backend("array_api_strict:x")
-    assert not module._LIBRARIES["array_api_strict"].owns(3)
+    assert not libraries.LIBRARIES["array_api_strict"].owns(3)
 
 
 def test_torch_puts_data_on_the_device_that_was_named() -> None:
@@ -541,9 +608,9 @@ def test_show_config_knows_a_block() -> None:
 
 
 def test_a_library_is_what_it_was_made_from() -> None:
-    library = module._Library("a", "b.c", "pip install a")
+    library = libraries.Library("a", "b.c", "pip install a")
     assert (library.name, library.module, library.install) == ("a", "b.c", "pip install a")
-    other = module._Other(other_library())
+    other = libraries.Namespace(other_library())
     assert (other.name, other.module, other.install) == ("other_arrays", "other_arrays", "pip install other_arrays")
     with pytest.raises(
         NoDeviceError,
@@ -564,7 +631,7 @@ def test_arrays_that_are_read_by_the_exchange_protocol() -> None:
         def __dlpack_device__(self) -> Any:
             return self.host.__dlpack_device__()
 
-    np.testing.assert_array_equal(module._Other(other_library()).get(Exchanged()), [1, 2])
+    np.testing.assert_array_equal(libraries.Namespace(other_library()).get(Exchanged()), [1, 2])
 
 
 def test_what_is_read_is_named_and_hints_at_the_remedy() -> None:
@@ -626,4 +693,4 @@ def test_dpnp_and_its_devices() -> None:
     assert get_backend("dpnp").spec.removeprefix("dpnp:") in found.devices
     with pytest.raises(NoDeviceError, match=r"^the backend 'dpnp:x' has no usable device \(.+\)\. Usable here: dpnp:"):
         get_backend("dpnp:x")
-    assert not module._LIBRARIES["dpnp"].owns(np.ones(1))
+    assert not libraries.LIBRARIES["dpnp"].owns(np.ones(1))

@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from dense_xp.backend import Backend, BackendError, get_backend
+from dense_xp.training import fused, samples
 from tests.conftest import REQUIRED
 from tests.stand_ins import cuda_on_host, cupy_on_host
 
@@ -29,3 +30,10 @@ def kernel_set(name: str) -> tuple[ModuleType, Backend]:
             raise
         pytest.skip(str(error))
     return importlib.import_module(f"dense_xp.kernels.{name}"), backend
+
+
+def used_by_trainings(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every training use these kernels, and the lane that belongs to them."""
+    monkeypatch.setattr(fused, "kernels_for", lambda family: module)
+    if hasattr(module, "lane"):  # of the stand-in
+        monkeypatch.setattr(samples, "lane_for", lambda family, device: module.lane(device))

@@ -20,7 +20,7 @@ from dense_xp.support.trees import flatten
 from dense_xp.training import fused
 from dense_xp.training.fused import FusedStep, _RecordedUpdate
 from tests.conftest import REQUIRED
-from tests.kernels.kernel_sets import kernel_set
+from tests.kernels.kernel_sets import kernel_set, used_by_trainings
 from tests.stand_ins import cuda_on_host
 from tests.training.test_fused import BATCHES, LABELS, MODELS, ONE_HOT, OPTIMIZERS, RNG, X, built
 
@@ -31,7 +31,7 @@ CALL_BY_CALL = ("rules", "frozen rules", "adapters")
 @pytest.fixture(params=["cupy", "cupy on the host"], autouse=True)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module, chosen = kernel_set(request.param)
-    monkeypatch.setattr(fused, "kernels_for", lambda family: module)
+    used_by_trainings(module, monkeypatch)
     with use_backend(chosen), chosen.scope():
         if module.blas()[0] is None and "cupy" not in REQUIRED:
             pytest.skip(module.blas()[1])

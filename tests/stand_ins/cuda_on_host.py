@@ -23,8 +23,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dense_xp import backend as backends
-from dense_xp.backend import Backend
+from dense_xp.backend import Backend, libraries
 from tests.stand_ins import cupy_on_host
 
 HOST = 0  # the host among the streams
@@ -567,11 +566,8 @@ def _lifted(function: Any) -> Any:
     return call
 
 
-class _Library(backends._Other):
+class _Library(libraries.Namespace):
     kernels = "cupy"
-
-    def lane(self, device: Any) -> Any:
-        return kernels().lane(device)
 
     def put(self, xp: Any, host: Any, device: Any) -> Any:
         return asarray(host)

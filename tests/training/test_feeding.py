@@ -9,9 +9,10 @@ import pytest
 
 from dense_xp import SGD, Dense, Sequential
 from dense_xp.backend import Backend, BackendError, get_backend, to_numpy, use_backend
+from dense_xp.kernels import lane_for
 from dense_xp.learning.metrics import Metric
-from dense_xp.training import fused
 from dense_xp.training.feeding import Feeder
+from tests.kernels.kernel_sets import used_by_trainings
 from tests.stand_ins import cuda_on_host, cupy_on_host
 
 RNG = np.random.default_rng(0)
@@ -30,6 +31,20 @@ def device(name: str) -> Backend:
         pytest.skip(str(error))
 
 
+def lane_of(backend: Backend) -> Any:
+    if backend.name == "cuda_on_host":
+        return cuda_on_host.kernels().lane(None)
+    return lane_for(backend.kernels, backend.device)
+
+
+def served(where: str, monkeypatch: pytest.MonkeyPatch) -> Backend:
+    """Return a backend whose trainings use the kernels and the lane of its device."""
+    backend = device(where)
+    if where == "the stand-in":
+        used_by_trainings(cuda_on_host.kernels(), monkeypatch)
+    return backend
+
+
 DEVICES = ["the stand-in", "cupy", "torch:cuda"]
 
 
@@ -38,7 +53,7 @@ def test_every_batch_arrives_in_its_turn(where: str) -> None:
     backend = device(where)
     with backend.scope():
         sources, dtypes = [X, LABELS], [np.dtype("float32"), LABELS.dtype]
-        feeder = Feeder(backend.lane(), sources, dtypes, 8)
+        feeder = Feeder(lane_of(backend), sources, dtypes, 8)
         for _ in range(3):
             order = RNG.permutation(50)
             chunks = [order[i : i + 8] for i in range(0, 50, 8)]
@@ -51,9 +66,7 @@ def test_every_batch_arrives_in_its_turn(where: str) -> None:
 
 @pytest.mark.parametrize("where", DEVICES)
 def test_a_training_on_host_data_is_that_on_data_of_the_device(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = device(where)
-    if where == "the stand-in":
-        monkeypatch.setattr(fused, "kernels_for", lambda family: cuda_on_host.kernels())
+    backend = served(where, monkeypatch)
     losses = []
     weight = RNG.uniform(0.5, 1.0, size=50)
     with use_backend(backend), backend.scope():
@@ -83,9 +96,7 @@ class Own(SGD):
 @pytest.mark.parametrize("where", DEVICES)
 @pytest.mark.parametrize("optimizer", [SGD(0.1), Own(0.1)])
 def test_what_a_metric_keeps_of_a_batch_stays(where: str, optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = device(where)
-    if where == "the stand-in":
-        monkeypatch.setattr(fused, "kernels_for", lambda family: cuda_on_host.kernels())
+    backend = served(where, monkeypatch)
     with use_backend(backend), backend.scope():
         model = Sequential([Dense(3)], rng=0)
         history = model.fit(X, LABELS, 2, 8, metrics=[Targets()], shuffle=False, optimizer=optimizer)
@@ -98,14 +109,14 @@ def test_where_there_is_nothing_to_gain_nothing_changes() -> None:
             backend = get_backend(name)
         except BackendError:
             continue
-        assert backend.lane() is None
+        assert lane_of(backend) is None
 
 
 @pytest.mark.parametrize("rule", ["host_waits", "waits", "work_waits", "work_marks", "finish"])
 def test_each_rule_is_needed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-in complains as soon as one of them is left out."""
     backend = device("the stand-in")
-    lane = backend.lane()
+    lane = lane_of(backend)
     monkeypatch.setattr(lane, rule, lambda *_: None)
 
     def train() -> None:

@@ -39,7 +39,7 @@ from dense_xp.support.trees import flatten, place
 from dense_xp.training import fused
 from dense_xp.training.fused import FusedStep
 from dense_xp.training.steps import train_step
-from tests.kernels.kernel_sets import KERNEL_SETS, kernel_set
+from tests.kernels.kernel_sets import KERNEL_SETS, kernel_set, used_by_trainings
 
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(30, 6))
@@ -126,7 +126,7 @@ LAYER_BY_LAYER = "numba, layer by layer"
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     """Each test runs with the kernels of each library, on the backend that they are for."""
     module, chosen = kernel_set(request.param.partition(",")[0])
-    monkeypatch.setattr(fused, "kernels_for", lambda family: module)
+    used_by_trainings(module, monkeypatch)
     if request.param == LAYER_BY_LAYER:
         monkeypatch.setattr(fused, "SMALL", 0)
     with use_backend(chosen), chosen.scope():
