@@ -16,6 +16,30 @@ import math
 from types import ModuleType
 from typing import Any
 
+REQUIRED = (
+    "product", "columns_product", "linear", "linear_backward", "dropout", "softmax_cross_entropy", "squared_error",
+    "sgd", "momentum", "rmsprop", "rmsprop_momentum", "adam", "adagrad", "lion", "clip", "clip_norm",
+)  # fmt: skip
+"""What every set of kernels has, with the same parameters; NumPy's says what each does."""
+
+OPTIONAL = (
+    "empty", "relu", "relu_backward", "tanh", "tanh_backward", "sigmoid", "sigmoid_backward", "layer_norm",
+    "layer_norm_backward", "chain", "chain_backward", "Recorder",
+)  # fmt: skip
+"""What a set may leave out: the pure functions, or one call for each layer, serve as well."""
+
+
+def optional(kernels: Any, name: str) -> Any:
+    """Return a kernel that a set may leave out; None if it does.
+
+    Examples
+    --------
+    >>> optional(kernels_for("host"), "Recorder") is None
+    True
+    """
+    assert name in REQUIRED + OPTIONAL, name
+    return getattr(kernels, name, None)
+
 
 def kernels_for(family: str) -> ModuleType:
     """Return the kernels of a family, as :attr:`dense_xp.backend.Backend.kernels` names it.

@@ -187,18 +187,17 @@ def layer_norm_backward(
 # and widths[i + 1] units, and a ReLU if rectified[i].
 
 
-CHAINS = importlib.util.find_spec("scipy") is not None
-"""Whether the two kernels of this section work: numba reaches BLAS through SciPy."""
+if importlib.util.find_spec("scipy") is not None:  # through which numba reaches BLAS
 
+    def chain(X: Array, *arrays: Array) -> None:
+        """Write the output of each layer; the other arguments are those of :func:`_chain`."""
+        _chain(_plain(X), *arrays)
 
-def chain(X: Array, *arrays: Array) -> None:
-    """Write the output of each layer; the other arguments are those of :func:`_chain`."""
-    _chain(_plain(X), *arrays)
+    def chain_backward(X: Array, grad: Array, *rest: Any) -> None:
+        """Write the gradients; the other arguments are those of :func:`_chain_backward`."""
+        _chain_backward(_plain(X), _plain(grad), *rest)
 
-
-def chain_backward(X: Array, grad: Array, *rest: Any) -> None:
-    """Write the gradients; the other arguments are those of :func:`_chain_backward`."""
-    _chain_backward(_plain(X), _plain(grad), *rest)
+    __all__ += ["chain", "chain_backward"]
 
 
 def _plain(array: Array) -> Array:

@@ -14,9 +14,9 @@ import numpy as np
 
 from dense_xp.backend import Array, Backend, get_backend, resolve, use_backend
 from dense_xp.layers.configured import layer_class
-from dense_xp.layers.contract import is_pure, with_inner
+from dense_xp.layers.contract import is_pure
 from dense_xp.layers.layer import Layer
-from dense_xp.layers.placed import build_with
+from dense_xp.layers.placed import build_with, unchanged_on_failure
 from dense_xp.learning import loss_scaling
 from dense_xp.learning.optimizers import as_optimizer
 from dense_xp.support.seeds import Rng, as_rng
@@ -197,22 +197,15 @@ class Chain(Layer):
         optimizer = as_optimizer(optimizer)
         backend = resolve(self.setting("backend"))
         rng = as_rng(self.setting("rng"))
-        before = [(layer, dict(vars(layer))) for layer in with_inner(self)]
-        try:
-            with use_backend(backend):
-                self.connect()
-                if params is not None:
-                    self.check_given(params)
-                for key, layer in self._items.items():
-                    _check_backend(layer, backend)
-                    layer.inherit(backend, self.dtype, None if rng is np.random else rng)
-                    build_with(layer, optimizer, None if params is None else params.get(key, {}))
+        with unchanged_on_failure(self), use_backend(backend):
+            self.connect()
+            if params is not None:
+                self.check_given(params)
+            for key, layer in self._items.items():
+                _check_backend(layer, backend)
+                layer.inherit(backend, self.dtype, None if rng is np.random else rng)
+                build_with(layer, optimizer, None if params is None else params.get(key, {}))
             super().settle(backend)
-        except BaseException:
-            for layer, attributes in before:
-                vars(layer).clear()
-                vars(layer).update(attributes)
-            raise
         self.optimizer, self.steps, self.loss_scale = optimizer, 0, loss_scaling.INITIAL
         self.rng = rng
 
@@ -265,7 +258,8 @@ class Chain(Layer):
             Initialized, on the backend of this one.
         """
         other = object.__new__(type(self))
-        vars(other).update(vars(self), _items=dict(layers), _remembered=None, _rng=copy.deepcopy(self._rng))
+        vars(other).update(self.__getstate__(), _items=dict(layers), _rng=copy.deepcopy(self._rng))
+        super(Chain, other).settle(self.built())
         return other
 
     # ------------------------------------------------------------------ the two passes, and the arrays

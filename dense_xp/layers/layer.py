@@ -78,9 +78,15 @@ class Layer(Ruled):
         self._scoped = backend.needs_scope
         self._fast_type = np.ndarray if backend.name == "numpy" else None
 
+    @property
+    def compiled(self) -> dict[Any, Any]:
+        """Functions that were compiled for this layer; they live as long as it does, and are no part of its state."""
+        functions: dict[Any, Any] = vars(self).setdefault("_compiled", {})
+        return functions
+
     def __getstate__(self) -> dict[str, Any]:
         # the last batch is no part of the layer, and the rest is found again
-        unwanted = ("_remembered", "_last_shape", "_dtype", "_fast_type", "_scoped")
+        unwanted = ("_remembered", "_last_shape", "_dtype", "_fast_type", "_scoped", "_compiled")
         return {key: value for key, value in super().__getstate__().items() if key not in unwanted}
 
     # ------------------------------------------------------------------ the two passes

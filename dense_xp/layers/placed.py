@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from dense_xp.backend import Array, Backend, get_backend, resolve, to_numpy
 from dense_xp.layers.configured import Configured
-from dense_xp.layers.contract import Contract
+from dense_xp.layers.contract import Contract, with_inner
 from dense_xp.learning import loss_scaling
 from dense_xp.learning.optimizers import Optimizer, as_optimizer
 from dense_xp.support.dtypes import is_floating
@@ -282,6 +282,19 @@ class Placed(Configured):
                 self._params = moved(self._params, self.backend, self.dtype)
                 self._optimizer_state = moved(self._optimizer_state, self.backend, None)
             self.settle(self.backend)
+
+
+@contextlib.contextmanager
+def unchanged_on_failure(model: Any) -> Iterator[None]:
+    """Undo what was done to a model, and to the layers inside it, if it ends in an error."""
+    before = [(layer, dict(vars(layer))) for layer in with_inner(model)]
+    try:
+        yield
+    except BaseException:
+        for layer, attributes in before:
+            vars(layer).clear()
+            vars(layer).update(attributes)
+        raise
 
 
 def build_with(layer: Any, optimizer: Any, params: Params | None) -> None:

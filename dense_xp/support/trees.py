@@ -86,3 +86,27 @@ def on_host(tree: Any) -> Any:
 def place(backend: Backend, tree: Any) -> Any:
     """Put the host arrays in nested dicts on the device."""
     return {k: place(backend, v) for k, v in tree.items()} if isinstance(tree, dict) else backend.asarray(tree)
+
+
+def at_path(tree: Any, path: tuple[str, ...]) -> Any:
+    """Return what stands in nested dicts at a path; None if nothing does."""
+    for key in path:
+        if tree is None:
+            return None
+        tree = tree.get(key)
+    return tree
+
+
+def tree_of(leaves: Any) -> Params:
+    """Return nested dicts from pairs of a path and what stands there; what is empty is left out."""
+    tree: Params = {}
+    for path, own in leaves:
+        if not own:
+            continue
+        if not path:
+            return dict(own)
+        inner = tree
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = own
+    return tree

@@ -1,29 +1,32 @@
-"""Learning from data, and using what was learned: the loop over epochs and batches, prediction, evaluation.
+"""Learning from data: the loop over epochs and batches.
 
 The losses stay on the device until the epoch ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dense_xp.backend import Array, Backend, resolve, use_backend
-from dense_xp.layers.contract import is_pure, with_inner
+from dense_xp.backend import Array, resolve, use_backend
+from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
+from dense_xp.layers.placed import unchanged_on_failure
 from dense_xp.learning.losses import Loss
-from dense_xp.learning.metrics import Measure, Metric, MetricLike, in_step, named_metrics
+from dense_xp.learning.metrics import Measure, MetricLike, named_metrics
 from dense_xp.learning.optimizers import ForeignOptimizer
-from dense_xp.support.dtypes import widened
 from dense_xp.support.seeds import Rng, as_rng
-from dense_xp.support.trees import Params
 from dense_xp.training.history import Callback, DivergenceError, History, Run
-from dense_xp.training.samples import Samples, model_input, slices
-from dense_xp.training.steps import Step, compile_once, stepper
+from dense_xp.training.interrupts import Interrupts
+from dense_xp.training.moments import Moment
+from dense_xp.training.prediction import measured, needs_built, score
+from dense_xp.training.samples import Samples
+from dense_xp.training.steps import Step, stepper
 
 
 def fit(
@@ -106,18 +109,21 @@ def fit(
             raise ValueError(f"{name} must be a positive integer, and is {number!r}")
     named = named_metrics(metrics)
     history = _continued(history, named, validation_data is not None)
-    _prepare(model, X, optimizer)
-    backend = model.backend
-    assert backend is not None
-    generator: Rng = as_rng(rng) if rng is not None else (model.rng)
-    with backend.scope():
-        samples = Samples(model, X, y, sample_weight, loss)
-        validation = None
-        if validation_data is not None:
-            validation = Samples(model, *_three(validation_data), samples.loss)
-        step = stepper(model, samples.loss, named, samples.X.data.ndim, min(int(batch_size), len(samples)))
+    hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in callbacks]
+    with unchanged_on_failure(model):  # everything is checked before anything is learned
+        _prepare(model, X, optimizer)
+        backend = model.built()
+        generator: Rng = model.rng if rng is None else as_rng(rng)
+        with backend.scope():
+            samples = Samples(model, X, y, sample_weight, loss)
+            validation = None
+            if validation_data is not None:
+                validation = Samples(model, *_three(validation_data), samples.loss)
+            step = stepper(model, samples.loss, named, samples.X.data.ndim, min(int(batch_size), len(samples)))
         run = Run(model, history, int(epochs))
-        hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in callbacks]
+        for hook in hooks:
+            hook.begin(run)
+    with backend.scope():
         return _loop(run, step, samples, validation, named, hooks, int(batch_size), shuffle, generator, verbose)
 
 
@@ -148,13 +154,18 @@ def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = Non
     >>> bool(step() > step())
     True
     """
-    with _needs_built(model).scope():
+    backend, rng = needs_built(model), model.rng
+    with backend.scope():
         samples = Samples(model, X, y, None, loss)
         step = stepper(model, samples.loss, {}, samples.X.data.ndim, len(samples))
-        step.snapshot()
+        step.begin_epoch()
         batch = samples.take(slice(0, len(samples)))
-    rng = model.rng
-    return lambda: step(*batch, rng)[0]
+
+    def take() -> Any:
+        with backend.scope():
+            return step(*batch, rng)[0]
+
+    return take
 
 
 def _loop(
@@ -169,49 +180,61 @@ def _loop(
     rng: Rng,
     verbose: bool | None,
 ) -> History:
+    from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
+
     history, n = run.history, len(samples)
     batches = -(-n // batch_size)
     started = time.perf_counter() - history.seconds
-    for hook in hooks:
-        hook.begin(run)
-    from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
-
     # disable=None: tqdm is silent where standard error is not a terminal
     bar = tqdm(total=run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
     try:
-        for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
-            before: Any = step.snapshot()
-            order = rng.permutation(n) if shuffle else np.arange(n)
-            values, sizes = [], []
-            for rows, batch in samples.batches(order, batch_size):
-                values.append(step(*batch, rng))
-                sizes.append(samples.size(rows))
-                bar.update()
-            means = _measured(step.model.backend, values, sizes, metrics)
-            if not math.isfinite(means["loss"]):
-                raise _diverged(step, before, values, epoch, batches, history)
-            step.hand_over()
-            if validation is not None:
-                scores = _score(run.model, validation, metrics, max(batch_size, 256))
-                means |= {f"val_{name}": score for name, score in scores.items()}
-            history.record(means)
-            history.unrecorded = getattr(step, "unrecorded", "")
-            history.samples += n
-            history.seconds = time.perf_counter() - started
-            run.learning_rate = _last_rate(run.model)
-            bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
-            for hook in hooks:
-                hook.epoch_end(run)
-            if history.stopped:
-                break
-    except KeyboardInterrupt:
-        step.hand_over()  # what was learned is kept
-        raise
+        with Interrupts() as interrupts:
+            for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
+                order = rng.permutation(n) if shuffle else np.arange(n)
+                before = step.moment()
+                with _whole_steps(step, before), interrupts.held():
+                    step.begin_epoch()
+                    values, sizes = [], []
+                    for rows, batch in samples.batches(order, batch_size):
+                        values.append(step(*batch, rng))
+                        sizes.append(samples.total_weight(rows))
+                        bar.update()
+                        interrupts.check()
+                    means = measured(run.model.built(), values, sizes, metrics)
+                    if not math.isfinite(means["loss"]):
+                        raise _diverged(step, values, epoch, batches, history)
+                    step.hand_over()
+                if validation is not None:
+                    scores = score(run.model, validation, metrics, max(batch_size, 256))
+                    means |= {f"val_{name}": score for name, score in scores.items()}
+                history.record(means)
+                history.unrecorded = step.unrecorded
+                history.samples += n
+                history.seconds = time.perf_counter() - started
+                run.learning_rate = _last_rate(run.model)
+                bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
+                for hook in hooks:
+                    hook.epoch_end(run)
+                if history.stopped:
+                    break
     finally:
         bar.close()
         for hook in hooks:
             hook.end(run)
     return history
+
+
+@contextlib.contextmanager
+def _whole_steps(step: Step, before: Moment) -> Iterator[None]:
+    """Leave the model with whole steps: those up to an interrupt; after any other error, those before the epoch."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and step.whole:
+            step.hand_over()
+        else:
+            before.restore(step.model)
+        raise
 
 
 class _OnEpochEnd:
@@ -265,24 +288,6 @@ def _three(data: Any) -> tuple[Any, Any, Any]:
     return data[0], data[1], data[2] if len(data) == 3 else None
 
 
-def _measured(
-    backend: Backend | None, values: list[tuple[Array, ...]], sizes: list[float], metrics: Mapping[str, Measure]
-) -> dict[str, float]:
-    """Return the loss and the metrics over all batches; one transfer from the device for each.
-
-    A metric has a value for what it kept of all; anything else is averaged over the batches by their weight.
-    """
-    assert backend is not None
-    total = sum(sizes) or 1.0
-    measured = {}
-    for (name, metric), column in zip({"loss": None, **metrics}.items(), zip(*values, strict=True), strict=True):
-        if isinstance(metric, Metric):
-            measured[name] = float(metric.value(backend.joined(column)))
-        else:
-            measured[name] = float(backend.scalars(column) @ sizes) / total
-    return measured
-
-
 def _last_rate(model: Layer) -> float | None:
     """Return the learning rate of the last step, where the optimizer says it."""
     optimizer = model.optimizer
@@ -293,22 +298,15 @@ def _last_rate(model: Layer) -> float | None:
 
 
 def _diverged(
-    step: Step,
-    before: Any,
-    values: list[tuple[Array, ...]],
-    epoch: int,
-    batches: int,
-    history: History,
+    step: Step, values: list[tuple[Array, ...]], epoch: int, batches: int, history: History
 ) -> DivergenceError:
-    """Bring the last good weights back, and say where it went wrong."""
-    backend = step.model.backend
-    assert backend is not None
+    """Say where it went wrong."""
+    backend = step.model.built()
     losses = backend.scalars([value[0] for value in values])
     bad = np.flatnonzero(~np.isfinite(losses))
     batch = int(bad[0]) + 1 if len(bad) else batches
     step.hand_over()
     broken = [n for n, w in step.model.weights.items() if not np.isfinite(backend.to_numpy(w)).all()]
-    step.restore(before)
     where = f"no longer finite: {', '.join(broken)}" if broken else "all weights were still finite"
     return DivergenceError(
         f"the loss became {losses[batch - 1]} in epoch {epoch}, batch {batch} of {batches} ({where}). "
@@ -318,117 +316,3 @@ def _diverged(
         batch,
         history,
     )
-
-
-# ------------------------------------------------------------------------------------- prediction
-
-
-def _predictor(model: Layer) -> Callable[[Array], Array]:
-    if not is_pure(model):
-        return lambda X: model.forward_pass(X, training=False)
-    backend, params = model.backend, model.params
-    assert backend is not None
-
-    def output(params: Params, X: Array) -> Array:
-        return model.forward(params, X)[0]
-
-    function = compile_once(model, backend, "output", output) if backend.compiles else output
-    return lambda X: function(params, X)
-
-
-def _score(model: Layer, samples: Samples, metrics: Mapping[str, Measure], batch_size: int) -> dict[str, float]:
-    output, statistics = _predictor(model), in_step(metrics)
-    values, sizes = [], []
-    for rows in slices(len(samples), batch_size):
-        X, y, weight = samples.take(rows)
-        Y = widened(output(X))
-        values.append((samples.loss(Y, y, weight), *(metric(Y, y, weight) for metric in statistics)))
-        sizes.append(samples.size(rows))
-    means = _measured(model.backend, values, sizes, metrics)
-    penalty = model.penalty(model.params)
-    if penalty is not None:  # the same for all batches
-        means["loss"] += float(_needs_built(model).scalars([penalty])[0])
-    return means
-
-
-def _needs_built(model: Layer) -> Backend:
-    if model.backend is None:
-        raise RuntimeError(f"{model.layer_name()} is not initialized: call fit or initialize first")
-    return model.backend
-
-
-def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
-    """Compute the output for data, batch by batch.
-
-    Parameters
-    ----------
-    model : Layer
-        Initialized.
-    X : array, shape (n_samples, ..., n_features)
-        On the host or on the model's device; a sparse matrix of SciPy; or a dask array, which may be larger than
-        memory.
-    batch_size : int, default 1024
-        How many samples are on the device at a time.
-
-    Returns
-    -------
-    array
-        Of the same kind as `X`: NumPy for host data, on the device for device data. For a dask array it
-        is one too, and each block is computed when it is asked for.
-    """
-    backend = _needs_built(model)
-    if hasattr(X, "map_blocks"):
-        return _predicted_by_blocks(model, X, batch_size)
-    with backend.scope():
-        rows = model_input(model, X, backend)
-        output = _predictor(model)
-        parts = [output(rows.take(chunk)) for chunk in slices(len(rows), batch_size)]
-        if rows.on_device:
-            return parts[0] if len(parts) == 1 else backend.xp.concat(parts, axis=0)
-        host = [backend.to_numpy(part) for part in parts]
-        return host[0] if len(host) == 1 else np.concatenate(host, axis=0)
-
-
-def _predicted_by_blocks(model: Layer, X: Any, batch_size: int) -> Any:
-    """Return the outputs for a chunked array as one: nothing is computed until it is asked for."""
-    if X.ndim < 2 or (model.input_shape is not None and X.shape[-1:] != model.input_shape):
-        raise ValueError(f"X has shape {X.shape} and {model.layer_name()} expects (n_samples, ..., n_features)")
-    whole_samples = X.rechunk({X.ndim - 1: -1})
-    return whole_samples.map_blocks(
-        lambda block: predict(model, block, batch_size=batch_size),
-        chunks=(*whole_samples.chunks[:-1], model.output_shape()),
-        dtype=model.dtype,
-        meta=np.empty((0,) * X.ndim, dtype=model.dtype),
-    )
-
-
-def evaluate(
-    model: Layer,
-    X: Any,
-    y: Any,
-    *,
-    loss: str | Loss | None = None,
-    metrics: Sequence[MetricLike] = (),
-    sample_weight: Any = None,
-    batch_size: int = 1024,
-) -> dict[str, float]:
-    """Measure loss and metrics on data, without learning from them.
-
-    Parameters
-    ----------
-    model : Layer
-        Initialized.
-    X, y, loss, metrics, sample_weight
-        As in :meth:`fit`.
-    batch_size : int, default 1024
-        How many samples are on the device at a time.
-
-    Returns
-    -------
-    dict of str to float
-        ``"loss"``, with the penalties of :meth:`Layer.regularized` in it, and each metric.
-    """
-    backend = _needs_built(model)
-    with backend.scope():
-        samples = Samples(model, X, y, sample_weight, loss)
-        return _score(model, samples, named_metrics(metrics), batch_size)

@@ -68,7 +68,7 @@ class Rows:
             return chosen
         return self.backend.cast(chosen, self.backend.dtype(self.dtype), self.what)
 
-    def way(self) -> Any:
+    def travel_dtype(self) -> Any:
         """Return the dtype in which the rows of host data travel; None if that is not NumPy's, or they are there."""
         if self.on_device or self.dtype == "bfloat16":
             return None
@@ -162,7 +162,7 @@ class Samples:
         """Yield row numbers and rows, batch by batch; host data travel while the batch before is worked on."""
         chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         parts = self.X, self.y, self.weight
-        ways = [part is not None and part.way() for part in parts]
+        ways = [part is not None and part.travel_dtype() for part in parts]
         if not any(ways) or (feeder := self._feeder(ways, min(batch_size, len(order)))) is None:
             for rows in chunks:
                 yield rows, self.take(rows)
@@ -181,12 +181,12 @@ class Samples:
             travelling = [
                 part for part, way in zip((self.X, self.y, self.weight), ways, strict=True) if part is not None and way
             ]
-            data, dtypes = [part.data for part in travelling], [part.way() for part in travelling]
+            data, dtypes = [part.data for part in travelling], [part.travel_dtype() for part in travelling]
             feeder = None if lane is None else Feeder(lane, data, dtypes, batch_size)
             self._fed = batch_size, feeder
         return self._fed[1]
 
-    def size(self, rows: np.ndarray[Any, Any] | slice) -> float:
+    def total_weight(self, rows: np.ndarray[Any, Any] | slice) -> float:
         """Return the weight of these rows in an average over the data set."""
         if self.weight is None:
             return float(len(rows) if not isinstance(rows, slice) else rows.stop - rows.start)

@@ -7,7 +7,8 @@ from typing import TextIO
 
 from dense_xp.layers.chain import Chain
 from dense_xp.layers.layer import Layer
-from dense_xp.training.loop import evaluate, fit, predict
+from dense_xp.training.loop import fit
+from dense_xp.training.prediction import evaluate, predict
 
 
 class Sequential(Chain):

@@ -8,7 +8,8 @@ from types import ModuleType
 import pytest
 
 from dense_xp.backend import Backend, BackendError, get_backend
-from dense_xp.training import fused, samples
+from dense_xp.training import samples
+from dense_xp.training.fused import workspace
 from tests.conftest import REQUIRED
 from tests.stand_ins import cuda_on_host, cupy_on_host
 
@@ -34,6 +35,6 @@ def kernel_set(name: str) -> tuple[ModuleType, Backend]:
 
 def used_by_trainings(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every training use these kernels, and the lane that belongs to them."""
-    monkeypatch.setattr(fused, "kernels_for", lambda family: module)
+    monkeypatch.setattr(workspace, "kernels_for", lambda family: module)
     if hasattr(module, "lane"):  # of the stand-in
         monkeypatch.setattr(samples, "lane_for", lambda family, device: module.lane(device))

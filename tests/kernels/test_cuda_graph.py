@@ -17,8 +17,9 @@ from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.learning.metrics import accuracy
 from dense_xp.support.trees import flatten
-from dense_xp.training import fused
-from dense_xp.training.fused import FusedStep, _RecordedUpdate
+from dense_xp.training.fused import stages
+from dense_xp.training.fused.step import FusedStep
+from dense_xp.training.fused.updates import RecordedUpdate
 from tests.conftest import REQUIRED
 from tests.kernels.kernel_sets import kernel_set, used_by_trainings
 from tests.stand_ins import cuda_on_host
@@ -244,7 +245,7 @@ def test_faults_that_the_stand_in_shows(
         pytest.skip("a real device does what it likes")
     graph = kernels.cupy_graph._Graph
     if fault == "rate":
-        monkeypatch.setattr(_RecordedUpdate, "at", baked_in)
+        monkeypatch.setattr(RecordedUpdate, "at", baked_in)
     elif fault == "input":
         monkeypatch.setattr(graph, "launch", not_copied)
     elif fault == "values":
@@ -252,6 +253,6 @@ def test_faults_that_the_stand_in_shows(
     elif fault == "pool":
         monkeypatch.setattr(graph, "__init__", no_pool(graph.__init__))
     else:
-        monkeypatch.setattr(fused._Stage, "forward", new_averages)
+        monkeypatch.setattr(stages.Stage, "forward", new_averages)
     with pytest.raises(AssertionError):
         recorded(kernels, "norms", SGD(CosineSchedule(0.05, 12)), SoftmaxCrossEntropy(), LABELS)

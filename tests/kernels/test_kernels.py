@@ -33,7 +33,7 @@ from dense_xp.evidence.parity import Case, Result
 from dense_xp.kernels import numpy as host
 from dense_xp.learning.losses import MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.learning.optimizers import Optimizer
-from dense_xp.training.fused import Update
+from dense_xp.training.fused.updates import Update
 from tests.kernels.kernel_sets import KERNEL_SETS, kernel_set
 
 RNG = np.random.default_rng(0)
@@ -126,7 +126,7 @@ def _without(results: dict[str, Any], name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("widths", [(1, 1), (6, 5, 3), (64, 64, 64, 1), (33, 7)])
 @pytest.mark.parametrize("last", [None, "relu"])
 def test_chain(kernel: Any, dtype: str, n: int, widths: tuple[int, ...], last: str | None) -> None:
-    if not getattr(kernel, "CHAINS", False):
+    if not hasattr(kernel, "chain"):
         pytest.skip("each layer is a stage of its own")
     activations = [*["relu"] * (len(widths) - 2), last]
     model = Sequential([Dense(m, activation=a) for m, a in zip(widths[1:], activations, strict=True)])
@@ -295,27 +295,38 @@ def test_numba_is_taken_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels.host_kernels.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["numba", "torch", "cupy"])
-def test_all_have_the_same_kernels(name: str) -> None:
-    """Read from the source, so that what cannot be imported here is looked at too."""
+def kernels_in(name: str) -> dict[str, list[str] | None]:
+    """Return the kernels of a set with their parameters, None where they are those of another function or a class.
 
-    def functions(name: str) -> set[str]:
-        source = Path(kernels.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-        found: set[str] = set()
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.FunctionDef):
-                found.add(node.name)
-            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                found.add(node.targets[0].id)
-            elif isinstance(node, ast.ImportFrom) and node.module == "dense_xp.kernels.numpy":
-                found |= {alias.name for alias in node.names}
-        return {name for name in found if name.islower() and not name.startswith("_")}
+    They are read from the source, so that what cannot be imported here is looked at too.
+    """
+    source = Path(kernels.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    found: dict[str, list[str] | None] = {}
+    body = ast.parse(source).body
+    for node in [*body, *(inner for outer in body if isinstance(outer, ast.If) for inner in outer.body)]:
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = [argument.arg for argument in node.args.args]
+        elif isinstance(node, ast.ClassDef):
+            found[node.name] = None
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = None
+        elif isinstance(node, ast.ImportFrom) and node.module == "dense_xp.kernels.numpy":
+            found |= {alias.name: None for alias in node.names}
+    return {name: own for name, own in found.items() if not name.startswith("_") and not name.isupper()}
 
-    left_out = {"empty"} if name != "numba" else set()
-    if name == "cupy":
-        left_out |= {"sigmoid", "sigmoid_backward", "tanh", "tanh_backward"}
-    added = {"chain", "chain_backward"} if name == "numba" else set()
-    assert functions(name) - {"blas"} == (functions("numpy") - left_out) | added
+
+@pytest.mark.parametrize("name", ["numpy", "numba", "torch", "cupy"])
+def test_all_keep_the_contract(name: str) -> None:
+    found, specification = kernels_in(name), kernels_in("numpy")
+    helpers = {"Array", "blas"}
+    assert set(kernels.REQUIRED) <= set(found)
+    assert set(found) - helpers <= set(kernels.REQUIRED + kernels.OPTIONAL)
+    assert {own.removesuffix("_backward") for own in found} <= set(found) | helpers
+    for own, parameters in found.items():
+        if parameters is not None and specification.get(own) is not None:
+            assert parameters == specification[own], own
+    if name == "numba" and importlib.util.find_spec("numba") and importlib.util.find_spec("scipy"):
+        assert set(importlib.import_module("dense_xp.kernels.numba").__all__) - {"NAME"} == set(found) - helpers
 
 
 def test_memory_starts_on_a_cache_line() -> None:

@@ -33,7 +33,7 @@ from dense_xp.evidence.parity import layer_case, measure
 from dense_xp.evidence.rounding import PRECISIONS, gamma
 from dense_xp.layers.layer import Layer
 from dense_xp.saving import ModelFileError
-from dense_xp.training.fused import FusedStep
+from dense_xp.training.fused.step import FusedStep
 from tests.comparing import UNIT_ROUNDOFF, assert_close, assert_same_kind
 from tests.layers.layer_gradients import assert_gradient
 

@@ -36,7 +36,7 @@ from dense_xp.evidence.rounding import PRECISIONS
 from dense_xp.learning.constraints import get_constraint
 from dense_xp.learning.losses import MeanSquaredError
 from dense_xp.learning.regularizers import get_regularizer
-from dense_xp.training.fused import FusedStep
+from dense_xp.training.fused.step import FusedStep
 from tests.comparing import assert_close, assert_same_kind
 from tests.gradients import directional_error
 

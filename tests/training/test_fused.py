@@ -36,9 +36,9 @@ from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Huber, Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.learning.metrics import accuracy
 from dense_xp.support.trees import flatten, place
-from dense_xp.training import fused
-from dense_xp.training.fused import FusedStep
-from dense_xp.training.steps import train_step
+from dense_xp.training.fused import stages, workspace
+from dense_xp.training.fused.step import FusedStep
+from dense_xp.training.step import train_step
 from tests.kernels.kernel_sets import KERNEL_SETS, kernel_set, used_by_trainings
 
 RNG = np.random.default_rng(1)
@@ -128,7 +128,7 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     module, chosen = kernel_set(request.param.partition(",")[0])
     used_by_trainings(module, monkeypatch)
     if request.param == LAYER_BY_LAYER:
-        monkeypatch.setattr(fused, "SMALL", 0)
+        monkeypatch.setattr(stages, "SMALL", 0)
     with use_backend(chosen), chosen.scope():
         yield chosen
 
@@ -205,13 +205,13 @@ def test_every_way_of_losing(loss: Loss, target: Any, weighted: bool) -> None:
 
 @pytest.mark.parametrize("tile", [1, 8, 24, 10**6])
 def test_gradients_in_tiles(monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
-    monkeypatch.setattr(fused, "TILE", tile)
+    monkeypatch.setattr(stages, "TILE", tile)
     for name in ("relu", "no bias", "one layer"):
         compare(built(name, Adam(0.01)), SoftmaxCrossEntropy(), LABELS)
 
 
 def test_small_layers_are_one_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not getattr(fused.kernels_for(""), "CHAINS", False) or not fused.SMALL:
+    if not hasattr(workspace.kernels_for(""), "chain") or not stages.SMALL:
         pytest.skip("each layer is a stage of its own")
 
     def kinds(name: str) -> list[str]:
@@ -219,13 +219,13 @@ def test_small_layers_are_one_stage(monkeypatch: pytest.MonkeyPatch) -> None:
         compare(model, SoftmaxCrossEntropy(), LABELS)
         return [type(stage).__name__ for stage in FusedStep(model, SoftmaxCrossEntropy(), (), 12).stages]
 
-    assert kinds("relu") == ["_ChainStage"]
-    assert kinds("dropout") == ["_DropoutStage", "_ChainStage", "_DropoutStage", "_ChainStage"]
-    assert kinds("frozen first") == ["_DenseStage", "_ChainStage"]
-    assert kinds("no bias") == ["_DenseStage", "_DenseStage"]
-    assert kinds("sigmoid") == ["_DenseStage", "_ChainStage", "_DenseStage"]
-    monkeypatch.setattr(fused, "SMALL", 12 * 7 * 8 - 1)  # the second layer of three is larger
-    assert kinds("relu") == ["_ChainStage", "_DenseStage", "_ChainStage"]
+    assert kinds("relu") == ["ChainStage"]
+    assert kinds("dropout") == ["DropoutStage", "ChainStage", "DropoutStage", "ChainStage"]
+    assert kinds("frozen first") == ["DenseStage", "ChainStage"]
+    assert kinds("no bias") == ["DenseStage", "DenseStage"]
+    assert kinds("sigmoid") == ["DenseStage", "ChainStage", "DenseStage"]
+    monkeypatch.setattr(stages, "SMALL", 12 * 7 * 8 - 1)  # the second layer of three is larger
+    assert kinds("relu") == ["ChainStage", "DenseStage", "ChainStage"]
 
 
 def test_layers_that_were_moved_unequally_often_stay_apart() -> None:
@@ -293,7 +293,7 @@ def test_the_model_has_the_arrays_of_each_epoch_for_good() -> None:
 
 def test_the_memory_of_a_step(kernels: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parameters, optimizer state and activations, and 10 % more, in a model whose layers are large."""
-    if fused.kernels_for("").NAME not in ("numpy", "numba"):
+    if workspace.kernels_for("").NAME not in ("numpy", "numba"):
         pytest.skip("tracemalloc sees NumPy's memory alone")
     sizes, batch = (512, 1024, 1024, 500), 256
     model = Sequential([Dense(n, activation="relu") for n in sizes[1:-1]] + [Dense(sizes[-1])], rng=0)
@@ -302,7 +302,7 @@ def test_the_memory_of_a_step(kernels: Backend, monkeypatch: pytest.MonkeyPatch)
     x = RNG.normal(size=(batch, sizes[0])).astype("float32")
     labels = RNG.integers(0, sizes[-1], size=batch)
     needed = 4 * (3 * model.parameters() + batch * sum(sizes[1:]))
-    monkeypatch.setattr(fused, "TILE", fused.TILE // 4)  # this model is half the size of a large one each way
+    monkeypatch.setattr(stages, "TILE", stages.TILE // 4)  # this model is half the size of a large one each way
     FusedStep(model, SoftmaxCrossEntropy(), (), batch)(x, labels, None, None)  # compiled before it is measured
     tracemalloc.start()
     try:

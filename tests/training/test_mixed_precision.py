@@ -13,7 +13,7 @@ from dense_xp.backend import Backend, to_numpy
 from dense_xp.datasets import load_digits
 from dense_xp.learning import loss_scaling
 from dense_xp.learning.losses import MeanSquaredError
-from dense_xp.training.steps import LOSS_SCALE, train_step
+from dense_xp.training.step import LOSS_SCALE, train_step
 from tests.comparing import assert_same_kind
 
 RNG = np.random.default_rng(3)

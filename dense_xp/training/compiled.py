@@ -1,0 +1,170 @@
+"""The pure step with arrays that it keeps, compiled where the library can."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dense_xp.backend import Array, Backend
+from dense_xp.layers.contract import with_inner
+from dense_xp.layers.layer import Layer
+from dense_xp.learning import loss_scaling
+from dense_xp.learning.losses import Loss
+from dense_xp.learning.metrics import Measure, in_step
+from dense_xp.learning.optimizers import Optimizer
+from dense_xp.support.seeds import Rng
+from dense_xp.support.trees import Params, copies, flatten, place
+from dense_xp.training.moments import Moment
+from dense_xp.training.step import LOSS_SCALE, train_step
+
+
+def compile_once(
+    model: Layer, backend: Backend, key: str, function: Callable[..., Any], donated: tuple[int, ...] = ()
+) -> Callable[..., Any]:
+    """Compile a function of this model; the same function for the same key, so that it is traced once."""
+    cache = model.compiled
+    full = (backend.spec, key, repr(model.get_config()))
+    if full not in cache:
+        cache[full] = backend.compile(function, donated)
+    compiled: Callable[..., Any] = cache[full]
+    return compiled
+
+
+class Packing:
+    """Arrays in nested dicts as one list: at each call of a compiled step, each array and each dict costs time.
+
+    Parameters
+    ----------
+    tree : dict
+        What is to be packed.
+    shared : tuple of str
+        Names under which the same array stands everywhere; it is packed once.
+    """
+
+    def __init__(self, tree: Params, shared: tuple[str, ...] = ()) -> None:
+        self.shared, self.size = shared, 0
+        self.places = self._numbered(tree, {})
+
+    def _numbered(self, tree: Params, seen: dict[str, int]) -> Params:
+        places: Params = {}
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                places[key] = self._numbered(value, seen)
+            elif key in seen:
+                places[key] = seen[key]
+            else:
+                places[key] = self.size
+                self.size += 1
+                if key in self.shared:
+                    seen[key] = places[key]
+        return places
+
+    def pack(self, tree: Params) -> list[Any]:
+        """Return the arrays as one list."""
+        arrays: list[Any] = [None] * self.size
+
+        def put(places: Params, tree: Params) -> None:
+            for key, at in places.items():
+                if isinstance(at, dict):
+                    put(at, tree[key])
+                else:
+                    arrays[at] = tree[key]
+
+        put(self.places, tree)
+        return arrays
+
+    def unpack(self, arrays: Sequence[Any]) -> Params:
+        """Undo :meth:`pack`."""
+
+        def taken(places: Params) -> Params:
+            return {key: taken(at) if isinstance(at, dict) else arrays[at] for key, at in places.items()}
+
+        return taken(self.places)
+
+
+def _common_counts(optimizer: Optimizer, backend: Backend, state: Params) -> tuple[str, ...]:
+    """Return the counts of an optimizer if they are the same for all parameters: then one will do."""
+    flat = flatten(state)
+    counted = [value for key, value in flat.items() if key.rpartition(".")[2] in optimizer.counts]
+    return optimizer.counts if counted and len(set(backend.scalars(counted).tolist())) == 1 else ()
+
+
+class CompiledStep:
+    """Steps a pure model by one function of arrays; they are here while it trains, in the model after each epoch."""
+
+    unrecorded = ""
+
+    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure]) -> None:
+        assert model.optimizer is not None
+        assert model.backend is not None
+        self.model, self.backend, self.optimizer = model, model.backend, model.optimizer
+        self.compiles = self.optimizer.traceable and self.backend.compiles
+        self.scales = model.dtype == "float16"
+        state = self._with_scale(model.optimizer_state)
+        shared = _common_counts(self.optimizer, self.backend, model.optimizer_state) if self.compiles else ()
+        self.packing = packing = Packing(model.params), Packing(state, shared)
+        self._take(model.params, state)
+        self._rate: tuple[float, Any] = (math.nan, None)
+        self.whole = True
+        step = train_step(model, loss, in_step(metrics))
+
+        def packed(params: list[Any], state: list[Any], *rest: Any) -> tuple[list[Any], list[Any], tuple[Array, ...]]:
+            new_params, new_state, values = step(packing[0].unpack(params), packing[1].unpack(state), *rest)
+            return packing[0].pack(new_params), packing[1].pack(new_state), values
+
+        self.step = packed
+        if self.optimizer.traceable:
+            key = f"step {loss!r} {self.optimizer!r} {list(metrics.items())} {_trainable(model)} {packing[1].places}"
+            self.step = compile_once(model, self.backend, key, packed, (0, 1))  # parameters and state
+
+    def _with_scale(self, state: Params) -> Params:
+        if not self.scales:
+            return state
+        return {**state, LOSS_SCALE: loss_scaling.place(self.backend, self.model.loss_scale)}
+
+    def _take(self, params: Params, state: Params) -> None:
+        self.params, self.state = self.packing[0].pack(params), self.packing[1].pack(state)
+
+    def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
+        """Take one step on a batch; return the loss and what the metrics keep."""
+        noise = self.model.draw_noise(rng, tuple(X.shape))
+        if noise is not None:
+            noise = place(self.backend, noise)
+        rate: Any = self.model.learning_rate()
+        if self.compiles:
+            if rate != self._rate[0]:
+                wide = "float64" if self.model.dtype == "float64" else "float32"
+                self._rate = rate, self.backend.asarray(rate, wide)
+            rate = self._rate[1]
+        self.whole = False
+        with np.errstate(over="ignore", invalid="ignore") if self.scales else contextlib.nullcontext():
+            self.params, self.state, values = self.step(self.params, self.state, X, y, weight, noise, rate)
+        self.model.steps += 1
+        self.whole = True
+        return tuple(values)
+
+    def begin_epoch(self) -> None:
+        """Take copies of the model's arrays where steps use theirs up."""
+        if self.compiles:
+            self._take(copies(self.model.params), self._with_scale(copies(self.model.optimizer_state)))
+
+    def moment(self) -> Moment:
+        """Return what the model has, which no step writes into."""
+        return Moment.of(self.model)
+
+    def hand_over(self) -> None:
+        """Give the model its arrays as they are now."""
+        params, state = (
+            packing.unpack(arrays) for packing, arrays in zip(self.packing, (self.params, self.state), strict=True)
+        )
+        if self.scales:
+            self.model.loss_scale = loss_scaling.read(self.backend, state.pop(LOSS_SCALE))
+        self.model.params, self.model.optimizer_state = params, state
+
+
+def _trainable(model: Layer) -> list[bool]:
+    return [layer.trainable for layer in with_inner(model)]

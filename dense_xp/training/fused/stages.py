@@ -1,0 +1,368 @@
+"""The layers of a model in a step: each keeps its arrays for all batches, and moves its parameters in place."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dense_xp.backend import Array
+from dense_xp.kernels import optional
+from dense_xp.layers.activations import ReLU, Sigmoid, Tanh
+from dense_xp.layers.dense import Dense
+from dense_xp.layers.dropout import Dropout
+from dense_xp.layers.layer import Layer
+from dense_xp.layers.normalization import LayerNorm
+from dense_xp.support.trees import Params, copied
+from dense_xp.training.fused.blocks import Block
+from dense_xp.training.fused.workspace import Workspace
+
+TILE = 3 << 19
+"""Numbers of a gradient that are computed, and then used up, at a time.
+
+Small tiles would stay in the cache, but their products cost more than that saves: in two halves, that of 784 × 512
+from 128 samples takes 1.4 times as long. Tiles of this size cost nothing, and halve the memory of large layers."""
+
+SMALL = 1 << 18
+"""Multiplications in a product that costs about what it costs to call it: layers below that are one stage together."""
+
+_APPLIED: dict[type, str] = {type(None): "linear", ReLU: "relu", Sigmoid: "sigmoid", Tanh: "tanh"}
+"""The kernels for what follows the product of a dense layer."""
+
+
+class Stage:
+    """One layer in a step: the pure functions of the layer, and parameters that are moved in place.
+
+    Attributes
+    ----------
+    blocks : list of Block
+        The parameters that it moves; none if it is frozen.
+    owns_linear_output : bool
+        Whether its output lies in memory of its own, and nothing of it is needed on the way back.
+    """
+
+    owns_linear_output = False
+
+    def __init__(self, path: tuple[str, ...], layer: Layer, learns: bool, space: Workspace) -> None:
+        self.path, self.layer, self.space = path, layer, space
+        self.params = {name: copied(p) if name in layer.buffers else p for name, p in layer.params.items()}
+        names = [name for name in layer.params if name not in layer.buffers] if learns else []
+        self.blocks = self.made_blocks(names)
+        for block in self.blocks:
+            self.params = {**self.params, **{name: block.values[rows] for name, rows in block.rows.items()}}
+        self.grads: list[Array] = []
+
+    def made_blocks(self, names: Sequence[str]) -> list[Block]:
+        """Take these parameters of the layer into memory of the step."""
+        layer = self.layer
+        return [Block({name: layer.params[name]}, layer.optimizer_state, self.space) for name in names]
+
+    def largest_tile(self) -> int:
+        """Return how many numbers of gradient it wants to hold at a time, in memory that all stages share."""
+        return 0
+
+    def plan(self, gradient: Array) -> None:
+        """Take that memory."""
+
+    def resize(self, n: int) -> None:
+        """Prepare for batches of n samples."""
+
+    def forward(self, X: Array, noise: Any) -> Array:
+        """Return the output for a batch, and keep what the way back needs."""
+        Y, self.cache = self.layer.forward(self.params, X, training=True, noise=noise)
+        for name, value in self.layer.updated_buffers(self.cache).items():
+            self.params[name][...] = value
+        return Y
+
+    def backward(self, grad: Array, wanted: bool) -> Array | None:
+        """Pull the gradient back, if `wanted`, and move the parameters or keep their gradients."""
+        if wanted:
+            grad_X, grads = self.layer.backward(self.params, self.cache, grad)
+        else:
+            grad_X, grads = None, self.layer.parameter_gradients(self.params, self.cache, grad)
+        del self.cache
+        grads = self.layer.with_penalty(self.params, grads)
+        for block in self.blocks:
+            self.move(block, grads[block.names[0]])
+        if not self.space.keeps_gradients:
+            self.hold()
+        return grad_X
+
+    def hold(self) -> None:
+        """Put the parameters back to where the constraints of the layer want them."""
+        if self.layer.constraints:
+            allowed = self.layer.allowed(self.params)
+            for block in self.blocks:
+                for name, rows in block.rows.items():
+                    block.values[rows, ...] = allowed[name]
+
+    def move(self, block: Block, grad: Array) -> None:
+        """Move the parameters of a block, or keep their gradient."""
+        if self.space.keeps_gradients:
+            self.grads.append(grad.reshape(-1))
+        else:
+            self.space.move(*block.flat(slice(None)), grad.reshape(-1), block.steps)
+
+    def move_all(self) -> None:
+        """Move the parameters by the gradients that were kept."""
+        for block, grad in zip(self.blocks, self.grads, strict=True):
+            self.space.move(*block.flat(slice(None)), grad, block.steps)
+        self.hold()
+        self.grads = []
+
+    def own_params(self) -> Params:
+        """Return copies of the parameters and of the buffers."""
+        buffers = {name: copied(self.params[name]) for name in self.layer.buffers if name in self.params}
+        moved = {name: value for block in self.blocks for name, value in block.params().items()}
+        return {**self.params, **buffers, **moved}
+
+    def own_state(self) -> Params:
+        """Return copies of the optimizer's state."""
+        moved = {name: value for block in self.blocks for name, value in block.optimizer_state().items()}
+        return {**self.layer.optimizer_state, **moved}
+
+
+def _applied(layer: Dense, kernels: Any) -> str:
+    """Return the kernels for what follows the product; those for nothing if the activation is a stage of its own."""
+    name = _APPLIED.get(type(layer.activation), "linear")
+    return name if optional(kernels, name) else "linear"
+
+
+class DenseStage(Stage):
+    """A Dense layer, with its activation if that has kernels: W and w0 are one array, and so are Y and its gradient."""
+
+    def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, space: Workspace) -> None:
+        super().__init__(path, layer, learns, space)
+        kernels = space.kernels
+        self.applied = _applied(layer, kernels)
+        self.apply, self.back = getattr(kernels, self.applied), getattr(kernels, f"{self.applied}_backward")
+        self.owns_linear_output = self.applied == "linear"
+        self.W = self.params["W"]
+        no_bias = space.empty(1, layer.n_units)
+        no_bias[...] = 0.0
+        self.w0 = self.params.get("w0", no_bias)
+        self.product, self.columns_product = kernels.product, kernels.columns_product
+        self.tiles: list[slice] = []
+        if self.blocks:
+            block = self.blocks[0]
+            self.tiles = [slice(0, block.shape[0])] if space.keeps_gradients else block.tiles(TILE)
+        self.jobs: list[tuple[slice | None, Array, Array | None, Array, Array, tuple[Array, ...]]] = []
+
+    def largest_tile(self) -> int:
+        return max(((rows.stop - rows.start) * self.W.shape[1] for rows in self.tiles), default=0)
+
+    def plan(self, gradient: Array) -> None:
+        """Take memory, and lay out, for each tile, which columns of X it needs, and where its gradients go."""
+        n_in, n_units = self.W.shape
+        self.storage = self.space.empty(self.space.batch_size, n_units)
+        self.grad_w0 = self.space.empty(1, n_units)
+        for rows in self.tiles:
+            shape = rows.stop - rows.start, n_units
+            tile = (
+                self.space.empty(*shape) if self.space.keeps_gradients else gradient[: math.prod(shape)].reshape(shape)
+            )
+            n = min(rows.stop, n_in) - rows.start
+            columns = None if n == n_in else slice(rows.start, rows.start + n)  # None: all of X
+            last = tile[n:, :] if n < shape[0] else None
+            if last is not None and columns is None:
+                self.grad_w0, last = last, None  # written where it belongs in the first place
+            self.jobs.append((columns, tile[:n, :], last, tile.reshape(-1), *self.blocks[0].flat(rows)))
+
+    def made_blocks(self, names: Sequence[str]) -> list[Block]:
+        layer = self.layer
+        return [Block({n: layer.params[n] for n in names}, layer.optimizer_state, self.space)] if names else []
+
+    def resize(self, n: int) -> None:
+        self.Y = self.storage[:n]
+
+    def forward(self, X: Array, noise: Any) -> Array:
+        self.X = X
+        self.product(X, self.W, out=self.Y)
+        self.apply(self.Y, self.w0)
+        return self.Y
+
+    def backward(self, grad: Array, wanted: bool) -> Array | None:
+        self.back(grad, self.Y, self.grad_w0)
+        grad, grad_X = self.Y, None
+        if wanted:
+            grad_X = self.space.scratch(*self.X.shape)
+            self.product(grad, self.W.T, out=grad_X)
+        if not self.blocks:
+            return grad_X
+        block, Xt = self.blocks[0], self.X.T
+        keeps, move = self.space.keeps_gradients, self.space.move
+        for columns, grad_W, last, flat, values, state in self.jobs:
+            if columns is None:
+                self.product(Xt, grad, out=grad_W)
+            elif columns.stop > columns.start:
+                self.columns_product(Xt[columns, :], grad, out=grad_W)
+            if last is not None:
+                last[...] = self.grad_w0
+            if keeps:
+                self.grads.append(flat)
+            else:
+                move(values, state, flat, block.steps)
+        return grad_X
+
+
+class ChainStage(Stage):
+    """Small dense layers in a row: one call forward, one back, one to move them, because calls are what they cost.
+
+    Their parameters lie in one flat array, and so do their outputs and gradients.
+    """
+
+    def __init__(self, layers: Sequence[DenseStage], space: Workspace) -> None:
+        self.path, self.space, self.grads = (), space, []
+        self.blocks = [block for stage in layers for block in stage.blocks]
+        sizes = [math.prod(block.shape) for block in self.blocks]
+        self.values = space.empty(sum(sizes))
+        self.state = tuple(space.empty(sum(sizes)) for _ in space.update.slots)
+        for block, (a, b) in zip(self.blocks, itertools.pairwise(itertools.accumulate(sizes, initial=0)), strict=True):
+            block.lie_in(self.values[a:b], [array[a:b] for array in self.state])
+        widths = [layers[0].W.shape[0], *(stage.W.shape[1] for stage in layers)]
+        self.owns_linear_output = layers[-1].owns_linear_output
+        self.storage = space.empty(space.batch_size * sum(widths[1:]))
+        self.scratch = space.empty(space.batch_size * max(widths[:-1]))
+        self.sizes = widths[0], sum(widths[1:-1]), widths[-1]
+        rectified = [stage.applied == "relu" for stage in layers]
+        self.fixed = self.values, space.backend.asarray(widths), space.backend.asarray(rectified), self.storage
+
+    def largest_tile(self) -> int:
+        return int(self.values.shape[0])
+
+    def plan(self, gradient: Array) -> None:
+        size = self.largest_tile()
+        self.gradient = self.space.empty(size) if self.space.keeps_gradients else gradient[:size]
+
+    def resize(self, n: int) -> None:
+        n_in, before, n_out = (n * size for size in self.sizes)
+        self.Y = self.storage[before : before + n_out].reshape(n, -1)
+        self.grad_X = self.scratch[:n_in].reshape(n, -1)
+
+    def forward(self, X: Array, noise: Any) -> Array:
+        self.X = X
+        self.space.kernels.chain(X, *self.fixed)
+        return self.Y
+
+    def backward(self, grad: Array, wanted: bool) -> Array | None:
+        self.space.kernels.chain_backward(self.X, grad, *self.fixed, self.gradient, self.scratch, wanted)
+        if self.space.keeps_gradients:
+            self.grads.append(self.gradient)
+        else:
+            self.move_all()
+        return self.grad_X if wanted else None
+
+    def move_all(self) -> None:
+        self.space.move(self.values, self.state, self.gradient, self.blocks[0].steps)
+        self.grads = []
+
+
+class DropoutStage(Stage):
+    """Dropout into an array of its own, over which the gradient is written."""
+
+    def __init__(self, path: tuple[str, ...], layer: Dropout, learns: bool, space: Workspace) -> None:
+        super().__init__(path, layer, learns, space)
+        self.scale = 1.0 / (1.0 - layer.rate)
+        self.storage = space.empty(space.batch_size, *layer.output_shape())
+
+    def resize(self, n: int) -> None:
+        self.Y = self.storage[:n]
+
+    def forward(self, X: Array, noise: Any) -> Array:
+        self.keep = noise
+        if noise is None:
+            return X
+        self.space.kernels.dropout(X, noise, self.scale, self.Y)
+        return self.Y
+
+    def backward(self, grad: Array, wanted: bool) -> Array | None:
+        if self.keep is None:
+            return grad
+        self.space.kernels.dropout(grad, self.keep, self.scale, self.Y)
+        return self.Y
+
+
+class LayerNormStage(Stage):
+    """Layer normalization into arrays of its own."""
+
+    def __init__(self, path: tuple[str, ...], layer: LayerNorm, learns: bool, space: Workspace) -> None:
+        super().__init__(path, layer, learns, space)
+        shape = space.batch_size, *layer.output_shape()
+        self.storage = space.empty(*shape), space.empty(*shape), space.empty(shape[0], 1)
+        self.gradients = {name: space.empty(*value.shape) for name, value in self.params.items()}
+
+    def resize(self, n: int) -> None:
+        self.Y, self.normed, self.inverse = (array[:n] for array in self.storage)
+
+    def forward(self, X: Array, noise: Any) -> Array:
+        gamma, beta = self.params["gamma"], self.params["beta"]
+        self.space.kernels.layer_norm(X, gamma, beta, self.layer.epsilon, self.normed, self.inverse, self.Y)  # type: ignore[attr-defined]
+        return self.Y
+
+    def backward(self, grad: Array, wanted: bool) -> Array | None:
+        own = self.gradients
+        self.space.kernels.layer_norm_backward(
+            grad, self.params["gamma"], self.normed, self.inverse, own["gamma"], own["beta"], self.Y
+        )
+        for block in self.blocks:
+            self.move(block, own[block.names[0]])
+        return self.Y
+
+
+class ActivationStage(Stage):
+    """The activation of a Dense layer that has no kernel: its pure functions, after the affine map."""
+
+    def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, space: Workspace) -> None:
+        assert layer.activation is not None
+        super().__init__(path, layer.activation, False, space)
+
+    def own_params(self) -> Params:
+        return {}
+
+    def own_state(self) -> Params:
+        return {}
+
+
+def stages_of(path: tuple[str, ...], layer: Layer, learns: bool, space: Workspace) -> list[Stage]:
+    """Return what does the work of a layer: one stage, or two."""
+    # a subclass may compute something else: it is taken at its pure functions' word
+    kinds: list[type[Any]] = [Stage]
+    free = not layer.regularizers and not layer.constraints
+    if free and type(layer) is Dense:
+        apart = layer.activation is not None and _applied(layer, space.kernels) == "linear"
+        kinds = [DenseStage, ActivationStage] if apart else [DenseStage]
+    elif free and type(layer) is LayerNorm and optional(space.kernels, "layer_norm"):
+        kinds = [LayerNormStage]
+    elif type(layer) is Dropout:
+        kinds = [DropoutStage]
+    return [kind(path, layer, learns, space) for kind in kinds]
+
+
+def chained(stages: Sequence[Stage], space: Workspace) -> Iterator[Stage]:
+    """Yield the stages, those of small dense layers in a row as one where there is a kernel for that."""
+
+    def steps_if_small(stage: Stage) -> int | None:
+        if type(stage) is not DenseStage or not stage.blocks or "w0" not in stage.params:
+            return None
+        if stage.applied not in ("linear", "relu"):  # numba's own exponentials take one number after the other
+            return None
+        return stage.blocks[0].steps if space.batch_size * math.prod(stage.W.shape) <= SMALL else None
+
+    if not optional(space.kernels, "chain"):
+        yield from stages
+        return
+    for steps, row in itertools.groupby(stages, steps_if_small):
+        if steps is None:
+            yield from row
+        else:
+            yield ChainStage([stage for stage in row if isinstance(stage, DenseStage)], space)
+
+
+def leaves(layer: Layer, path: tuple[str, ...] = (), learns: bool = True) -> Iterator[tuple[Any, Layer, bool]]:
+    """Yield the layers inside a model in order, each with its path and whether it learns."""
+    learns = learns and (layer.trainable or not path)
+    if not layer.children:
+        yield path, layer, learns
+    for key, inner in layer.children.items():
+        yield from leaves(inner, (*path, key), learns)

@@ -1,0 +1,167 @@
+"""The training step in memory that it owns: the twin of :func:`dense_xp.training.step.train_step`.
+
+Three things cost what the matrix products do not: fresh arrays (their pages have to be mapped), passes over
+memory, and calls. So each layer of the model becomes a stage that keeps its arrays for all batches. On the way
+forward a stage adds its bias and applies its activation in place; on the way back it overwrites its output,
+which nobody needs any more, with the gradient. A parameter is moved as soon as its gradient is there, some
+rows at a time where it is large, so that the gradients are never held all at once.
+
+It serves every library whose arrays can be written into and for which there are kernels; nothing in it waits for
+a device. A stage that has no kernels calls the pure functions of its layer, so every pure layer, loss and metric
+serves. The model's own arrays are never written into: after each epoch the model is given copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dense_xp.backend import Array, Backend
+from dense_xp.layers.layer import Layer
+from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
+from dense_xp.learning.metrics import Statistics
+from dense_xp.support.seeds import Rng
+from dense_xp.support.trees import at_path, copied, place, tree_of
+from dense_xp.training.fused.stages import chained, leaves, stages_of
+from dense_xp.training.fused.updates import RecordedUpdate, Update
+from dense_xp.training.fused.workspace import Workspace
+from dense_xp.training.moments import Moment
+
+
+class FusedStep:
+    """Steps a model; its arrays are here while it trains, and copies of them in the model.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized, pure, on a backend with kernels.
+    loss : Loss
+        What is minimised.
+    metrics : sequence of callables
+        Computed from the same prediction, target and weights.
+    batch_size : int
+        The most samples that a batch will have.
+    """
+
+    def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Statistics], batch_size: int) -> None:
+        self.model, self.loss, self.metrics = model, loss, tuple(metrics)
+        self.space = space = Workspace(model, batch_size)
+        self.layers = [
+            stage for path, layer, learns in leaves(model) for stage in stages_of(path, layer, learns, space)
+        ]
+        self.stages = list(chained(self.layers, space))
+        gradient = space.empty(0 if space.keeps_gradients else max(stage.largest_tile() for stage in self.stages))
+        for stage in self.stages:
+            stage.plan(gradient)
+        learning = [i for i, stage in enumerate(self.stages) if stage.blocks]
+        self.first = min(learning, default=len(self.stages))
+        self.regularized = [stage for stage in self.layers if stage.blocks and stage.layer.regularizers]
+        self.blocks = [block for stage in self.stages for block in stage.blocks]
+        self.recorder: Any = None
+        if isinstance(space.update, RecordedUpdate):
+            counts = sorted({block.steps for block in self.blocks})
+            self.recorder = space.recorder(2 + len(counts), space.dtype)
+            space.update.place(self.recorder.numbers, counts)
+        self.size = 0
+        self.whole = True
+
+    @staticmethod
+    def serves(model: Layer, X_ndim: int) -> bool:
+        """Whether the step of this model can be taken here."""
+        optimizer = model.optimizer
+        return (
+            model.backend is not None
+            and bool(model.backend.kernels)
+            and model.dtype in ("float32", "float64")
+            and X_ndim == 2
+            and optimizer is not None
+            and Update.serves(optimizer)
+            and all(_one_count(layer, model.backend) for _, layer, _ in leaves(model))
+        )
+
+    # ------------------------------------------------------------------ one step
+
+    def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Any, ...]:
+        """Take one step on a batch; return the loss and the metrics."""
+        space = self.space
+        if X.shape[0] != self.size:
+            self.size = X.shape[0]
+            for stage in self.stages:
+                stage.resize(self.size)
+        noise = self.model.draw_noise(rng, tuple(X.shape))
+        if noise is not None:
+            noise = place(space.backend, noise)
+        self.whole = False
+        space.rate = self.model.learning_rate()
+        for block in self.blocks:
+            block.steps += 1
+        if isinstance(space.update, RecordedUpdate):
+            values: tuple[Any, ...] = self.recorder(self.work, (X, y, weight, noise), space.update.next(space.rate))
+        else:
+            values = self.work(X, y, weight, noise)
+        self.model.steps += 1
+        self.whole = True
+        return values
+
+    @property
+    def unrecorded(self) -> str:
+        """Why the steps are not replayed as one recorded graph; empty if they are, or if the library has none."""
+        return "" if self.recorder is None else self.recorder.reason
+
+    def work(self, X: Array, y: Array, weight: Any, noise: Any) -> tuple[Any, ...]:
+        """Do what a step does with arrays: nothing in here may depend on what changes on the host."""
+        Y = X
+        for stage in self.stages:
+            stage.grads = []
+            Y = stage.forward(Y, noise if noise is None else at_path(noise, stage.path))
+        values = [copied(metric(Y, y, weight)) for metric in self.metrics]  # Y is overwritten, and so would be a view
+        value, grad = self.value_and_grad(Y, y, weight)
+        for stage in self.regularized:
+            value = value + stage.layer.penalty(stage.params)
+        for i in range(len(self.stages) - 1, self.first - 1, -1):
+            grad = self.stages[i].backward(grad, i > self.first)
+        if self.space.keeps_gradients:
+            self.move_clipped()
+        return (value, *values)
+
+    def value_and_grad(self, Y: Array, y: Array, weight: Any) -> tuple[Any, Array]:
+        """Return the loss and its gradient, written over the prediction where that is ours and not needed."""
+        loss, last = self.loss, self.stages[-1]
+        if last.owns_linear_output and weight is None:
+            if type(loss) is SoftmaxCrossEntropy and y.ndim == 1 and loss.class_weight is None:
+                return self.space.kernels.softmax_cross_entropy(Y, y, loss.label_smoothing), Y
+            if type(loss) is MeanSquaredError and y.dtype == Y.dtype:
+                return self.space.kernels.squared_error(Y, y), Y
+        return loss.value_and_grad(Y, y, weight)
+
+    def move_clipped(self) -> None:
+        """Scale all gradients down to the common norm that is allowed, and move all parameters."""
+        grads = [grad for stage in self.stages for grad in stage.grads]
+        if self.space.optimizer.clip_value is not None:
+            for grad in grads:
+                self.space.kernels.clip(grad, self.space.optimizer.clip_value)
+        if grads:
+            self.space.kernels.clip_norm(grads, self.space.optimizer.clip_norm)
+        for stage in self.stages:
+            stage.move_all()
+
+    # ------------------------------------------------------------------ the model's share
+
+    def begin_epoch(self) -> None:
+        """Do nothing: the model has copies."""
+
+    def moment(self) -> Moment:
+        """Return what the model has: the arrays of the last epoch, which no step writes into."""
+        return Moment.of(self.model)
+
+    def hand_over(self) -> None:
+        """Give the model copies of the arrays as they are now."""
+        params = tree_of((stage.path, stage.own_params()) for stage in self.layers)
+        state = tree_of((stage.path, stage.own_state()) for stage in self.layers)
+        self.model.params, self.model.optimizer_state = params, state
+
+
+def _one_count(layer: Layer, backend: Backend) -> bool:
+    """Whether all parameters of a layer were moved equally often, as one kernel call assumes."""
+    steps = [own["steps"] for own in layer.optimizer_state.values() if "steps" in own]
+    return not steps or len(set(backend.scalars(steps).tolist())) == 1

@@ -1,0 +1,61 @@
+"""What the stages of a step share: memory, kernels, and the optimizer's update."""
+
+from __future__ import annotations
+
+import math
+
+from dense_xp.backend import Array, Backend
+from dense_xp.kernels import kernels_for, optional
+from dense_xp.layers.layer import Layer
+from dense_xp.training.fused.updates import RecordedUpdate, Update
+
+
+class Workspace:
+    """Memory, kernels and update of one training.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized, with an optimizer, on a backend with kernels.
+    batch_size : int
+        The most samples that a batch will have.
+
+    Attributes
+    ----------
+    keeps_gradients : bool
+        Whether gradients are kept until all are there, because their common norm is limited.
+    rate : float
+        The learning rate of this step.
+    """
+
+    def __init__(self, model: Layer, batch_size: int) -> None:
+        assert model.optimizer is not None
+        self.backend: Backend = model.built()
+        self.optimizer, self.batch_size = model.optimizer, batch_size
+        self.kernels = kernels_for(self.backend.kernels)
+        self.recorder = optional(self.kernels, "Recorder")
+        self.update = (RecordedUpdate if self.recorder else Update)(self.optimizer, self.kernels)
+        self.keeps_gradients = self.optimizer.clip_norm is not None
+        self.dtype = self.backend.dtype(model.dtype)
+        self.rate = 0.0
+        self._scratch, self._scratch_size = self.empty(0), 0
+
+    def empty(self, *shape: int) -> Array:
+        """Return new memory of the model's dtype."""
+        make = optional(self.kernels, "empty") or self.backend.xp.empty
+        return make(shape, dtype=self.dtype, device=self.backend.device)
+
+    def scratch(self, *shape: int) -> Array:
+        """Return memory for the gradient of an input, which is used up before the next one is asked for."""
+        size = math.prod(shape)
+        if self._scratch_size < size:  # for the largest batch at once: a recorded step must find it where it was
+            self._scratch_size = size // shape[0] * self.batch_size
+            self._scratch = self.empty(self._scratch_size)
+        return self._scratch[:size].reshape(shape)
+
+    def move(self, values: Array, state: tuple[Array, ...], grad: Array, steps: int) -> None:
+        """Move some parameters by their gradient."""
+        limit = self.optimizer.clip_value
+        if limit is not None and not self.keeps_gradients:
+            self.kernels.clip(grad, limit)
+        self.update.kernel(values, grad, *state, *self.update.at(self.rate, steps))

@@ -1,0 +1,149 @@
+"""Using what was learned: prediction, and measuring it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dense_xp.backend import Array, Backend
+from dense_xp.layers.contract import is_pure
+from dense_xp.layers.layer import Layer
+from dense_xp.learning.losses import Loss
+from dense_xp.learning.metrics import Measure, Metric, MetricLike, in_step, named_metrics
+from dense_xp.support.dtypes import widened
+from dense_xp.support.trees import Params
+from dense_xp.training.compiled import compile_once
+from dense_xp.training.samples import Samples, model_input, slices
+
+
+def measured(
+    backend: Backend | None, values: list[tuple[Array, ...]], sizes: list[float], metrics: Mapping[str, Measure]
+) -> dict[str, float]:
+    """Return the loss and the metrics over all batches; one transfer from the device for each.
+
+    A metric has a value for what it kept of all; anything else is averaged over the batches by their weight.
+    """
+    assert backend is not None
+    total = sum(sizes) or 1.0
+    measured = {}
+    for (name, metric), column in zip({"loss": None, **metrics}.items(), zip(*values, strict=True), strict=True):
+        if isinstance(metric, Metric):
+            measured[name] = float(metric.value(backend.joined(column)))
+        else:
+            measured[name] = float(backend.scalars(column) @ sizes) / total
+    return measured
+
+
+def _predictor(model: Layer) -> Callable[[Array], Array]:
+    if not is_pure(model):
+        return lambda X: model.forward_pass(X, training=False)
+    backend, params = model.backend, model.params
+    assert backend is not None
+
+    def output(params: Params, X: Array) -> Array:
+        return model.forward(params, X)[0]
+
+    function = compile_once(model, backend, "output", output) if backend.compiles else output
+    return lambda X: function(params, X)
+
+
+def score(model: Layer, samples: Samples, metrics: Mapping[str, Measure], batch_size: int) -> dict[str, float]:
+    """Return the loss and the metrics of a model on samples."""
+    output, statistics = _predictor(model), in_step(metrics)
+    values, sizes = [], []
+    for rows in slices(len(samples), batch_size):
+        X, y, weight = samples.take(rows)
+        Y = widened(output(X))
+        values.append((samples.loss(Y, y, weight), *(metric(Y, y, weight) for metric in statistics)))
+        sizes.append(samples.total_weight(rows))
+    means = measured(model.backend, values, sizes, metrics)
+    penalty = model.penalty(model.params)
+    if penalty is not None:  # the same for all batches
+        means["loss"] += float(needs_built(model).scalars([penalty])[0])
+    return means
+
+
+def needs_built(model: Layer) -> Backend:
+    """Return the backend of an initialized model, or raise RuntimeError."""
+    if model.backend is None:
+        raise RuntimeError(f"{model.layer_name()} is not initialized: call fit or initialize first")
+    return model.backend
+
+
+def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
+    """Compute the output for data, batch by batch.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized.
+    X : array, shape (n_samples, ..., n_features)
+        On the host or on the model's device; a sparse matrix of SciPy; or a dask array, which may be larger than
+        memory.
+    batch_size : int, default 1024
+        How many samples are on the device at a time.
+
+    Returns
+    -------
+    array
+        Of the same kind as `X`: NumPy for host data, on the device for device data. For a dask array it
+        is one too, and each block is computed when it is asked for.
+    """
+    backend = needs_built(model)
+    if hasattr(X, "map_blocks"):
+        return _predicted_by_blocks(model, X, batch_size)
+    with backend.scope():
+        rows = model_input(model, X, backend)
+        output = _predictor(model)
+        parts = [output(rows.take(chunk)) for chunk in slices(len(rows), batch_size)]
+        if rows.on_device:
+            return parts[0] if len(parts) == 1 else backend.xp.concat(parts, axis=0)
+        host = [backend.to_numpy(part) for part in parts]
+        return host[0] if len(host) == 1 else np.concatenate(host, axis=0)
+
+
+def _predicted_by_blocks(model: Layer, X: Any, batch_size: int) -> Any:
+    """Return the outputs for a chunked array as one: nothing is computed until it is asked for."""
+    if X.ndim < 2 or (model.input_shape is not None and X.shape[-1:] != model.input_shape):
+        raise ValueError(f"X has shape {X.shape} and {model.layer_name()} expects (n_samples, ..., n_features)")
+    whole_samples = X.rechunk({X.ndim - 1: -1})
+    return whole_samples.map_blocks(
+        lambda block: predict(model, block, batch_size=batch_size),
+        chunks=(*whole_samples.chunks[:-1], model.output_shape()),
+        dtype=model.dtype,
+        meta=np.empty((0,) * X.ndim, dtype=model.dtype),
+    )
+
+
+def evaluate(
+    model: Layer,
+    X: Any,
+    y: Any,
+    *,
+    loss: str | Loss | None = None,
+    metrics: Sequence[MetricLike] = (),
+    sample_weight: Any = None,
+    batch_size: int = 1024,
+) -> dict[str, float]:
+    """Measure loss and metrics on data, without learning from them.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized.
+    X, y, loss, metrics, sample_weight
+        As in :meth:`fit`.
+    batch_size : int, default 1024
+        How many samples are on the device at a time.
+
+    Returns
+    -------
+    dict of str to float
+        ``"loss"``, with the penalties of :meth:`Layer.regularized` in it, and each metric.
+    """
+    backend = needs_built(model)
+    with backend.scope():
+        samples = Samples(model, X, y, sample_weight, loss)
+        return score(model, samples, named_metrics(metrics), batch_size)
