@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
+from dense_xp.learning.special import clipped
 from dense_xp.support.registry import made
 
 Constraint: TypeAlias = Callable[[Array], Array]
@@ -127,7 +128,7 @@ def _with_norms_between(W: Array, low: float, high: float) -> Array:
     xp = array_namespace(W)
     norm = xp.sqrt(xp.sum(xp.square(W), axis=0, keepdims=True))
     norm = xp.where(norm > 0, norm, 1.0)  # a column of zeros stays one, whatever it is scaled by
-    return W * (xp.clip(norm, low, high) / norm)
+    return W * (clipped(norm, low, high) / norm)
 
 
 def _check_limits(low: Any, high: Any) -> None:

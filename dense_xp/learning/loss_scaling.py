@@ -18,6 +18,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from dense_xp.backend import Array, Backend
+from dense_xp.learning.special import clipped
 from dense_xp.support.dtypes import widened
 
 INITIAL = (2.0**15, 0.0)
@@ -101,7 +102,7 @@ def advanced(state: State, finite: Array) -> State:
     full = steps >= PATIENCE
     factor = xp.where(finite, state["factor"], 0.5 * state["factor"])
     factor = xp.where(full, 2.0 * factor, factor)
-    return {"factor": xp.clip(factor, 1.0, LARGEST), "steps": xp.where(full, 0.0 * steps, steps)}
+    return {"factor": clipped(factor, 1.0, LARGEST), "steps": xp.where(full, 0.0 * steps, steps)}
 
 
 def chosen(condition: Array, new: Any, old: Any) -> Any:

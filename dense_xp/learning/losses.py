@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array
-from dense_xp.learning.special import log_softmax, sigmoid, softplus
+from dense_xp.learning.special import clipped, log_softmax, sigmoid, sign, softplus
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import by_name
 
@@ -157,7 +157,7 @@ class MeanAbsoluteError(Loss):
         """Return losses and gradients; see :meth:`Loss.sample_losses`."""
         xp = array_namespace(prediction)
         difference = _difference(prediction, target)
-        return xp.mean(xp.abs(difference), axis=-1), xp.sign(difference) * (1.0 / prediction.shape[-1]), None
+        return xp.mean(xp.abs(difference), axis=-1), sign(difference) * (1.0 / prediction.shape[-1]), None
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Huber(Loss):
         """Return losses and gradients; see :meth:`Loss.sample_losses`."""
         xp = array_namespace(prediction)
         difference = _difference(prediction, target)
-        slope = xp.clip(difference, -self.delta, self.delta)
+        slope = clipped(difference, -self.delta, self.delta)
         # c (d - c/2) with c the clipped difference is both branches at once
         losses = xp.mean(slope * (difference - 0.5 * slope), axis=-1)
         return losses, slope * (1.0 / prediction.shape[-1]), None

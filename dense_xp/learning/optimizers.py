@@ -27,6 +27,7 @@ from array_api_compat import array_namespace, is_array_api_obj
 
 from dense_xp.backend import Array
 from dense_xp.learning.schedules import Schedule, rate_at, scaled
+from dense_xp.learning.special import clipped, sign
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import by_name
 from dense_xp.support.trees import Params
@@ -217,7 +218,7 @@ class Optimizer:
         """
         if self.clip_value is not None:
             limit = self.clip_value
-            grads = _mapped(grads, lambda grad: array_namespace(grad).clip(grad, -limit, limit))
+            grads = _mapped(grads, lambda grad: clipped(grad, -limit, limit))
         leaves = list(_leaves(grads))
         if self.clip_norm is None or not leaves:
             return grads
@@ -517,8 +518,8 @@ class Lion(Optimizer):
     def direction(self, param: Array, grad: Array, state: State) -> tuple[Array, State]:
         """Return the sign of the momentum."""
         momentum = state["momentum"]
-        sign = array_namespace(param).sign(self.beta_1 * momentum + (1.0 - self.beta_1) * grad)
-        return sign, {"momentum": self.beta_2 * momentum + (1.0 - self.beta_2) * grad}
+        direction = sign(self.beta_1 * momentum + (1.0 - self.beta_1) * grad)
+        return direction, {"momentum": self.beta_2 * momentum + (1.0 - self.beta_2) * grad}
 
 
 class ForeignOptimizer(Optimizer):

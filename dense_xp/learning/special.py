@@ -11,6 +11,47 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 
+# array-api-compat's clip and sign for CuPy write through a boolean mask, for which the host waits for the device
+
+
+def clipped(x: Array, low: float, high: float) -> Array:
+    """Return an array with its entries limited to an interval; a NaN stays one.
+
+    Parameters
+    ----------
+    x : array
+        Real floating numbers.
+    low, high : float
+        The interval.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> clipped(np.asarray([-3.0, 0.5, np.nan]), -1.0, 1.0)
+    array([-1. ,  0.5,  nan])
+    """
+    xp = array_namespace(x)
+    return xp.minimum(xp.maximum(x, low), high)
+
+
+def sign(x: Array) -> Array:
+    """Return 1, -1 or 0; a NaN stays one.
+
+    Parameters
+    ----------
+    x : array
+        Real floating numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sign(np.asarray([-3.0, 0.0, np.inf, np.nan]))
+    array([-1.,  0.,  1., nan])
+    """
+    xp = array_namespace(x)
+    one = xp.ones_like(x)
+    return xp.where(x > 0.0, one, xp.where(x < 0.0, -one, x))
+
 
 def sigmoid(x: Array) -> Array:
     r"""Return :math:`1 / (1 + e^{-x})`, accurate also where it is close to 0.
@@ -136,7 +177,7 @@ def normal_cdf(x: Array) -> tuple[Array, Array]:
     """
     xp = array_namespace(x)
     coefficients = _FLOAT32 if xp.finfo(x.dtype).bits <= 32 else _FLOAT64
-    size = xp.clip(xp.abs(x), 0.0, 40.0)  # beyond, both are 0 or 1 in every precision, and squares overflow
+    size = xp.minimum(xp.abs(x), 40.0)  # beyond, both are 0 or 1 in every precision, and squares overflow
     a = size * math.sqrt(0.5)
     t = (a - _K) / (a + _K)
     series = t * coefficients[-1]
