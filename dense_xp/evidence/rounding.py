@@ -296,12 +296,22 @@ def _square(x: Bounded) -> Bounded:
     return x * x
 
 
+def _sign(x: Bounded) -> Bounded:
+    unsure = (np.abs(x.value) <= x.error) & (x.error > 0)
+    return Bounded(np.sign(x.value), np.where(unsure, 2.0, 0.0), x.dtype)
+
+
 def _extreme(choose: Callable[[Any, Any], Any]) -> Callable[[Bounded, Any], Bounded]:
     def function(x: Bounded, y: Any) -> Bounded:
         y = x._other(y)
         return Bounded(choose(x.value, y.value), np.maximum(x.error, y.error), x.dtype)
 
     return function
+
+
+def _clip(x: Bounded, low: Any = None, high: Any = None) -> Bounded:
+    x = x if low is None else xp.maximum(x, low)
+    return x if high is None else xp.minimum(x, high)
 
 
 def _where(condition: Bounded, x: Any, y: Any) -> Bounded:
@@ -360,6 +370,7 @@ xp = SimpleNamespace(
     arange=lambda n, device=None: Bounded(np.arange(n), 0, int64),
     asarray=_asarray,
     astype=_astype,
+    clip=_clip,
     exp=_exp,
     expand_dims=lambda x, axis: x._same(lambda part: np.expand_dims(part, axis)),
     expm1=_expm1,
@@ -372,6 +383,7 @@ xp = SimpleNamespace(
     minimum=_extreme(np.minimum),
     ones_like=lambda x: Bounded(np.ones(x.shape), 0, x.dtype),
     reshape=lambda x, shape: x._same(lambda part: np.reshape(part, shape)),
+    sign=_sign,
     sqrt=_sqrt,
     square=_square,
     sum=_sum,
