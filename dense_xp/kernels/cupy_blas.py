@@ -13,9 +13,10 @@ References
 
 from __future__ import annotations
 
-import os
+import contextlib
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import cupy
@@ -57,41 +58,59 @@ _of_this_thread = threading.local()
 
 
 def handle() -> Handle:
-    """Return the handle of the stream that is current now."""
-    handles: dict[Any, Handle] = _of_this_thread.__dict__
+    """Return the handle that this thread uses: that of :func:`using`, or one for the stream that is current now."""
+    own: dict[Any, Any] = _of_this_thread.__dict__
+    if (chosen := own.get("chosen")) is not None:
+        assert isinstance(chosen, Handle)
+        return chosen
     key = f"{cupy.cuda.runtime.getDevice()} {(stream := cupy.cuda.get_current_stream().ptr)}"
-    if key not in handles:
-        handles[key] = Handle(stream)
-    return handles[key]
+    found: Handle = own.get(key) or own.setdefault(key, Handle(stream))
+    return found
+
+
+@contextlib.contextmanager
+def using(chosen: Handle) -> Iterator[None]:
+    """Take products with a handle of one's own, as a recording does whose graph outlives it."""
+    _of_this_thread.chosen = chosen
+    try:
+        yield
+    finally:
+        del _of_this_thread.chosen
 
 
 def product(A: Array, B: Array, out: Array) -> None:
-    """Write A B into an array whose rows are contiguous; either factor may be transposed."""
-    (rows, inner), columns = A.shape, B.shape[1]
+    """Write A B into an array whose rows are contiguous; the factors may lie in memory as they like."""
     name = out.dtype.name
     kind = _DATA_TYPES[name]
     one, zero = _POINTERS["float64" if name == "float64" else "float32"]
-    a, b = _operand(A), _operand(B)
+    (A, *a), (B, *b), (_, _, step) = _operand(A), _operand(B), _operand(out)
     # cuBLAS stores columns: what it takes for the transposes is (A B)ᵀ = Bᵀ Aᵀ
     cublas.gemm_ex(
-        handle().pointer, b[0], a[0], columns, rows, inner, one, B.data.ptr, kind, b[1], A.data.ptr, kind, a[1],
-        zero, out.data.ptr, kind, _operand(out)[1], _compute_type(name), _DEFAULT_ALGORITHM,
+        handle().pointer, b[0], a[0], B.shape[1], A.shape[0], A.shape[1], one, B.data.ptr, kind, b[1], A.data.ptr, kind,
+        a[1], zero, out.data.ptr, kind, step, _compute_type(name), _DEFAULT_ALGORITHM,
     )  # fmt: skip
 
 
-def _operand(A: Array) -> tuple[int, int]:
-    """Return whether cuBLAS has to transpose an array, and the distance of its rows or columns, in numbers."""
+def _operand(A: Array) -> tuple[Array, int, int]:
+    """Return an array, whether cuBLAS has to transpose it, and the distance of its rows or columns, in numbers.
+
+    Of an array that cuBLAS cannot read (reversed, broadcast, every other column) it is a contiguous copy.
+    """
     (rows, columns), (down, along), size = A.shape, A.strides, A.itemsize
-    if along == size or columns == 1:
-        return _AS_IT_IS, max(down // size, columns)
-    if down == size or rows == 1:
-        return _TRANSPOSED, max(along // size, rows)
-    raise ValueError(f"neither the rows nor the columns of an array with strides {A.strides} are contiguous")
+    for how, length, count, near, far in (
+        (_AS_IT_IS, columns, rows, along, down),
+        (_TRANSPOSED, rows, columns, down, along),
+    ):
+        far = far if count > 1 else length * size
+        if (near == size or length == 1) and far % size == 0 and far >= length * size:
+            return A, how, max(far // size, 1)
+    return _operand(cupy.ascontiguousarray(A))
 
 
 def _compute_type(name: str) -> int:
     if name == "float64":
         return int(cublas.ComputeType.COMPUTE_64F)
-    if name == "float32" and os.environ.get("CUPY_TF32") == "1":  # the setting that CuPy's own products follow
+    core = cupy._core  # CuPy reads CUPY_TF32 once, and stays with that; so do these products
+    if name == "float32" and core.get_compute_type(np.float32) == core._routines_linalg.COMPUTE_TYPE_TF32:
         return int(cublas.ComputeType.COMPUTE_32F_FAST_TF32)
     return int(cublas.ComputeType.COMPUTE_32F)

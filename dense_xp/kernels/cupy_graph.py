@@ -108,8 +108,9 @@ class _Graph:
         self._arrays = _mapped(lambda array: cupy.empty(array.shape, dtype=array.dtype), arrays)
         self._pool = cupy.cuda.MemoryPool()
         stream = _stream()
-        with stream, cupy.cuda.using_allocator(self._pool.malloc):
-            self._handle = blas.handle()
+        self._handle = blas.Handle(stream.ptr)  # its own, for as long as it may be launched
+        allocated = cupy.cuda.using_allocator(self._pool.malloc)
+        with stream, allocated, blas.using(self._handle), _no_uploads():
             stream.begin_capture()
             try:
                 self._values = function(*self._arrays)
@@ -118,6 +119,11 @@ class _Graph:
                 _abandon(stream)
                 raise
 
+    def __del__(self) -> None:
+        self._values = self._arrays = self._graph = None  # first: a pool keeps what is in use, and is kept by it
+        with contextlib.suppress(Exception):  # at the end of the program there may be no pool any more
+            self._pool.free_all_blocks()
+
     def launch(self, arrays: Any) -> Any:
         """Launch it on the stream that is current now."""
         for place, array in zip(_leaves(self._arrays), _leaves(arrays), strict=True):
@@ -125,6 +131,35 @@ class _Graph:
                 place.data.copy_from_device_async(cupy.ascontiguousarray(array).data, place.nbytes)
         self._graph.launch()
         return _mapped(lambda value: value.copy(), self._values)
+
+
+@contextlib.contextmanager
+def _no_uploads() -> Iterator[None]:
+    """Refuse to bring host data to the device while this thread records.
+
+    For every upload CuPy asks for page-locked memory, and then keeps an event of the stream with it [1]_. An event
+    of a recording never reports that it is done, so that memory, and that of all later uploads, would be kept for good.
+
+    References
+    ----------
+    .. [1] CuPy 14.2, ``cupy/_core/core.pyx`` (``_array_default``) and ``cupy/cuda/pinned_memory.pyx``
+       (``_add_to_watch_list``), https://github.com/cupy/cupy
+    """
+    pool, thread = cupy.get_default_pinned_memory_pool(), threading.get_ident()
+
+    def malloc(size: int) -> Any:
+        if threading.get_ident() == thread:
+            raise RuntimeError(
+                "the step brings host data to the device, such as a list of numbers in a metric of your own: "
+                "place them there once, before the training"
+            )
+        return pool.malloc(size)
+
+    cupy.cuda.set_pinned_memory_allocator(malloc)
+    try:
+        yield
+    finally:
+        cupy.cuda.set_pinned_memory_allocator(pool.malloc)
 
 
 _of_this_thread = threading.local()

@@ -7,13 +7,15 @@ logits, so that softmax or sigmoid and the logarithm cancel and no digit is lost
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from array_api_compat import array_namespace, device
 
-from dense_xp.backend import Array
+from dense_xp.backend import Array, Backend
 from dense_xp.learning.special import clipped, log_softmax, sigmoid, sign, softplus
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import by_name
@@ -45,6 +47,18 @@ class Loss:
             What the loss itself lets each sample count, as class weights do; None if all count alike.
         """
         raise NotImplementedError(f"{type(self).__name__} has no sample_losses")
+
+    def placed(self, backend: Backend, dtype: str) -> Self:
+        """Return this loss with its own numbers, if it has any, on a device: a step then brings none there.
+
+        Parameters
+        ----------
+        backend : Backend
+            Where the step runs.
+        dtype : str
+            That of the predictions.
+        """
+        return self
 
     def value_and_grad(self, prediction: Array, target: Array, weight: Array | None = None) -> tuple[Array, Array]:
         """Return the loss and its gradient with respect to the prediction.
@@ -247,6 +261,14 @@ class SoftmaxCrossEntropy(Loss):
             if not weights or min(weights) < 0 or not 0 < sum(weights) < math.inf:
                 raise ValueError(f"class_weight must hold a number for each class, none negative: {weights}")
             object.__setattr__(self, "class_weight", weights)
+
+    def placed(self, backend: Backend, dtype: str) -> Self:
+        """Return this loss with its class weights on a device; see :meth:`Loss.placed`."""
+        if self.class_weight is None:
+            return self
+        other = copy.copy(self)
+        object.__setattr__(other, "class_weight", backend.asarray(self.class_weight, dtype))
+        return other
 
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Return losses and gradients; see :meth:`Loss.sample_losses`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from dense_xp.backend import get_backend, to_numpy, use_backend
 from tests.conftest import REQUIRED
 from tests.kernels.kernel_sets import kernel_set
+from tests.stand_ins import cuda_on_host
 
 RNG = np.random.default_rng(0)
 
@@ -51,17 +53,54 @@ def test_parts_of_arrays(blas: Any) -> None:
     np.testing.assert_allclose(to_numpy(wide), A[:, 2:6] @ B[1:5], rtol=1e-12)
 
 
-def test_what_has_no_contiguous_lines_is_refused(blas: Any) -> None:
+VIEWS = {
+    "as it is": lambda x: x,
+    "rows reversed": lambda x: x[::-1],
+    "columns reversed": lambda x: x[:, ::-1],
+    "every other row": lambda x: x[::2],
+    "every other column": lambda x: x[:, ::2],
+    "both": lambda x: x[::2, ::-2],
+    "transposed and reversed": lambda x: x.T[::-1],
+    "one row": lambda x: x[1:2, ::2],
+    "one column": lambda x: x[::-1, 2:3],
+}
+
+
+@pytest.mark.parametrize("left", VIEWS)
+@pytest.mark.parametrize("right", VIEWS)
+def test_factors_may_lie_in_memory_as_they_like(blas: Any, left: str, right: str) -> None:
     put = get_backend().asarray
-    with pytest.raises(ValueError, match="neither the rows nor the columns"):
-        blas.product(put(np.ones((4, 4)))[::2, ::2], put(np.ones((2, 2))), put(np.ones((2, 2))))
+    A, B = RNG.normal(size=(6, 6)), RNG.normal(size=(6, 6))
+    seen, other = VIEWS[left](A), VIEWS[right](B)
+    inner = min(seen.shape[1], other.shape[0])
+    out = put(np.full((seen.shape[0], other.shape[1]), np.nan))
+    blas.product(VIEWS[left](put(A))[:, :inner], VIEWS[right](put(B))[:inner], out)
+    np.testing.assert_allclose(to_numpy(out), seen[:, :inner] @ other[:inner], rtol=1e-12)
 
 
-def test_the_precision_follows_the_setting(blas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUPY_TF32", raising=False)
+def strided(array: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
+    if isinstance(array, cuda_on_host.DeviceArray):
+        return cuda_on_host.DeviceArray(array.holder, np.lib.stride_tricks.as_strided(array.host, shape, strides))
+    return importlib.import_module("cupy").lib.stride_tricks.as_strided(array, shape, strides)
+
+
+def test_broadcast_factors_and_sliding_windows(blas: Any) -> None:
+    """Their rows overlap in memory: the distance of two rows is less than a row."""
+    xp, put = blas.cupy, get_backend().asarray
+    row, B = RNG.normal(size=(1, 4)), RNG.normal(size=(4, 3))
+    out = put(np.zeros((5, 3)))
+    blas.product(xp.broadcast_to(put(row), (5, 4)), put(B), out)
+    np.testing.assert_allclose(to_numpy(out), np.broadcast_to(row, (5, 4)) @ B, rtol=1e-12)
+    series = RNG.normal(size=8)
+    blas.product(strided(put(series), (5, 4), (8, 8)), put(B), out)
+    np.testing.assert_allclose(to_numpy(out), np.lib.stride_tricks.sliding_window_view(series, 4) @ B, rtol=1e-12)
+
+
+def test_the_precision_is_what_cupy_has_settled_on(blas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("float32", "float64", "float16", "bfloat16")
+    monkeypatch.setattr(blas.cupy._core, "get_compute_type", lambda dtype: 1)
     assert [blas._compute_type(name) for name in names] == [68, 70, 68, 68]
-    monkeypatch.setenv("CUPY_TF32", "1")
+    monkeypatch.setattr(blas.cupy._core, "get_compute_type", lambda dtype: 7)
     assert [blas._compute_type(name) for name in names] == [77, 70, 68, 68]
 
 
@@ -72,3 +111,11 @@ def test_a_stream_has_its_own_handle_and_workspace(blas: Any) -> None:
         second = blas.handle()
     assert second is not first
     assert second.workspace.ptr != first.workspace.ptr
+
+
+def test_a_handle_of_ones_own_is_used_and_given_back(blas: Any) -> None:
+    stream = blas.cupy.cuda.Stream(non_blocking=True)
+    own = blas.Handle(stream.ptr)
+    with blas.using(own):
+        assert blas.handle() is own
+    assert blas.handle() is not own

@@ -75,12 +75,28 @@ def _release(memory: Memory) -> None:
 
 
 class MemoryPool:
+    """Its blocks and what is in them hold each other, from the first one until they are given back."""
+
+    kept: ClassVar[set[int]] = set()  # the numbers of those pools
+    count = 0
+
     def __init__(self) -> None:
         self.free: dict[int, list[Memory]] = {}
+        self.blocks = 0
+        MemoryPool.count += 1
+        self.number = MemoryPool.count
+
+    def free_all_blocks(self) -> None:
+        self.blocks -= sum(map(len, self.free.values()))
+        self.free = {}
+        if not self.blocks:
+            MemoryPool.kept.discard(self.number)
 
     def take(self, size: int) -> Memory:
         found = self.free.get(max(size, 1))
         if not found:
+            self.blocks += 1
+            MemoryPool.kept.add(self.number)
             return Memory(size, self)
         memory = found.pop()
         memory.uses += 1
@@ -410,10 +426,11 @@ def asarray(data: Any, dtype: Any = None, copy: bool | None = None, device: Any 
             return data
         made: DeviceArray = _called(np.array, (data,), {"dtype": dtype or data.dtype})
         return made
+    host = np.asarray(data, dtype=dtype)
+    pinned.malloc(host.nbytes)
     if (recording := current().recording) is not None:  # CuPy asks whether the copy is done, and CUDA does not know
         recording.broken = True
         raise RuntimeError("cudaErrorCapturedEvent: operation not permitted on an event last recorded in a capture")
-    host = np.asarray(data, dtype=dtype)
     new = _new(host)
     launch([], [new.memory], lambda: np.copyto(new.host, host))
     current().synchronize()
@@ -436,6 +453,23 @@ class PinnedArray(np.ndarray):
             machine.use(HOST, [], [Memory.at(out.ctypes.data)])
             kwargs = {**kwargs, "out": out.view(np.ndarray)}
         return function(*arguments, **kwargs)
+
+
+class PinnedPool:
+    """Where CuPy asks for page-locked memory before each upload."""
+
+    def __init__(self) -> None:
+        self.uploads = 0
+        self.malloc: Callable[[int], Any] = self.default
+
+    def default(self, size: int) -> None:
+        self.uploads += 1
+
+    def set_allocator(self, malloc: Callable[[int], Any]) -> None:
+        self.malloc = malloc
+
+
+pinned = PinnedPool()
 
 
 def empty_pinned(shape: Any, dtype: Any) -> Any:
@@ -523,6 +557,9 @@ class Cublas(ModuleType):
 
 # ------------------------------------------------------------------ CuPy
 
+cupy_settled = [1]
+"""The precision of products that CuPy has settled on: 1 the default, 7 TF32."""
+
 
 @functools.cache
 def cupy() -> Any:
@@ -547,8 +584,12 @@ def cupy() -> Any:
     fake.cuda = SimpleNamespace(
         Stream=Stream, Event=Event, MemoryPool=MemoryPool, using_allocator=using_allocator, runtime=runtime,
         get_current_stream=current, MemoryPointer=lambda holder, offset: MemoryPointer(holder, holder.ptr + offset),
-        Memory=_RawMemory,
+        Memory=_RawMemory, set_pinned_memory_allocator=pinned.set_allocator,
     )  # fmt: skip
+    fake.get_default_pinned_memory_pool = lambda: SimpleNamespace(malloc=pinned.default)
+    fake._core = SimpleNamespace(
+        get_compute_type=lambda dtype: cupy_settled[0], _routines_linalg=SimpleNamespace(COMPUTE_TYPE_TF32=7)
+    )
     return fake
 
 
