@@ -86,10 +86,10 @@ class Stage:
         for block in self.blocks:
             self.move(block, grads[block.names[0]])
         if not self.space.keeps_gradients:
-            self.hold()
+            self.constrain()
         return grad_X
 
-    def hold(self) -> None:
+    def constrain(self) -> None:
         """Put the parameters back to where the constraints of the layer want them."""
         if self.layer.constraints:
             allowed = self.layer.allowed(self.params)
@@ -108,7 +108,7 @@ class Stage:
         """Move the parameters by the gradients that were kept."""
         for block, grad in zip(self.blocks, self.grads, strict=True):
             self.space.move(*block.flat(slice(None)), grad, block.steps)
-        self.hold()
+        self.constrain()
         self.grads = []
 
     def own_params(self) -> Params:
@@ -220,7 +220,7 @@ class ChainStage(Stage):
         self.values = space.empty(sum(sizes))
         self.state = tuple(space.empty(sum(sizes)) for _ in space.update.slots)
         for block, (a, b) in zip(self.blocks, itertools.pairwise(itertools.accumulate(sizes, initial=0)), strict=True):
-            block.lie_in(self.values[a:b], [array[a:b] for array in self.state])
+            block.move_into(self.values[a:b], [array[a:b] for array in self.state])
         widths = [layers[0].W.shape[0], *(stage.W.shape[1] for stage in layers)]
         self.owns_linear_output = layers[-1].owns_linear_output
         self.storage = space.empty(space.batch_size * sum(widths[1:]))

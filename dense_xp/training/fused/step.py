@@ -97,7 +97,9 @@ class FusedStep:
         for block in self.blocks:
             block.steps += 1
         if self.recorder is not None and isinstance(space.update, RecordedUpdate):
-            values: tuple[Any, ...] = self.recorder(self.work, (X, y, weight, noise), space.update.next(space.rate))
+            values: tuple[Any, ...] = self.recorder(
+                self.work, (X, y, weight, noise), space.update.next_numbers(space.rate)
+            )
         else:
             values = self.work(X, y, weight, noise)
         self.model.steps += 1
