@@ -13,20 +13,97 @@ import functools
 import importlib
 import importlib.util
 import math
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
-REQUIRED = (
-    "product", "columns_product", "linear", "linear_backward", "dropout", "softmax_cross_entropy", "squared_error",
-    "sgd", "momentum", "rmsprop", "rmsprop_momentum", "adam", "adagrad", "lion", "clip", "clip_norm",
-)  # fmt: skip
-"""What every set of kernels has, with the same parameters; NumPy's says what each does."""
+REQUIRED = {
+    "product": "A, B, out",
+    "columns_product": "A, B, out",
+    "linear": "Z, bias",
+    "linear_backward": "grad, Z, grad_bias",
+    "dropout": "X, keep, scale, out",
+    "softmax_cross_entropy": "Z, labels, smoothing",
+    "squared_error": "Y, target",
+    "sgd": "param, grad, rate, decay",
+    "momentum": "param, grad, velocity, rate, decay, mu, nesterov",
+    "rmsprop": "param, grad, mean_square, rate, decay, rho, epsilon",
+    "rmsprop_momentum": "param, grad, mean_square, velocity, rate, decay, rho, epsilon, mu",
+    "adam": "param, grad, mean, mean_square, rate, decay, beta_1, beta_2, epsilon, steps",
+    "adagrad": "param, grad, total, rate, decay, epsilon",
+    "lion": "param, grad, momentum, rate, decay, beta_1, beta_2",
+    "clip": "grad, limit",
+    "clip_norm": "grads, allowed",
+}
+"""What every set of kernels has, with its parameters; NumPy's set says what each does."""
 
-OPTIONAL = (
-    "empty", "relu", "relu_backward", "tanh", "tanh_backward", "sigmoid", "sigmoid_backward", "layer_norm",
-    "layer_norm_backward", "chain", "chain_backward", "Recorder",
-)  # fmt: skip
-"""What a set may leave out: the pure functions, or one call for each layer, serve as well."""
+OPTIONAL = {
+    "empty": "shape, dtype, device",
+    "relu": "Z, bias",
+    "relu_backward": "grad, Y, grad_bias",
+    "tanh": "Z, bias",
+    "tanh_backward": "grad, Y, grad_bias",
+    "sigmoid": "Z, bias",
+    "sigmoid_backward": "grad, Y, grad_bias",
+    "layer_norm": "X, gamma, beta, epsilon, normed, inverse, Y",
+    "layer_norm_backward": "grad, gamma, normed, inverse, grad_gamma, grad_beta, out",
+    "chain": "X, params, widths, rectified, outputs",
+    "chain_backward": "X, grad, params, widths, rectified, outputs, grads, scratch, wanted",
+    "Recorder": "count, dtype",
+}
+"""What a set may leave out, a kernel and its backward together: the pure functions, or one call a layer, serve too."""
+
+
+class Recorder(Protocol):
+    """Calls a function that launches the same work each time, and after a few calls repeats it as one launch.
+
+    Attributes
+    ----------
+    numbers : array
+        On the device: the numbers that change from call to call.
+    reason : str
+        Why nothing more is recorded; empty as long as nothing stands against it.
+    """
+
+    numbers: Any
+    reason: str
+
+    def __call__(self, function: Callable[..., Any], arrays: Any, numbers: Sequence[float]) -> Any:
+        """Return ``function(*arrays)``, with these for :attr:`numbers`."""
+
+
+class Lane(Protocol):
+    """A device's way for copies beside the computation; `work` is what is launched in the ordinary way."""
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return page-locked memory of the host, as a NumPy array."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return an array on the device."""
+
+    def event(self) -> Any:
+        """Return something to wait for; before it was marked, nobody has to."""
+
+    def send(self, host: Any, array: Any) -> None:
+        """Copy page-locked memory to an array, both contiguous."""
+
+    def marks(self, event: Any) -> None:
+        """Let the event mean all copies so far."""
+
+    def waits(self, event: Any) -> None:
+        """Let further copies wait for an event."""
+
+    def work_marks(self, event: Any) -> None:
+        """Let the event mean all work so far."""
+
+    def work_waits(self, event: Any) -> None:
+        """Let further work wait for an event."""
+
+    def host_waits(self, event: Any) -> None:
+        """Wait for an event here and now."""
+
+    def finish(self) -> None:
+        """Wait for all copies here and now."""
 
 
 def optional(kernels: Any, name: str) -> Any:
@@ -37,7 +114,7 @@ def optional(kernels: Any, name: str) -> Any:
     >>> optional(kernels_for("host"), "Recorder") is None
     True
     """
-    assert name in REQUIRED + OPTIONAL, name
+    assert name in OPTIONAL, name
     return getattr(kernels, name, None)
 
 
@@ -52,7 +129,7 @@ def kernels_for(family: str) -> ModuleType:
     return host_kernels() if family == "host" else importlib.import_module(f"dense_xp.kernels.{family}")
 
 
-def lane_for(family: str, device: object) -> Any:
+def lane_for(family: str, device: object) -> Lane | None:
     """Return what copies host data to a device while it computes; None where there is nothing to gain.
 
     Parameters
@@ -68,7 +145,8 @@ def lane_for(family: str, device: object) -> Any:
     True
     """
     if family == "cupy" or (family == "torch" and getattr(device, "type", "") == "cuda"):
-        return importlib.import_module(f"dense_xp.kernels.{family}_lane").Lane(device)
+        lane: Lane = importlib.import_module(f"dense_xp.kernels.{family}_lane").Lane(device)
+        return lane
     return None
 
 

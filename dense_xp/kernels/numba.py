@@ -189,13 +189,23 @@ def layer_norm_backward(
 
 if importlib.util.find_spec("scipy") is not None:  # through which numba reaches BLAS
 
-    def chain(X: Array, *arrays: Array) -> None:
-        """Write the output of each layer; the other arguments are those of :func:`_chain`."""
-        _chain(_plain(X), *arrays)
+    def chain(X: Array, params: Array, widths: Array, rectified: Array, outputs: Array) -> None:
+        """Write the output of each layer."""
+        _chain(_plain(X), params, widths, rectified, outputs)
 
-    def chain_backward(X: Array, grad: Array, *rest: Any) -> None:
-        """Write the gradients; the other arguments are those of :func:`_chain_backward`."""
-        _chain_backward(_plain(X), _plain(grad), *rest)
+    def chain_backward(
+        X: Array,
+        grad: Array,
+        params: Array,
+        widths: Array,
+        rectified: Array,
+        outputs: Array,
+        grads: Array,
+        scratch: Array,
+        wanted: bool,
+    ) -> None:
+        """Write the gradient of each output over it, and those of the parameters; if wanted, X's into `scratch`."""
+        _chain_backward(_plain(X), _plain(grad), params, widths, rectified, outputs, grads, scratch, wanted)
 
     __all__ += ["chain", "chain_backward"]
 
@@ -231,7 +241,6 @@ def _chain_backward(
     scratch: Array,
     wanted: bool,
 ) -> None:
-    """Write the gradient of each output over it, and those of the parameters; if wanted, that of X into `scratch`."""
     n, at, start = X.shape[0], params.size, X.shape[0] * widths[1:].sum()
     for i in range(rectified.size - 1, -1, -1):
         at, start = at - (widths[i] + 1) * widths[i + 1], start - n * widths[i + 1]

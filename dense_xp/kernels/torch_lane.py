@@ -11,51 +11,41 @@ Array: TypeAlias = Any
 
 
 class Lane:
-    """A stream for copies; `work` is whatever stream is current when a method is called."""
+    """A stream for copies; see :class:`dense_xp.kernels.Lane`."""
 
     def __init__(self, device: Any) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device)
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-        """Return page-locked memory."""
         return np.asarray(torch.empty(shape, dtype=_torch_dtype(dtype), pin_memory=True).numpy())
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """Return an array on the device."""
         return torch.empty(shape, dtype=_torch_dtype(dtype), device=self.device)
 
     def event(self) -> Any:
-        """Return something to wait for; before it was marked, nobody has to."""
         return torch.cuda.Event()
 
     def send(self, host: np.ndarray[Any, Any], array: Array) -> None:
-        """Copy page-locked memory to an array, both contiguous."""
         with torch.cuda.stream(self.stream):
             array.copy_(torch.from_numpy(host), non_blocking=True)
 
     def marks(self, event: Any) -> None:
-        """Let the event mean all copies so far."""
         event.record(self.stream)
 
     def waits(self, event: Any) -> None:
-        """Let further copies wait for an event."""
         self.stream.wait_event(event)
 
     def work_marks(self, event: Any) -> None:
-        """Let the event mean all work so far."""
         event.record(torch.cuda.current_stream(self.device))
 
     def work_waits(self, event: Any) -> None:
-        """Let further work wait for an event."""
         torch.cuda.current_stream(self.device).wait_event(event)
 
     def host_waits(self, event: Any) -> None:
-        """Wait for an event here and now."""
         event.synchronize()
 
     def finish(self) -> None:
-        """Wait for all copies here and now."""
         self.stream.synchronize()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dense_xp.backend import Array
+from dense_xp.kernels import Lane
 
 TURNS = 2
 
@@ -24,8 +25,8 @@ class Feeder:
 
     Parameters
     ----------
-    lane : object
-        What :meth:`dense_xp.backend.Backend.lane` returned.
+    lane : Lane
+        What :func:`dense_xp.kernels.lane_for` returned.
     sources : sequence of numpy.ndarray
         Host arrays of the same samples.
     dtypes : sequence of dtype
@@ -35,7 +36,7 @@ class Feeder:
     """
 
     def __init__(
-        self, lane: Any, sources: Sequence[np.ndarray[Any, Any]], dtypes: Sequence[Any], batch_size: int
+        self, lane: Lane, sources: Sequence[np.ndarray[Any, Any]], dtypes: Sequence[Any], batch_size: int
     ) -> None:
         self.lane, self.sources = lane, sources
         shapes = [(batch_size, *source.shape[1:]) for source in sources]
@@ -55,13 +56,13 @@ class Feeder:
 
 
 class _Turn:
-    def __init__(self, lane: Any, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> None:
+    def __init__(self, lane: Lane, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> None:
         self.buffers = [lane.pinned(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
         self.arrays = [lane.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
         self.copied, self.used = lane.event(), lane.event()
         lane.work_marks(self.used)  # whoever had this memory before may still be at work
 
-    def filled(self, lane: Any, sources: Sequence[np.ndarray[Any, Any]], rows: Any) -> list[Array]:
+    def filled(self, lane: Lane, sources: Sequence[np.ndarray[Any, Any]], rows: Any) -> list[Array]:
         lane.host_waits(self.copied)
         n = len(rows)
         for source, buffer in zip(sources, self.buffers, strict=True):

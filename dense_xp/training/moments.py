@@ -10,7 +10,9 @@ from dense_xp.support.trees import Params
 
 
 class Moment(NamedTuple):
-    """The arrays and counts of a model at one moment; parameters are replaced and never written into.
+    """The arrays and counts of a model at one moment.
+
+    An optimizer that is an object of your own keeps its state to itself: that is not among them.
 
     Attributes
     ----------

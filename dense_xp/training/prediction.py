@@ -19,13 +19,12 @@ from dense_xp.training.samples import Samples, model_input, slices
 
 
 def measured(
-    backend: Backend | None, values: list[tuple[Array, ...]], sizes: list[float], metrics: Mapping[str, Measure]
+    backend: Backend, values: list[tuple[Array, ...]], sizes: list[float], metrics: Mapping[str, Measure]
 ) -> dict[str, float]:
     """Return the loss and the metrics over all batches; one transfer from the device for each.
 
     A metric has a value for what it kept of all; anything else is averaged over the batches by their weight.
     """
-    assert backend is not None
     total = sum(sizes) or 1.0
     measured = {}
     for (name, metric), column in zip({"loss": None, **metrics}.items(), zip(*values, strict=True), strict=True):
@@ -39,8 +38,7 @@ def measured(
 def _predictor(model: Layer) -> Callable[[Array], Array]:
     if not is_pure(model):
         return lambda X: model.forward_pass(X, training=False)
-    backend, params = model.backend, model.params
-    assert backend is not None
+    backend, params = model.built(), model.params
 
     def output(params: Params, X: Array) -> Array:
         return model.forward(params, X)[0]
@@ -58,10 +56,10 @@ def score(model: Layer, samples: Samples, metrics: Mapping[str, Measure], batch_
         Y = widened(output(X))
         values.append((samples.loss(Y, y, weight), *(metric(Y, y, weight) for metric in statistics)))
         sizes.append(samples.total_weight(rows))
-    means = measured(model.backend, values, sizes, metrics)
+    means = measured(model.built(), values, sizes, metrics)
     penalty = model.penalty(model.params)
     if penalty is not None:  # the same for all batches
-        means["loss"] += float(needs_built(model).scalars([penalty])[0])
+        means["loss"] += float(model.built().scalars([penalty])[0])
     return means
 
 

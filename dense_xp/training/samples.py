@@ -162,25 +162,22 @@ class Samples:
         """Yield row numbers and rows, batch by batch; host data travel while the batch before is worked on."""
         chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         parts = self.X, self.y, self.weight
-        ways = [part is not None and part.travel_dtype() for part in parts]
-        if not any(ways) or (feeder := self._feeder(ways, min(batch_size, len(order)))) is None:
+        travelling = [part for part in parts if part is not None and part.travel_dtype() is not None]
+        if not travelling or (feeder := self._feeder(travelling, min(batch_size, len(order)))) is None:
             for rows in chunks:
                 yield rows, self.take(rows)
             return
         for rows, fed in zip(chunks, feeder.batches(chunks), strict=True):
-            taken = [
-                fed.pop(0) if way else None if part is None else part.take(rows)
-                for part, way in zip(parts, ways, strict=True)
-            ]
-            yield rows, (taken[0], taken[1], taken[2])
+            arrived = iter(fed)
+            X, y, weight = (
+                next(arrived) if part in travelling else None if part is None else part.take(rows) for part in parts
+            )
+            yield rows, (X, y, weight)
 
-    def _feeder(self, ways: list[Any], batch_size: int) -> Feeder | None:
+    def _feeder(self, travelling: list[Rows], batch_size: int) -> Feeder | None:
         if self._fed is None or self._fed[0] != batch_size:
             backend = self.X.backend
             lane = lane_for(backend.kernels, backend.device)
-            travelling = [
-                part for part, way in zip((self.X, self.y, self.weight), ways, strict=True) if part is not None and way
-            ]
             data, dtypes = [part.data for part in travelling], [part.travel_dtype() for part in travelling]
             feeder = None if lane is None else Feeder(lane, data, dtypes, batch_size)
             self._fed = batch_size, feeder

@@ -20,7 +20,10 @@ from dense_xp.training.step import penalized
 
 
 class Step(Protocol):
-    """What the loop over batches drives.
+    """What the loop over batches drives: ``moment``, ``begin_epoch``, a call for each batch, ``hand_over``.
+
+    Between ``begin_epoch`` and ``hand_over`` the arrays of the model may be those of any step of the epoch, or of
+    none; its count of steps is that of the last call.
 
     Attributes
     ----------
@@ -40,13 +43,13 @@ class Step(Protocol):
         """See the attributes of the class."""
 
     def begin_epoch(self) -> None:
-        """Make ready for the batches of an epoch; after this the arrays of the model stay as they are."""
+        """Make ready for the batches of an epoch."""
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
         """Take one step on a batch; return the loss and what the metrics keep."""
 
     def moment(self) -> Moment:
-        """Return what the model has, to come back to; no step writes into it."""
+        """Return what the model has, to come back to; no step writes into these arrays."""
 
     def hand_over(self) -> None:
         """Give the model its arrays as they are after the last step."""

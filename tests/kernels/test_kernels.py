@@ -295,38 +295,90 @@ def test_numba_is_taken_where_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels.host_kernels.cache_clear()
 
 
-def kernels_in(name: str) -> dict[str, list[str] | None]:
-    """Return the kernels of a set with their parameters, None where they are those of another function or a class.
+SOURCES = Path(kernels.__file__).parent
+SETS = ("numpy", "numba", "torch", "cupy")
 
-    They are read from the source, so that what cannot be imported here is looked at too.
-    """
-    source = Path(kernels.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
-    found: dict[str, list[str] | None] = {}
-    body = ast.parse(source).body
-    for node in [*body, *(inner for outer in body if isinstance(outer, ast.If) for inner in outer.body)]:
+
+def parsed(name: str) -> ast.Module:
+    """Return the source of a module of kernels, so that what cannot be imported here is looked at too."""
+    return ast.parse((SOURCES / f"{name}.py").read_text(encoding="utf-8"))
+
+
+def parameters(function: ast.FunctionDef) -> str:
+    """Return the parameters of a function or method, without their types."""
+    arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    for argument in arguments:
+        argument.annotation = None
+    return ast.unparse(function.args).removeprefix("self, ").removeprefix("self")
+
+
+def methods(name: str, kind: str) -> dict[str, str | None]:
+    """Return the methods of a class with their parameters, None for those of a function from elsewhere."""
+    body = next(node for node in parsed(name).body if isinstance(node, ast.ClassDef) and node.name == kind).body
+    found: dict[str, str | None] = {}
+    for node in body:
         if isinstance(node, ast.FunctionDef):
-            found[node.name] = [argument.arg for argument in node.args.args]
-        elif isinstance(node, ast.ClassDef):
-            found[node.name] = None
+            found[node.name] = parameters(node)
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             found[node.targets[0].id] = None
+    return found
+
+
+def public(found: dict[str, str | None]) -> dict[str, str | None]:
+    return {name: own for name, own in found.items() if not name.startswith("_")}
+
+
+def kernels_in(name: str) -> dict[str, str | None]:
+    """Return the kernels of a set with their parameters, None for a function from another library."""
+    found: dict[str, str | None] = {}
+    body = parsed(name).body
+    for node in [*body, *(inner for outer in body if isinstance(outer, ast.If) for inner in outer.body)]:
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = parameters(node)
+        elif isinstance(node, ast.ClassDef):
+            found[node.name] = methods(name, node.name)["__init__"]
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found[node.targets[0].id] = found.get(ast.unparse(node.value))
         elif isinstance(node, ast.ImportFrom) and node.module == "dense_xp.kernels.numpy":
-            found |= {alias.name: None for alias in node.names}
-    return {name: own for name, own in found.items() if not name.startswith("_") and not name.isupper()}
-
-
-@pytest.mark.parametrize("name", ["numpy", "numba", "torch", "cupy"])
-def test_all_keep_the_contract(name: str) -> None:
-    found, specification = kernels_in(name), kernels_in("numpy")
+            others = kernels_in("numpy")
+            found |= {alias.name: others.get(alias.name) for alias in node.names}
     helpers = {"Array", "blas"}
+    return {name: own for name, own in public(found).items() if not name.isupper() and name not in helpers}
+
+
+def breaches(found: dict[str, str | None], contract: dict[str, Any]) -> list[str]:
+    """Return the names that a contract does not have, and those with other parameters."""
+    return [name for name, own in found.items() if name not in contract or own not in (None, contract[name])]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_keeps_the_contract(name: str) -> None:
+    found, contract = kernels_in(name), kernels.REQUIRED | kernels.OPTIONAL
+    assert not breaches(found, contract)
     assert set(kernels.REQUIRED) <= set(found)
-    assert set(found) - helpers <= set(kernels.REQUIRED + kernels.OPTIONAL)
-    assert {own.removesuffix("_backward") for own in found} <= set(found) | helpers
-    for own, parameters in found.items():
-        if parameters is not None and specification.get(own) is not None:
-            assert parameters == specification[own], own
-    if name == "numba" and importlib.util.find_spec("numba") and importlib.util.find_spec("scipy"):
-        assert set(importlib.import_module("dense_xp.kernels.numba").__all__) - {"NAME"} == set(found) - helpers
+    pairs = [own for own in contract if f"{own}_backward" in contract]
+    assert all((own in found) == (f"{own}_backward" in found) for own in pairs)
+    assert {own for own in found if found[own] is None} <= {"product"}  # NumPy's own
+
+
+def test_numba_exports_all_that_it_has() -> None:
+    numba = pytest.importorskip("dense_xp.kernels.numba")
+    left_out = set() if importlib.util.find_spec("scipy") else {"chain", "chain_backward"}
+    assert set(numba.__all__) - {"NAME"} == set(kernels_in("numba")) - left_out
+
+
+@pytest.mark.parametrize("name", ["cupy", "torch"])
+def test_a_lane_keeps_the_contract(name: str) -> None:
+    found, contract = public(methods(f"{name}_lane", "Lane")), methods("__init__", "Lane")
+    assert not breaches(found, contract)
+    assert set(found) == set(contract)
+
+
+def test_the_recorder_keeps_the_contract() -> None:
+    found, contract = methods("cupy_graph", "Recorder"), methods("__init__", "Recorder")
+    assert found["__call__"] == contract["__call__"]
+    attributes = [node for node in ast.walk(parsed("cupy_graph")) if isinstance(node, ast.Attribute)]
+    assert {"numbers", "reason"} <= {node.attr for node in attributes if isinstance(node.ctx, ast.Store)}
 
 
 def test_memory_starts_on_a_cache_line() -> None:

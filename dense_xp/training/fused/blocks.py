@@ -39,7 +39,7 @@ class Block:
         """Return the values and the states of some rows as flat views."""
         return self.values[rows].reshape(-1), tuple(array[rows].reshape(-1) for array in self.state)
 
-    def lie_in(self, values: Array, state: Sequence[Array]) -> None:
+    def move_into(self, values: Array, state: Sequence[Array]) -> None:
         """Move into these flat arrays."""
         for new, old in zip((values, *state), (self.values, *self.state), strict=True):
             new[...] = old.reshape(-1)

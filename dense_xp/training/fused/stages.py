@@ -27,8 +27,8 @@ from 128 samples takes 1.4 times as long. Tiles of this size cost nothing, and h
 SMALL = 1 << 18
 """Multiplications in a product that costs about what it costs to call it: layers below that are one stage together."""
 
-_APPLIED: dict[type, str] = {type(None): "linear", ReLU: "relu", Sigmoid: "sigmoid", Tanh: "tanh"}
-"""The kernels for what follows the product of a dense layer."""
+_APPLIED: dict[type, str] = {ReLU: "relu", Sigmoid: "sigmoid", Tanh: "tanh"}
+"""The kernels for the activation of a dense layer."""
 
 
 class Stage:
@@ -86,10 +86,10 @@ class Stage:
         for block in self.blocks:
             self.move(block, grads[block.names[0]])
         if not self.space.keeps_gradients:
-            self.hold()
+            self.constrain()
         return grad_X
 
-    def hold(self) -> None:
+    def constrain(self) -> None:
         """Put the parameters back to where the constraints of the layer want them."""
         if self.layer.constraints:
             allowed = self.layer.allowed(self.params)
@@ -108,7 +108,7 @@ class Stage:
         """Move the parameters by the gradients that were kept."""
         for block, grad in zip(self.blocks, self.grads, strict=True):
             self.space.move(*block.flat(slice(None)), grad, block.steps)
-        self.hold()
+        self.constrain()
         self.grads = []
 
     def own_params(self) -> Params:
@@ -123,10 +123,12 @@ class Stage:
         return {**self.layer.optimizer_state, **moved}
 
 
-def _applied(layer: Dense, kernels: Any) -> str:
-    """Return the kernels for what follows the product; those for nothing if the activation is a stage of its own."""
-    name = _APPLIED.get(type(layer.activation), "linear")
-    return name if optional(kernels, name) else "linear"
+def _applied(layer: Dense, kernels: Any) -> tuple[str, Any, Any]:
+    """Return what follows the product: name, kernel, backward; "linear" if the activation is a stage of its own."""
+    name = _APPLIED.get(type(layer.activation))
+    if name is not None and (kernel := optional(kernels, name)) is not None:
+        return name, kernel, optional(kernels, f"{name}_backward")
+    return "linear", kernels.linear, kernels.linear_backward
 
 
 class DenseStage(Stage):
@@ -135,8 +137,7 @@ class DenseStage(Stage):
     def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, space: Workspace) -> None:
         super().__init__(path, layer, learns, space)
         kernels = space.kernels
-        self.applied = _applied(layer, kernels)
-        self.apply, self.back = getattr(kernels, self.applied), getattr(kernels, f"{self.applied}_backward")
+        self.applied, self.apply, self.apply_backward = _applied(layer, kernels)
         self.owns_linear_output = self.applied == "linear"
         self.W = self.params["W"]
         no_bias = space.empty(1, layer.n_units)
@@ -183,7 +184,7 @@ class DenseStage(Stage):
         return self.Y
 
     def backward(self, grad: Array, wanted: bool) -> Array | None:
-        self.back(grad, self.Y, self.grad_w0)
+        self.apply_backward(grad, self.Y, self.grad_w0)
         grad, grad_X = self.Y, None
         if wanted:
             grad_X = self.space.scratch(*self.X.shape)
@@ -219,7 +220,7 @@ class ChainStage(Stage):
         self.values = space.empty(sum(sizes))
         self.state = tuple(space.empty(sum(sizes)) for _ in space.update.slots)
         for block, (a, b) in zip(self.blocks, itertools.pairwise(itertools.accumulate(sizes, initial=0)), strict=True):
-            block.lie_in(self.values[a:b], [array[a:b] for array in self.state])
+            block.move_into(self.values[a:b], [array[a:b] for array in self.state])
         widths = [layers[0].W.shape[0], *(stage.W.shape[1] for stage in layers)]
         self.owns_linear_output = layers[-1].owns_linear_output
         self.storage = space.empty(space.batch_size * sum(widths[1:]))
@@ -330,7 +331,7 @@ def stages_of(path: tuple[str, ...], layer: Layer, learns: bool, space: Workspac
     kinds: list[type[Any]] = [Stage]
     free = not layer.regularizers and not layer.constraints
     if free and type(layer) is Dense:
-        apart = layer.activation is not None and _applied(layer, space.kernels) == "linear"
+        apart = layer.activation is not None and _applied(layer, space.kernels)[0] == "linear"
         kinds = [DenseStage, ActivationStage] if apart else [DenseStage]
     elif free and type(layer) is LayerNorm and optional(space.kernels, "layer_norm"):
         kinds = [LayerNormStage]

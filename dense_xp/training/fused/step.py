@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dense_xp.backend import Array, Backend
+from dense_xp.kernels import Recorder
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.learning.metrics import Statistics
@@ -57,10 +58,10 @@ class FusedStep:
         self.first = min(learning, default=len(self.stages))
         self.regularized = [stage for stage in self.layers if stage.blocks and stage.layer.regularizers]
         self.blocks = [block for stage in self.stages for block in stage.blocks]
-        self.recorder: Any = None
+        self.recorder: Recorder | None = None
         if isinstance(space.update, RecordedUpdate):
             counts = sorted({block.steps for block in self.blocks})
-            self.recorder = space.recorder(2 + len(counts), space.dtype)
+            self.recorder = space.kernels.Recorder(2 + len(counts), space.dtype)
             space.update.place(self.recorder.numbers, counts)
         self.size = 0
         self.whole = True
@@ -95,8 +96,10 @@ class FusedStep:
         space.rate = self.model.learning_rate()
         for block in self.blocks:
             block.steps += 1
-        if isinstance(space.update, RecordedUpdate):
-            values: tuple[Any, ...] = self.recorder(self.work, (X, y, weight, noise), space.update.next(space.rate))
+        if self.recorder is not None and isinstance(space.update, RecordedUpdate):
+            values: tuple[Any, ...] = self.recorder(
+                self.work, (X, y, weight, noise), space.update.next_numbers(space.rate)
+            )
         else:
             values = self.work(X, y, weight, noise)
         self.model.steps += 1

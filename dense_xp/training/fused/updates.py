@@ -37,7 +37,7 @@ class RecordedUpdate(Update):
         """Take numbers on the device for them; `counts` are the different numbers of steps before the first turn."""
         self.on_device, self.counts, self.turn = numbers, list(counts), 0
 
-    def next(self, rate: float) -> list[float]:
+    def next_numbers(self, rate: float) -> list[float]:
         """Return what those numbers must be for the next turn."""
         self.turn += 1
         return [rate, 1.0 - rate * self.optimizer.weight_decay, *(float(count + self.turn) for count in self.counts)]

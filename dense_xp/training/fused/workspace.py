@@ -33,8 +33,7 @@ class Workspace:
         self.backend: Backend = model.built()
         self.optimizer, self.batch_size = model.optimizer, batch_size
         self.kernels = kernels_for(self.backend.kernels)
-        self.recorder = optional(self.kernels, "Recorder")
-        self.update = (RecordedUpdate if self.recorder else Update)(self.optimizer, self.kernels)
+        self.update = (RecordedUpdate if optional(self.kernels, "Recorder") else Update)(self.optimizer, self.kernels)
         self.keeps_gradients = self.optimizer.clip_norm is not None
         self.dtype = self.backend.dtype(model.dtype)
         self.rate = 0.0
