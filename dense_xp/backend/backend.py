@@ -12,7 +12,7 @@ import array_api_compat
 import numpy as np
 
 from dense_xp.backend.errors import ForeignArrayError
-from dense_xp.backend.libraries import Array, Library, library_of, to_numpy
+from dense_xp.backend.libraries import Array, Library, library_of, native, to_numpy
 
 _HOST = 1  # kDLCPU, as the DLPack protocol numbers kinds of devices
 
@@ -224,7 +224,7 @@ class Backend:
         if isinstance(data, np.ma.MaskedArray):
             raise TypeError(f"{what} is a masked array; fill or drop its masked values first: {what}.filled(...)")
         try:
-            host = np.asarray(data)
+            host = native(np.asarray(data))
         except ValueError as error:
             raise ValueError(f"{what} is not a rectangular array of numbers: {error}") from error
         if host.dtype.kind not in "biuf":

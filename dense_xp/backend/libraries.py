@@ -517,4 +517,9 @@ def to_numpy(data: Any) -> np.ndarray[Any, Any]:
     array([1, 2])
     """
     library = None if isinstance(data, np.ndarray) else library_of(data)
-    return np.asarray(data) if library is None else library.get(data)
+    return native(np.asarray(data)) if library is None else library.get(data)
+
+
+def native(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return numbers in the byte order of this machine, the only one that kernels and devices know."""
+    return host if host.dtype.isnative else host.astype(host.dtype.newbyteorder("="))

@@ -10,7 +10,7 @@ waited for by the host, and that copy was two turns ago.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,6 +20,17 @@ from dense_xp.kernels import Lane
 TURNS = 2
 
 
+class Source(Protocol):
+    """Data on the host whose rows can be gathered."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all of it."""
+
+    def gather(self, rows: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
+        """Write rows, given by their numbers, into memory of the host."""
+
+
 class Feeder:
     """Brings batches of host arrays to the device.
 
@@ -27,17 +38,15 @@ class Feeder:
     ----------
     lane : Lane
         What :func:`dense_xp.kernels.lane_for` returned.
-    sources : sequence of numpy.ndarray
-        Host arrays of the same samples.
+    sources : sequence of Source
+        Data on the host, of the same samples.
     dtypes : sequence of dtype
         What their rows are to be on the device.
     batch_size : int
         The most rows of a batch.
     """
 
-    def __init__(
-        self, lane: Lane, sources: Sequence[np.ndarray[Any, Any]], dtypes: Sequence[Any], batch_size: int
-    ) -> None:
+    def __init__(self, lane: Lane, sources: Sequence[Source], dtypes: Sequence[Any], batch_size: int) -> None:
         self.lane, self.sources = lane, sources
         shapes = [(batch_size, *source.shape[1:]) for source in sources]
         self.turns = [_Turn(lane, shapes, dtypes) for _ in range(TURNS)]
@@ -62,14 +71,11 @@ class _Turn:
         self.copied, self.used = lane.event(), lane.event()
         lane.work_marks(self.used)  # whoever had this memory before may still be at work
 
-    def filled(self, lane: Lane, sources: Sequence[np.ndarray[Any, Any]], rows: Any) -> list[Array]:
+    def filled(self, lane: Lane, sources: Sequence[Source], rows: Any) -> list[Array]:
         lane.host_waits(self.copied)
         n = len(rows)
         for source, buffer in zip(sources, self.buffers, strict=True):
-            if source.dtype == buffer.dtype:
-                np.take(source, rows, axis=0, out=buffer[:n], mode="clip")  # any other mode makes a copy in between
-            else:
-                buffer[:n] = np.take(source, rows, axis=0)
+            source.gather(rows, buffer[:n])
         lane.waits(self.used)
         for buffer, array in zip(self.buffers, self.arrays, strict=True):
             lane.send(buffer[:n], array[:n])

@@ -74,6 +74,13 @@ class Rows:
             return None
         return self.data.dtype if self.wanted is None else np.dtype(self.wanted)
 
+    def gather(self, rows: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
+        """Write rows of host data into memory of the host."""
+        if self.data.dtype == out.dtype:
+            np.take(self.data, rows, axis=0, out=out, mode="clip")  # any other mode makes a copy in between
+        else:
+            out[...] = self.read(rows)
+
     def check_finite(self) -> None:
         """Raise with the place of the first NaN or infinity."""
         if self.on_device:
@@ -104,6 +111,10 @@ class SparseRows(Rows):
     def read(self, rows: np.ndarray[Any, Any] | slice) -> np.ndarray[Any, Any]:
         """Return rows as a dense array."""
         return self.backend.read(self.data[rows].toarray(), self.what)
+
+    def gather(self, rows: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
+        """Write rows into memory of the host."""
+        out[...] = self.read(rows)
 
     def check_finite(self) -> None:
         """Raise with the place of the first NaN or infinity; zeros that are not stored are finite."""
@@ -147,8 +158,8 @@ class Samples:
             if self.weight.shape != leading:
                 raise ValueError(f"sample_weight has shape {self.weight.shape} and needs {leading}")
             self.weight.check_finite()
-            host = to_numpy(self.weight.data)
-            if (host < 0).any() or not host.any():
+            self._host_weight = to_numpy(self.weight.data)  # sums of it must not wait for the device
+            if (self._host_weight < 0).any() or not self._host_weight.any():
                 raise ValueError("sample_weight must not be negative, nor zero for every sample")
 
     def __len__(self) -> int:
@@ -178,8 +189,8 @@ class Samples:
         if self._fed is None or self._fed[0] != batch_size:
             backend = self.X.backend
             lane = lane_for(backend.kernels, backend.device)
-            data, dtypes = [part.data for part in travelling], [part.travel_dtype() for part in travelling]
-            feeder = None if lane is None else Feeder(lane, data, dtypes, batch_size)
+            dtypes = [part.travel_dtype() for part in travelling]
+            feeder = None if lane is None else Feeder(lane, travelling, dtypes, batch_size)
             self._fed = batch_size, feeder
         return self._fed[1]
 
@@ -187,7 +198,7 @@ class Samples:
         """Return the weight of these rows in an average over the data set."""
         if self.weight is None:
             return float(len(rows) if not isinstance(rows, slice) else rows.stop - rows.start)
-        return float(np.sum(to_numpy(self.weight.take(rows)), dtype=np.float64))
+        return float(np.sum(self._host_weight[rows], dtype=np.float64))
 
 
 def _loss_for(spec: Any, y: Rows, outputs: tuple[int, ...]) -> Loss:

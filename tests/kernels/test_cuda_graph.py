@@ -5,6 +5,7 @@ On a machine without a GPU it runs on the stand-in for one, where what a graph c
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -166,11 +167,16 @@ def waits(prediction: Any, target: Any, weight: Any = None) -> Any:
     return accuracy(prediction, target) * float(accuracy(prediction, target))
 
 
+def brings(prediction: Any, target: Any, weight: Any = None) -> Any:
+    """A metric that makes an array of Python numbers."""
+    return accuracy(prediction, target) * get_backend().xp.asarray([0.5, 0.5])[0]
+
+
 @pytest.mark.parametrize(
     ("options", "loss", "says"),
     [
         ({"metrics": (waits,)}, SoftmaxCrossEntropy(), "captur"),
-        ({}, SoftmaxCrossEntropy(class_weight=(1, 2, 3)), "captur"),
+        ({"metrics": (brings,)}, SoftmaxCrossEntropy(), "brings host data to the device"),
     ],
 )
 def test_what_waits_for_the_device_goes_on_call_by_call(kernels: Any, options: Any, loss: Loss, says: str) -> None:
@@ -188,6 +194,25 @@ def test_without_products_that_can_be_recorded(kernels: Any, monkeypatch: pytest
     monkeypatch.setattr(kernels, "blas", lambda: (None, "there are none"))
     step = same(kernels, "relu", Adam(0.01), SoftmaxCrossEntropy(), LABELS)
     assert step.unrecorded == "there are none"
+
+
+def test_class_weights_lie_on_the_device(kernels: Any) -> None:
+    step = same(kernels, "relu", Adam(0.01), SoftmaxCrossEntropy(class_weight=(1, 2, 3)), LABELS)
+    assert step.unrecorded == ""
+
+
+def test_what_a_graph_held_is_given_back(kernels: Any) -> None:
+    if kernels is not cuda_on_host.kernels():
+        pytest.skip("the stand-in alone tells")
+    before = set(cuda_on_host.MemoryPool.kept)
+    step = same(kernels, "relu", Adam(0.01), SoftmaxCrossEntropy(), LABELS)
+    assert cuda_on_host.MemoryPool.kept - before
+    uploads = cuda_on_host.pinned.uploads
+    get_backend().asarray(np.ones(3))
+    assert cuda_on_host.pinned.uploads == uploads + 1  # the allocator is CuPy's own again
+    del step
+    gc.collect()
+    assert cuda_on_host.MemoryPool.kept <= before
 
 
 def test_the_history_says_why(kernels: Any) -> None:

@@ -12,6 +12,7 @@ from dense_xp.backend import Backend, BackendError, get_backend, to_numpy, use_b
 from dense_xp.kernels import lane_for
 from dense_xp.learning.metrics import Metric
 from dense_xp.training.feeding import Feeder
+from dense_xp.training.samples import Rows
 from tests.kernels.kernel_sets import used_by_trainings
 from tests.stand_ins import cuda_on_host, cupy_on_host
 
@@ -51,8 +52,12 @@ DEVICES = ["the stand-in", "cupy", "torch:cuda"]
 @pytest.mark.parametrize("where", DEVICES)
 def test_every_batch_arrives_in_its_turn(where: str) -> None:
     backend = device(where)
+    host = get_backend("numpy")
     with backend.scope():
-        sources, dtypes = [X, LABELS], [np.dtype("float32"), LABELS.dtype]
+        sources, dtypes = (
+            [Rows(X, host, "float32", "X"), Rows(LABELS, host, "float32", "y")],
+            [np.dtype("float32"), LABELS.dtype],
+        )
         feeder = Feeder(lane_of(backend), sources, dtypes, 8)
         for _ in range(3):
             order = RNG.permutation(50)
@@ -75,6 +80,34 @@ def test_a_training_on_host_data_is_that_on_data_of_the_device(where: str, monke
             kwargs = {"sample_weight": weight, "rng": 1}
             losses.append(model.fit(place(X.astype("float32")), LABELS, 4, 12, **kwargs)["loss"])  # type: ignore[arg-type]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("where", DEVICES)
+def test_sparse_inputs_travel_too(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    backend = served(where, monkeypatch)
+    thin = np.where(RNG.uniform(size=X.shape) < 0.3, X, 0.0)
+    losses = []
+    with use_backend(backend), backend.scope():
+        for data in (thin, sparse.csr_matrix(thin), sparse.csc_matrix(thin)):
+            model = Sequential([Dense(8, activation="relu"), Dense(3)], rng=0)
+            losses.append(model.fit(data, LABELS, 3, 12, rng=1)["loss"])
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize("where", [*DEVICES, "numpy", "torch", "jax", "array_api_strict"])
+def test_numbers_in_the_other_byte_order(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = served(where, monkeypatch)
+    weight = RNG.uniform(0.5, 1.0, size=50)
+    results = []
+    with use_backend(backend), backend.scope():
+        for real, whole in (("<f8", "<i8"), (">f8", ">i8")):
+            model = Sequential([Dense(8, activation="relu"), Dense(3)], rng=0)
+            data = X.astype(real), LABELS.astype(whole)
+            history = model.fit(*data, 2, 12, rng=1, sample_weight=weight.astype(real))
+            results.append((history["loss"], model.evaluate(*data), model.predict(data[0]).tolist()))
+            model.forward_pass(data[0]) if where == "numpy" else None
+    assert results[0] == results[1]
 
 
 class Targets(Metric):
@@ -120,7 +153,7 @@ def test_each_rule_is_needed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(lane, rule, lambda *_: None)
 
     def train() -> None:
-        feeder = Feeder(lane, [X], [np.dtype("float32")], 8)
+        feeder = Feeder(lane, [Rows(X, get_backend("numpy"), "float32", "X")], [np.dtype("float32")], 8)
         results: list[Any] = []
         for i, arrays in enumerate(feeder.batches([np.arange(8)] * 6)):
             results.append(arrays[0] + 1.0)

@@ -45,8 +45,8 @@ class FusedStep:
     """
 
     def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Statistics], batch_size: int) -> None:
-        self.model, self.loss, self.metrics = model, loss, tuple(metrics)
         self.space = space = Workspace(model, batch_size)
+        self.model, self.loss, self.metrics = model, loss.placed(space.backend, model.dtype), tuple(metrics)
         self.layers = [
             stage for path, layer, learns in leaves(model) for stage in stages_of(path, layer, learns, space)
         ]
