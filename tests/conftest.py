@@ -23,6 +23,8 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")
 # backends whose absence is a failure here, and not a reason to skip: "torch,jax"
 REQUIRED = [name for name in os.environ.get("DENSE_XP_TEST_REQUIRES", "").split(",") if name]
 
+ON_A_GPU = ("torch:cuda:0", "jax:gpu:0")  # demanded only where they are named in full
+
 SPECS = (
     "numpy",
     "numpy-readonly",
@@ -32,6 +34,7 @@ SPECS = (
     "jax",
     "dpnp",
     "cupy",
+    *ON_A_GPU,
 )
 
 
@@ -82,7 +85,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     try:
         chosen = make_backend(request.param)
     except BackendError as error:
-        if request.param.partition(":")[0] in REQUIRED:
+        if request.param in REQUIRED or (request.param not in ON_A_GPU and request.param.partition(":")[0] in REQUIRED):
             raise
         pytest.skip(str(error))
     with chosen.scope():

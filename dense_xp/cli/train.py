@@ -17,7 +17,7 @@ from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
-from dense_xp.learning.optimizers import _OPTIMIZERS, Optimizer
+from dense_xp.learning.optimizers import OPTIMIZERS, Optimizer
 from dense_xp.saving import save
 from dense_xp.support.registry import by_name
 from dense_xp.table_files import TableError
@@ -218,7 +218,7 @@ def _target_name(arguments: argparse.Namespace, frame: Any) -> str:
 
 def _optimizer(arguments: argparse.Namespace) -> Optimizer:
     given = {"learning_rate": arguments.learning_rate, "weight_decay": arguments.weight_decay}
-    kind = by_name("optimizer", _OPTIMIZERS, arguments.optimizer)
+    kind = by_name("optimizer", OPTIMIZERS, arguments.optimizer)
     return kind(**{name: value for name, value in given.items() if value is not None})
 
 

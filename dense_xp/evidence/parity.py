@@ -18,7 +18,7 @@ import numpy as np
 
 from dense_xp.backend import Array, Backend, get_backend
 from dense_xp.evidence import rounding
-from dense_xp.layers.activations import _ACTIVATIONS
+from dense_xp.layers.activations import ACTIVATIONS
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
@@ -185,7 +185,7 @@ def cases(dtype: str, seed: int = 0, shapes: Iterable[tuple[int, ...]] = SHAPES)
         yield layer_case(Dense(n_units, use_bias=False), X * large, rng)
         yield layer_case(Dense(n_units), X * small, rng)
     line = np.concatenate([np.linspace(-12, 12, 97), [0.0, -0.0, small, -small, large, -large]])
-    for kind in _ACTIVATIONS.values():
+    for kind in ACTIVATIONS.values():
         yield layer_case(kind(), line if kind.__name__ != "Softmax" else rng.normal(size=(5, 7)) * 4, rng)
     for X in (rng.normal(size=(1, 5)), rng.normal(size=(17, 31)) * 30 + 7, rng.normal(size=(3, 5, 11))):
         yield layer_case(Dropout(0.3), X, rng)

@@ -272,7 +272,7 @@ class Softmax(Layer):
         return cache * (grad_Y - xp.sum(cache * grad_Y, axis=-1, keepdims=True)), {}
 
 
-_ACTIVATIONS: dict[str, type[Layer]] = {
+ACTIVATIONS: dict[str, type[Layer]] = {
     "relu": ReLU,
     "leaky_relu": LeakyReLU,
     "elu": ELU,
@@ -307,7 +307,7 @@ def get_activation(spec: str | Mapping[str, Any] | Layer | None) -> Layer | None
     if isinstance(spec, Mapping):
         spec = layer_class(spec["class"]).from_config(spec["config"])
     if isinstance(spec, str):
-        return by_name("activation", _ACTIVATIONS, spec, ", linear, or a layer without parameters")()
+        return by_name("activation", ACTIVATIONS, spec, ", linear, or a layer without parameters")()
     if not isinstance(spec, Layer):
         hint = f": pass {spec.__name__}()" if isinstance(spec, type) else ""
         raise TypeError(f"an activation is a name or a layer, and this is {spec!r}{hint}")
@@ -335,7 +335,7 @@ def activation_config(activation: Layer | None) -> Any:
     if activation is None:
         return None
     config = activation.get_config()
-    for name, known in _ACTIVATIONS.items():
+    for name, known in ACTIVATIONS.items():
         if type(activation) is known and config == known().get_config():
             return name
     return {"class": type(activation).__name__, "config": config}

@@ -8,8 +8,8 @@ from typing import Any, Self
 from dense_xp.backend import Array
 from dense_xp.layers.contract import is_pure
 from dense_xp.layers.placed import Placed
-from dense_xp.learning.constraints import _CONSTRAINTS, Constraint, get_constraint
-from dense_xp.learning.regularizers import _REGULARIZERS, Regularizer, get_regularizer
+from dense_xp.learning.constraints import CONSTRAINTS, Constraint, get_constraint
+from dense_xp.learning.regularizers import REGULARIZERS, Regularizer, get_regularizer
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import described
 from dense_xp.support.trees import Params
@@ -159,9 +159,9 @@ class Ruled(Placed):
         """Return what :meth:`from_config` needs to make the same layer, as plain Python values."""
         config = super().get_config()
         if self.regularizers:
-            config["regularizers"] = {name: described(_REGULARIZERS, rule) for name, rule in self.regularizers.items()}
+            config["regularizers"] = {name: described(REGULARIZERS, rule) for name, rule in self.regularizers.items()}
         if self.constraints:
-            config["constraints"] = {name: described(_CONSTRAINTS, rule) for name, rule in self.constraints.items()}
+            config["constraints"] = {name: described(CONSTRAINTS, rule) for name, rule in self.constraints.items()}
         return config
 
     @classmethod

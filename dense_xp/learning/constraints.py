@@ -137,7 +137,7 @@ def _check_limits(low: Any, high: Any) -> None:
         raise ValueError(f"a norm lies between 0 <= low <= high with 0 < high, and these are {low!r} and {high!r}")
 
 
-_CONSTRAINTS: dict[str, type[Any]] = {
+CONSTRAINTS: dict[str, type[Any]] = {
     "max_norm": MaxNorm,
     "min_max_norm": MinMaxNorm,
     "unit_norm": UnitNorm,
@@ -160,8 +160,8 @@ def get_constraint(spec: str | Mapping[str, Any] | Constraint) -> Constraint:
     >>> get_constraint("max_norm")
     MaxNorm(limit=2.0)
     """
-    rule: Any = made("constraint", _CONSTRAINTS, spec, ", or a pure function of the weights")
-    if isinstance(rule, type) and rule in _CONSTRAINTS.values():
+    rule: Any = made("constraint", CONSTRAINTS, spec, ", or a pure function of the weights")
+    if isinstance(rule, type) and rule in CONSTRAINTS.values():
         raise TypeError(f"{rule.__name__} is a class: pass {rule.__name__}(...)")
     if not callable(rule):
         raise TypeError(f"a constraint is a name or a pure function of the weights, and this is {rule!r}")

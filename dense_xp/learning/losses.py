@@ -364,7 +364,7 @@ class SigmoidCrossEntropy(Loss):
             raise ValueError("the targets of SigmoidCrossEntropy must lie between 0 and 1")
 
 
-_LOSSES: dict[str, type[Loss]] = {
+LOSSES: dict[str, type[Loss]] = {
     "mean_squared_error": MeanSquaredError,
     "mean_absolute_error": MeanAbsoluteError,
     "huber": Huber,
@@ -393,4 +393,4 @@ def get_loss(spec: str | Loss) -> Loss:
     if not isinstance(spec, str):
         hint = f": pass {spec.__name__}()" if isinstance(spec, type) else "; a subclass of Loss serves"
         raise TypeError(f"a loss is a name or a Loss, and this is {spec!r}{hint}")
-    return by_name("loss", _LOSSES, spec)()
+    return by_name("loss", LOSSES, spec)()

@@ -19,7 +19,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array, to_numpy
-from dense_xp.learning.losses import _LOSSES
+from dense_xp.learning.losses import LOSSES
 from dense_xp.learning.special import log_softmax
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import by_name
@@ -546,7 +546,7 @@ _METRICS: dict[str, Callable[[], Measure]] = {
     "recall": Recall,
     "auc": AUC,
     "r2": R2,
-    **_LOSSES,
+    **LOSSES,
 }
 
 

@@ -556,7 +556,7 @@ class ForeignOptimizer(Optimizer):
         return f"ForeignOptimizer({self.optimizer!r})"
 
 
-_OPTIMIZERS: dict[str, type[Optimizer]] = {
+OPTIMIZERS: dict[str, type[Optimizer]] = {
     "sgd": SGD,
     "rmsprop": RMSprop,
     "adam": Adam,
@@ -584,7 +584,7 @@ def as_optimizer(spec: Any) -> Optimizer | None:
     if spec is None or isinstance(spec, Optimizer):
         return spec
     if isinstance(spec, str):
-        return by_name("optimizer", _OPTIMIZERS, spec, ", or an object with update(weights, grad)")()
+        return by_name("optimizer", OPTIMIZERS, spec, ", or an object with update(weights, grad)")()
     if isinstance(spec, type):
         raise TypeError(f"{spec.__name__} is a class: pass an optimizer with update, {spec.__name__}(...)")
     if not callable(getattr(spec, "update", None)) or isinstance(spec, dict | set):

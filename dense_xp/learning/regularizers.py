@@ -232,7 +232,7 @@ def _excess(W: Array) -> Array:
     return gram - array_namespace(W).eye(gram.shape[0], dtype=W.dtype, device=device(W))
 
 
-_REGULARIZERS: dict[str, type[Regularizer]] = {
+REGULARIZERS: dict[str, type[Regularizer]] = {
     "l1": L1,
     "l2": L2,
     "l1l2": L1L2,
@@ -255,7 +255,7 @@ def get_regularizer(spec: str | Mapping[str, Any] | Regularizer) -> Regularizer:
     >>> get_regularizer("l2")
     L2(factor=0.01)
     """
-    rule = made("regularizer", _REGULARIZERS, spec)
+    rule = made("regularizer", REGULARIZERS, spec)
     if not isinstance(rule, Regularizer):
         hint = f": pass {rule.__name__}(...)" if isinstance(rule, type) else "; a subclass of Regularizer serves"
         raise TypeError(f"a regularizer is a name or a Regularizer, and this is {rule!r}{hint}")

@@ -21,7 +21,7 @@ from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.placed import build_with
 from dense_xp.learning import schedules
-from dense_xp.learning.optimizers import _OPTIMIZERS, Optimizer
+from dense_xp.learning.optimizers import OPTIMIZERS, Optimizer
 from dense_xp.learning.schedules import Schedule
 from dense_xp.support.files import write_atomically
 from dense_xp.support.trees import Params, flatten, unflatten
@@ -33,7 +33,7 @@ FORMAT = 1
 _KEY = "dense_xp"
 _WEIGHT, _STATE = "weight:", "optimizer:"
 _SCHEDULES = {cls.__name__: cls for cls in vars(schedules).values() if isinstance(cls, type)}
-_RULES = {cls.__name__: cls for cls in _OPTIMIZERS.values()}
+_RULES = {cls.__name__: cls for cls in OPTIMIZERS.values()}
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 

@@ -23,7 +23,7 @@ from dense_xp.evidence import parity
 MODULES = ("numpy", "cupy", "torch", "jax", "array_api_strict", "dpnp", "dask.array", "mlx.core", "blosc2", "ndonnx")
 GROUPS = {
     "Dense": ("Dense",),
-    "activations": tuple(kind.__name__ for kind in parity._ACTIVATIONS.values()),
+    "activations": tuple(kind.__name__ for kind in parity.ACTIVATIONS.values()),
     "normalization": ("LayerNorm", "BatchNorm"),
     "Dropout": ("Dropout",),
     "a network": ("Sequential",),

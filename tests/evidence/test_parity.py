@@ -235,7 +235,7 @@ def test_batches_may_be_split_and_shuffled(backend: Backend, shape: tuple[int, i
 
 
 ADJOINT = [
-    *(pytest.param(kind, id=name) for name, kind in parity._ACTIVATIONS.items()),
+    *(pytest.param(kind, id=name) for name, kind in parity.ACTIVATIONS.items()),
     pytest.param(lambda: Dense(5), id="dense"),
     pytest.param(LayerNorm, id="layer_norm"),
     pytest.param(parity.BatchNorm, id="batch_norm"),

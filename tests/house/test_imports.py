@@ -98,6 +98,29 @@ def test_there_are_no_circles() -> None:
         visit(name, ())
 
 
+def test_no_module_uses_a_private_name_of_another() -> None:
+    """Neither an attribute that another module writes, nor an import with an underscore."""
+    written: dict[str, set[Path]] = {}
+    read: list[tuple[str, Path, int]] = []
+    for file, text in FILES.items():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dense_xp"):
+                wrong = [alias.name for alias in node.names if alias.name[0] == "_" and alias.name != "__version__"]
+                assert not wrong, f"{file}:{node.lineno} imports {wrong}"
+            elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                mine = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                if mine:
+                    written.setdefault(node.attr, set()).add(file)
+                else:
+                    read.append((node.attr, file, node.lineno))
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                written.setdefault(node.name, set()).add(file)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                written.setdefault(node.target.id, set()).add(file)
+    abroad = [f"{file}:{line} .{name}" for name, file, line in read if file not in written.get(name, {file})]
+    assert not abroad, abroad
+
+
 @pytest.mark.parametrize("file", IN_KERNELS, ids=str)
 def test_kernels_know_arrays_alone_and_one_library_each(file: Path) -> None:
     used = imports(file)

@@ -30,7 +30,7 @@ from dense_xp import (
 from dense_xp.backend import Backend
 from dense_xp.interop import export_onnx
 from dense_xp.interop.onnx import _unguarded
-from dense_xp.layers.activations import _ACTIVATIONS
+from dense_xp.layers.activations import ACTIVATIONS
 from dense_xp.support.dtypes import in_dtype, widened
 from tests.references import check, randomized
 
@@ -46,7 +46,7 @@ def _same_numbers_in_any_order() -> None:
     RNG.bit_generator.state = np.random.default_rng(0).bit_generator.state
 
 
-LAYERS: dict[str, list[Layer]] = {name: [kind()] for name, kind in _ACTIVATIONS.items() if name != "tanh"} | {
+LAYERS: dict[str, list[Layer]] = {name: [kind()] for name, kind in ACTIVATIONS.items() if name != "tanh"} | {
     "dense": [Dense(8)],
     "without bias": [Dense(8, use_bias=False)],
     "layer norm": [LayerNorm(epsilon=1e-3)],

@@ -269,9 +269,9 @@ def test_updates(kernel: Any, dtype: str, optimizer: Optimizer, size: int) -> No
 
 
 def test_every_optimizer_of_the_package_has_a_kernel() -> None:
-    from dense_xp.learning.optimizers import _OPTIMIZERS
+    from dense_xp.learning.optimizers import OPTIMIZERS
 
-    assert all(Update.serves(kind()) for kind in _OPTIMIZERS.values())
+    assert all(Update.serves(kind()) for kind in OPTIMIZERS.values())
 
     class Own(Adam):
         pass

@@ -9,13 +9,13 @@ import pytest
 
 from dense_xp import ELU, GELU, Dense, Dropout, Layer, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from dense_xp.backend import Backend, to_numpy
-from dense_xp.layers.activations import _ACTIVATIONS, Activation, activation_config, get_activation
+from dense_xp.layers.activations import ACTIVATIONS, Activation, activation_config, get_activation
 from tests.comparing import assert_close, assert_same_kind
 from tests.layers.layer_gradients import assert_gradient
 
 X = np.concatenate([np.random.default_rng(0).normal(size=40) * 3, np.linspace(-20, 20, 10)]).reshape(5, 10)
-EACH = [pytest.param(kind, id=name) for name, kind in _ACTIVATIONS.items()]
-ELEMENTWISE = [pytest.param(kind, id=name) for name, kind in _ACTIVATIONS.items() if kind is not Softmax]
+EACH = [pytest.param(kind, id=name) for name, kind in ACTIVATIONS.items()]
+ELEMENTWISE = [pytest.param(kind, id=name) for name, kind in ACTIVATIONS.items() if kind is not Softmax]
 
 
 def both(layer: Layer, backend: Backend, x: Any, dtype: str = "float64") -> tuple[Any, Any]:
@@ -122,7 +122,7 @@ def test_the_derivative_of_softmax_is_the_whole_matrix(backend: Backend) -> None
 # ------------------------------------------------------------------ names, and what is refused
 
 
-@pytest.mark.parametrize("layer", [*(kind() for kind in _ACTIVATIONS.values()), LeakyReLU(0.3), ELU(2.0)])
+@pytest.mark.parametrize("layer", [*(kind() for kind in ACTIVATIONS.values()), LeakyReLU(0.3), ELU(2.0)])
 def test_configurations_go_there_and_back(layer: Layer) -> None:
     again = get_activation(activation_config(layer))
     assert type(again) is type(layer)
@@ -131,7 +131,7 @@ def test_configurations_go_there_and_back(layer: Layer) -> None:
 
 
 def test_names() -> None:
-    for name, kind in _ACTIVATIONS.items():
+    for name, kind in ACTIVATIONS.items():
         assert type(get_activation(name)) is kind
         assert activation_config(kind()) == name
     assert get_activation(None) is None

@@ -9,7 +9,7 @@ import pytest
 
 from dense_xp import Huber, Loss, MeanAbsoluteError, MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from dense_xp.backend import Backend, to_numpy
-from dense_xp.learning.losses import _LOSSES, get_loss
+from dense_xp.learning.losses import LOSSES, get_loss
 from tests.comparing import assert_close, assert_same_kind
 from tests.gradients import directional_error
 
@@ -254,7 +254,7 @@ def test_arguments_out_of_range(make: Any, says: str) -> None:
 
 
 def test_losses_by_name() -> None:
-    for name, kind in _LOSSES.items():
+    for name, kind in LOSSES.items():
         assert get_loss(name) == kind()
     loss = Huber(2.0)
     assert get_loss(loss) is loss

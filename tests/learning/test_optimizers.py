@@ -10,7 +10,7 @@ import pytest
 
 from dense_xp import SGD, Adagrad, Adam, AdamW, ConstantSchedule, Lion, Optimizer, RMSprop, StepSchedule
 from dense_xp.backend import Backend, to_numpy
-from dense_xp.learning.optimizers import _OPTIMIZERS, ForeignOptimizer, as_optimizer
+from dense_xp.learning.optimizers import OPTIMIZERS, ForeignOptimizer, as_optimizer
 from tests.comparing import assert_close, assert_same_kind
 
 RNG = np.random.default_rng(0)
@@ -32,7 +32,7 @@ OURS_AND_TORCHS: list[tuple[Optimizer, str, dict[str, Any]]] = [
     (Adagrad(), "Adagrad", {}),
     (Adagrad(0.1, epsilon=1e-3), "Adagrad", {"lr": 0.1, "eps": 1e-3}),
 ]
-ALL = [kind() for kind in _OPTIMIZERS.values()] + [
+ALL = [kind() for kind in OPTIMIZERS.values()] + [
     SGD(0.1, momentum=0.9, weight_decay=0.1),
     SGD(0.1, momentum=0.9, nesterov=True),
     RMSprop(0.1, momentum=0.5),
@@ -82,7 +82,7 @@ def test_lion_is_its_formula(backend: Backend) -> None:
         assert_close(param, expected, backend)
 
 
-@pytest.mark.parametrize("kind", _OPTIMIZERS.values())
+@pytest.mark.parametrize("kind", OPTIMIZERS.values())
 def test_weight_decay_is_decoupled(backend: Backend, kind: type[Optimizer]) -> None:
     """One step with decay is the step without it, plus a shrinking that the gradient does not see."""
     plain, decayed = kind(0.1, weight_decay=0.0), kind(0.1, weight_decay=0.3)
@@ -292,7 +292,7 @@ def test_another_precision_is_brought_back(backend: Backend) -> None:
 
 
 def test_optimizers_by_name() -> None:
-    for name, kind in _OPTIMIZERS.items():
+    for name, kind in OPTIMIZERS.items():
         assert as_optimizer(name) == kind()
     optimizer = Adam()
     assert as_optimizer(optimizer) is optimizer
@@ -367,7 +367,7 @@ def test_the_rate_of_a_step_is_what_it_is_told_or_the_first() -> None:
 
 
 def test_defaults_and_schedules() -> None:
-    rates = {name: kind().learning_rate_at(0) for name, kind in _OPTIMIZERS.items()}
+    rates = {name: kind().learning_rate_at(0) for name, kind in OPTIMIZERS.items()}
     assert rates == {"sgd": 0.01, "rmsprop": 0.001, "adam": 0.001, "adamw": 0.001, "adagrad": 0.01, "lion": 1e-4}
     assert SGD(StepSchedule(0.5, every=2)).learning_rate_at(2) == pytest.approx(0.05)
     assert SGD(ConstantSchedule(0.5)).learning_rate_at(9) == 0.5

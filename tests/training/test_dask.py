@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dense_xp import BatchNorm, Dense, Dropout, Layer, LayerNorm, Sequential
-from dense_xp.layers.activations import _ACTIVATIONS
+from dense_xp.layers.activations import ACTIVATIONS
 
 da = pytest.importorskip("dask.array")
 
@@ -33,7 +33,7 @@ LAYERS: list[Any] = [
     pytest.param(lambda: Dense(5, activation="gelu", use_bias=False), id="dense_gelu"),
     pytest.param(LayerNorm, id="layer_norm"),
     pytest.param(BatchNorm, id="batch_norm"),
-    *(pytest.param(kind, id=name) for name, kind in _ACTIVATIONS.items()),
+    *(pytest.param(kind, id=name) for name, kind in ACTIVATIONS.items()),
     pytest.param(
         lambda: Sequential([Dense(4, activation="tanh"), Dropout(0.5), LayerNorm(), Dense(2)], rng=0), id="sequential"
     ),
