@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dense_xp import table_files, tables
+from dense_xp import tables
 from dense_xp.backend import get_backend
 from dense_xp.cli.arguments import DATA, Parser, example, names, not_negative, positive, rate, share, widths
 from dense_xp.cli.reports import Lines, check_place, check_plot, epochs, first_of, in_words, plot, scores, shortened
@@ -20,8 +20,9 @@ from dense_xp.layers.normalization import BatchNorm, LayerNorm
 from dense_xp.learning.optimizers import OPTIMIZERS, Optimizer
 from dense_xp.saving import save
 from dense_xp.support.registry import by_name
-from dense_xp.table_files import TableError
 from dense_xp.tables import Classes, Encoder, Quantity, Target, counted
+from dense_xp.tables import files as table_files
+from dense_xp.tables.files import TableError
 from dense_xp.training.callbacks import CSVLog, EarlyStopping
 from dense_xp.training.history import DivergenceError, History, Run
 from dense_xp.training.sequential import Sequential

@@ -30,7 +30,8 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 def test_what_the_pages_import_from_is_in_the_reference() -> None:
     used = {name for page in PAGES.values() for name in re.findall(r"from dense_xp\.([\w.]+) import", page)}
-    assert not used - set(MODULES), f"add these modules to a page in docs/reference: {used - set(MODULES)}"
+    missing = {name for name in used - set(MODULES) if not any(module.startswith(f"{name}.") for module in MODULES)}
+    assert not missing, f"add these modules to a page in docs/reference: {missing}"
 
 
 # ------------------------------------------------------------------------------------- docstrings

@@ -17,7 +17,7 @@ PACKAGE = Path(dense_xp.__file__).parent
 FLOORS = (
     ("backend", "kernels", "datasets"),
     ("support",),
-    ("learning", "tables", "table_files"),
+    ("learning", "tables"),
     ("layers",),
     ("training",),
     ("saving", "estimators", "evidence", "interop"),
@@ -28,7 +28,6 @@ FLOOR = {chapter: number for number, row in enumerate(FLOORS) for chapter in row
 # on one floor, one way
 BESIDE = {
     ("tables", "learning"),
-    ("tables", "table_files"),
     ("interop", "saving"),
     ("__main__", "__init__"),
 }

@@ -12,9 +12,10 @@ import pytest
 
 pl = pytest.importorskip("polars")
 
-from dense_xp import table_files, tables  # noqa: E402
-from dense_xp.table_files import TableError, read, write  # noqa: E402
+from dense_xp import tables  # noqa: E402
 from dense_xp.tables import Category, Classes, Encoder, Number, Quantity, make_target, split, task_of  # noqa: E402
+from dense_xp.tables import files as table_files  # noqa: E402
+from dense_xp.tables.files import TableError, read, write  # noqa: E402
 
 
 def csv(folder: Path, text: str | bytes, name: str = "table.csv") -> str:

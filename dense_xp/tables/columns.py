@@ -1,0 +1,301 @@
+"""What is learned from a column of a table: numbers become standardised ones, texts a column for each value."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+
+import numpy as np
+
+from dense_xp.tables.files import TableError, require_polars
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+Host: TypeAlias = np.ndarray[Any, Any]
+
+
+MAX_LEVELS = 100
+"""How many values of a category get a column of their own; the most frequent do."""
+
+
+_IDENTIFIER = re.compile(r"|index|row|unnamed: 0|(.*[\s_-])?id", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A column of numbers: (value - mean) / scale; a missing value counts as the mean.
+
+    Attributes
+    ----------
+    name : str
+        Of the column.
+    mean, scale : float
+        Mean and standard deviation of the training rows.
+    missing : int
+        How many of them had no number.
+    """
+
+    name: str
+    mean: float
+    scale: float
+    missing: int = 0
+
+    kind: ClassVar[str] = "number"
+
+    def __post_init__(self) -> None:
+        check_kind("name", self.name, str)
+        check_kind("mean", self.mean, float)
+        check_kind("scale", self.scale, float)
+        check_kind("missing", self.missing, int)
+        if not (math.isfinite(self.mean) and 0 < self.scale < math.inf):
+            raise ValueError(f"the column {self.name!r} has the mean {self.mean} and the scale {self.scale}")
+
+    @classmethod
+    def fit(cls, column: pl.Series) -> Self | str:
+        """Learn from a column; return why it is left out if there is nothing to learn."""
+        values = numbers_of(column)
+        known = values[np.isfinite(values)]
+        if not len(known):
+            return "no values"
+        if known.min() == known.max():
+            return f"constant, {known[0]:g}"
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, scale = float(known.mean()), float(known.std())
+        if not (math.isfinite(mean) and 0 < scale < math.inf):
+            raise TableError(f"{column.name}: the numbers are too large, too small or too close to be standardised")
+        return cls(column.name, mean, scale, len(values) - len(known))
+
+    @property
+    def features(self) -> list[str]:
+        """The names of what the network sees."""
+        return [self.name]
+
+    @property
+    def report(self) -> str:
+        """What was done with the column."""
+        return f"mean {self.mean:.4g}, standard deviation {self.scale:.4g}{filled_text(self.missing, 'the mean')}"
+
+    def encode(self, column: pl.Series, into: Host) -> None:
+        """Write the feature of each row into an array of zeros."""
+        values = (numbers_of(column) - self.mean) / self.scale
+        into[:, 0] = np.where(np.isfinite(values), values, 0.0)
+
+    def notes(self, column: pl.Series) -> Iterator[str]:
+        """Say what is taken for something else."""
+        if missing := int((~np.isfinite(numbers_of(column))).sum()):
+            yield f"{self.name}: no number in {counted(missing, 'row')}, taken as the mean {self.mean:.4g}"
+
+
+@dataclass(frozen=True)
+class Category:
+    """A column of texts: 1 in the place of the row's value, and 0 elsewhere.
+
+    Attributes
+    ----------
+    name : str
+        Of the column.
+    levels : sequence of str
+        The values with a place of their own.
+    of : {"text", "boolean", "number"}
+        What the column held.
+    other : bool
+        Whether the other values have a place together. Without one, a value that is not in `levels` is 0 everywhere.
+    missing : int
+        How many of the training rows had no value: if any, a missing value has a place of its own.
+    """
+
+    name: str
+    levels: Sequence[str]
+    of: str = "text"
+    other: bool = False
+    missing: int = 0
+
+    kind: ClassVar[str] = "category"
+
+    def __post_init__(self) -> None:
+        check_kind("name", self.name, str)
+        check_kind("other", self.other, bool)
+        check_kind("missing", self.missing, int)
+        object.__setattr__(self, "levels", checked_labels(self.name, self.levels))
+        check_of(self.of)
+
+    @classmethod
+    def fit(cls, column: pl.Series, max_levels: int = MAX_LEVELS, *, forced: bool = False) -> Self | str:
+        """Learn from a column; return why it is left out if there is nothing to learn.
+
+        A value has a place if it occurs at least twice, and is among the `max_levels` most frequent ones. A column of
+        which less than half is covered so is left out, unless it is `forced` to be a category.
+        """
+        of = kind_of(column)
+        texts = texts_of(column, of)
+        known = texts.drop_nulls()
+        counts = known.value_counts(name="n")
+        if not counts.height:
+            return "no values"
+        frequent = sorted(counts.rows(), key=lambda row: (-row[1], row[0]))[:max_levels]
+        frequent = [row for row in frequent if row[1] > 1] or (frequent if forced else [])
+        covered = sum(count for _, count in frequent)
+        if 2 * covered < len(known) and not forced:
+            return f"{counts.height:,} different texts in {counted(len(known), 'row')}{nearly_numbers(known)}"
+        other, missing = covered < len(known), len(texts) - len(known)
+        if len(frequent) == 1 and not other and not missing:
+            return f"constant, {frequent[0][0]!r}"
+        return cls(column.name, sorted(level for level, _ in frequent), of, other, missing)
+
+    @property
+    def features(self) -> list[str]:
+        """The names of what the network sees."""
+        rest = [f"{self.name}: other"] * self.other + [f"{self.name}: missing"] * bool(self.missing)
+        return [f"{self.name}={level}" for level in self.levels] + rest
+
+    @property
+    def report(self) -> str:
+        """What was done with the column."""
+        other = " and others" if self.other else ""
+        return f"{len(self.levels)} values{other}{filled_text(self.missing, 'a value of its own')}"
+
+    def encode(self, column: pl.Series, into: Host) -> None:
+        """Write the features of each row into an array of zeros."""
+        texts = texts_of(column, self.of)
+        places = codes_of(texts, self.levels)
+        absent = texts.is_null().to_numpy()
+        if self.other:
+            places = np.where((places < 0) & ~absent, len(self.levels), places)
+        if self.missing:
+            places = np.where(absent, into.shape[1] - 1, places)
+        rows = np.flatnonzero(places >= 0)
+        into[rows, places[rows]] = 1.0
+
+    def notes(self, column: pl.Series) -> Iterator[str]:
+        """Say what is taken for something else."""
+        texts = texts_of(column, self.of)
+        absent = texts.is_null().to_numpy()
+        if absent.any() and not self.missing:
+            yield f"{self.name}: no value in {counted(int(absent.sum()), 'row')}, taken as none of the known ones"
+        new = (codes_of(texts, self.levels) < 0) & ~absent
+        if new.any() and not self.other:
+            first = texts[int(np.argmax(new))]
+            rows = counted(int(new.sum()), "row")
+            yield f"{self.name}: new values, such as {first!r}, in {rows}, taken as none of the known ones"
+
+
+def fit_column(column: pl.Series, max_levels: int, is_number: bool) -> Number | Category | str:
+    """Return what is learned from a column, or why it is left out."""
+    dtype = column.dtype
+    if dtype.is_temporal():
+        return "dates and times are not used: make numbers of them, such as the year"
+    if dtype.is_numeric():
+        if not is_number and _is_identifier(column):
+            return "every value differs, and its name is that of an identifier (--number uses it all the same)"
+        return Number.fit(column)
+    if holds_texts(column):
+        if is_number:
+            raise TableError(f"{column.name} holds texts, and not numbers")
+        return Category.fit(column, max_levels)
+    return "no values" if column.null_count() == len(column) else f"values of the type {dtype} are not used"
+
+
+def _is_identifier(column: pl.Series) -> bool:
+    named = bool(_IDENTIFIER.fullmatch(column.name)) or column.name.endswith(("Id", "ID"))
+    return named and bool(column.dtype.is_integer()) and bool(column.n_unique() == len(column))
+
+
+def numbers_of(column: pl.Series) -> Host:
+    """Return a column as float64, NaN where there is nothing."""
+    pl = require_polars()
+    numbers = column.cast(pl.Float64, strict=False) if not column.dtype.is_temporal() else None
+    if numbers is None or numbers.null_count() > column.null_count():
+        first = column[0] if numbers is None else column.filter(numbers.is_null() & column.is_not_null())[0]
+        raise TableError(f"{column.name} holds {str(first)!r}, and must hold numbers")
+    return np.asarray(numbers.to_numpy())
+
+
+def holds_texts(column: pl.Series) -> bool:
+    """Whether a column holds texts."""
+    pl = require_polars()
+    return isinstance(column.dtype, pl.String | pl.Boolean | pl.Categorical | pl.Enum)
+
+
+def kind_of(column: pl.Series) -> str:
+    """Return what kind of values a column has."""
+    if column.dtype == require_polars().Boolean:
+        return "boolean"
+    return "number" if column.dtype.is_numeric() else "text"
+
+
+def texts_of(column: pl.Series, of: str) -> pl.Series:
+    """Return values as texts, alike however the file at hand spells them: 1, 1.0 and "1"; true and True."""
+    pl = require_polars()
+    if column.dtype.is_nested() or column.dtype.is_temporal():
+        raise TableError(f"{column.name} holds values of the type {column.dtype}, and must hold texts")
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+        whole = column.cast(pl.Int64, strict=False)
+        if whole.null_count() == column.null_count() and (whole == column).all():
+            column = whole
+    texts = column.cast(pl.String)
+    return texts.str.to_lowercase() if of == "boolean" else texts
+
+
+def codes_of(texts: pl.Series, labels: Sequence[str]) -> Host:
+    """Return the place of each text among the labels, or -1."""
+    pl = require_polars()
+    codes = texts.cast(pl.Enum(labels), strict=False).to_physical().cast(pl.Int64)
+    return np.asarray(codes.fill_null(-1).to_numpy())
+
+
+def nearly_numbers(texts: pl.Series) -> str:
+    """Return a hint if all but a few texts are numbers: then one value spoils a whole column."""
+    pl = require_polars()
+    numbers = texts.cast(pl.Float64, strict=False)
+    if not 0 < numbers.null_count() <= 0.1 * len(texts):
+        return ""
+    first = texts.filter(numbers.is_null())[0]
+    return f", though nearly all are numbers: if {first!r} stands for a missing value, say --missing {first!r}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> counted(1, "row"), counted(2000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
+def filled_text(missing: int, what: str) -> str:
+    """Say how many values were missing and are filled."""
+    return f"; {missing:,} missing, taken as {what}" if missing else ""
+
+
+def some_of(names: Sequence[str], most: int = 12) -> str:
+    """Return names as a text, the first of many."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def check_kind(name: str, value: Any, kind: type) -> None:
+    """Raise ValueError unless a value of a configuration is of this kind."""
+    if type(value) is not kind or (isinstance(value, int) and value < 0):
+        raise ValueError(f"{name} is {value!r}")
+
+
+def check_of(of: Any) -> None:
+    """Raise ValueError unless it names a kind of values."""
+    if of not in ("text", "boolean", "number"):
+        raise ValueError(f"it holds {of!r}")
+
+
+def checked_labels(name: str, labels: Any) -> tuple[str, ...]:
+    """Return labels of a configuration, or raise ValueError."""
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"the column {name!r} has the labels {labels!r}")
+    if len(set(labels)) < len(labels) or not labels:
+        raise ValueError(f"the column {name!r} has no labels, or the same one twice")
+    return tuple(labels)

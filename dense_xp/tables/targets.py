@@ -1,0 +1,213 @@
+"""What is to be predicted: a class by its name, or a number that is standardised, and undone in what is predicted."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
+
+import numpy as np
+
+from dense_xp.learning.special import log_softmax
+from dense_xp.support.registry import by_name
+from dense_xp.tables.columns import (
+    Host,
+    Number,
+    check_kind,
+    check_of,
+    checked_labels,
+    codes_of,
+    counted,
+    holds_texts,
+    kind_of,
+    nearly_numbers,
+    numbers_of,
+    some_of,
+    texts_of,
+)
+from dense_xp.tables.files import TableError, require_polars
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+_MAX_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A target that is one of several classes.
+
+    Attributes
+    ----------
+    name : str
+        Of the column.
+    labels : sequence of str
+        The classes in the order of the model's outputs.
+    of : {"text", "boolean", "number"}
+        What the column held, and what is predicted.
+    """
+
+    name: str
+    labels: Sequence[str]
+    of: str = "text"
+
+    kind: ClassVar[str] = "classes"
+
+    def __post_init__(self) -> None:
+        check_kind("name", self.name, str)
+        object.__setattr__(self, "labels", checked_labels(self.name, self.labels))
+        check_of(self.of)
+        if len(self.labels) < 2:
+            raise ValueError(f"the target {self.name!r} has {len(self.labels)} classes")
+
+    @classmethod
+    def fit(cls, column: pl.Series) -> Self:
+        """Learn the classes from a column without missing values."""
+        of = kind_of(column)
+        labels = texts_of(column, of).unique().to_list()
+        if len(labels) < 2:
+            raise TableError(f"{column.name} is {labels[0]!r} in every row: there is nothing to tell apart")
+        return cls(column.name, sorted(labels, key=float if of == "number" else str), of)
+
+    @property
+    def n_outputs(self) -> int:
+        """How many outputs the model has: a logit for each class."""
+        return len(self.labels)
+
+    def encode(self, column: pl.Series) -> Host:
+        """Return the number of each row's class."""
+        texts = texts_of(column, self.of)
+        codes = codes_of(texts, self.labels)
+        if (codes < 0).any():
+            row = int(np.argmax(codes < 0))
+            raise TableError(
+                f"{self.name} is {texts[row]!r} in row {row + 1}, and the model knows the classes "
+                f"{some_of(list(self.labels))}"
+            )
+        return codes
+
+    def decode(self, output: Host) -> pl.DataFrame:
+        """Return the most probable class of each row, and the probability of each class."""
+        pl = require_polars()
+        p = log_softmax(output.astype("float64"))[1]
+        labels = pl.Series(self.name, self.labels).gather(p.argmax(axis=1))
+        if self.of == "boolean":
+            labels = labels == "true"
+        elif self.of == "number":
+            whole = all(re.fullmatch(r"-?\d+", label) for label in self.labels)
+            labels = labels.cast(pl.Int64 if whole else pl.Float64)
+        columns = [pl.Series(f"P({label})", p[:, i].astype("float32")) for i, label in enumerate(self.labels)]
+        return pl.DataFrame([labels.alias(self.name), *columns])
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A target that is a number: the model predicts (value - mean) / scale.
+
+    Attributes
+    ----------
+    name : str
+        Of the column.
+    mean, scale : float
+        Mean and standard deviation of the training rows.
+    """
+
+    name: str
+    mean: float
+    scale: float
+
+    kind: ClassVar[str] = "quantity"
+    n_outputs: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        Number(self.name, self.mean, self.scale)
+
+    @classmethod
+    def fit(cls, column: pl.Series) -> Self:
+        """Learn from a column without missing values."""
+        found = Number.fit(column)
+        if isinstance(found, str):
+            raise TableError(f"the target {column.name} is {found} in the training rows: there is nothing to learn")
+        return cls(found.name, found.mean, found.scale)
+
+    def encode(self, column: pl.Series) -> Host:
+        """Return the standardised target of each row."""
+        return (numbers_of(column) - self.mean) / self.scale
+
+    def decode(self, output: Host) -> pl.DataFrame:
+        """Return the predicted number of each row, to the digits that single precision has."""
+        values = output[:, 0].astype("float64") * self.scale + self.mean
+        return require_polars().DataFrame({self.name: np.round(values, 8 - math.floor(math.log10(self.scale)))})
+
+
+Target: TypeAlias = Classes | Quantity
+
+
+def task_of(column: pl.Series) -> tuple[str, str]:
+    """Return whether a target means classification or regression, and why.
+
+    Texts and booleans are classes; so are whole numbers with at most 20 different values, each of them in two rows on
+    average. Other numbers are quantities.
+
+    Examples
+    --------
+    >>> import polars as pl
+    >>> task_of(pl.Series("grade", [1, 2, 2, 1]))
+    ('classification', 'whole numbers with 2 different values')
+    """
+    dtype = column.dtype
+    if dtype.is_temporal():
+        raise TableError(f"the target {column.name} holds dates or times: make numbers of them")
+    if not dtype.is_numeric():
+        if not holds_texts(column):
+            raise TableError(f"the target {column.name} is of the type {dtype}: it must hold numbers or texts")
+        return "classification", "yes and no" if dtype == require_polars().Boolean else "texts"
+    if not dtype.is_integer():
+        return "regression", "numbers with decimals"
+    different = column.n_unique()
+    if different <= max(2, min(_MAX_CLASSES, len(column) // 2)):
+        return "classification", f"whole numbers with {different} different values"
+    return "regression", f"whole numbers with {different:,} different values"
+
+
+def make_target(column: pl.Series, task: str | None = None) -> Target:
+    """Learn from a target.
+
+    Parameters
+    ----------
+    column : polars.Series
+        The target of the training rows.
+    task : {"classification", "regression"}, optional
+        By default as :func:`task_of` finds it.
+
+    Raises
+    ------
+    TableError
+        If a target is missing, all are the same, or they are texts that can be no classes.
+    """
+    check_complete(column)
+    found, _ = task_of(column)
+    if by_name("task", {"classification": True, "regression": False}, task or found):
+        many = column.n_unique() > max(_MAX_CLASSES, len(column) // 2)
+        if many and task is None and column.dtype == require_polars().String:
+            raise TableError(
+                f"the target {column.name} has {column.n_unique():,} different texts in {counted(len(column), 'row')}, "
+                f"too many for classes{nearly_numbers(column)} (--task classification takes them all the same)"
+            )
+        return Classes.fit(column)
+    return Quantity.fit(column)
+
+
+def check_complete(column: pl.Series) -> None:
+    """Raise TableError if a value of the target is missing."""
+    absent = column.is_null()
+    if column.dtype.is_float():
+        absent = absent | ~column.fill_null(0.0).is_finite()
+    if count := int(absent.sum()):
+        raise TableError(
+            f"the target {column.name} is missing in {counted(count, 'row')}, first in row {absent.arg_max() + 1}: "
+            "fill it in, or take these rows out"
+        )
