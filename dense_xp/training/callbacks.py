@@ -195,7 +195,7 @@ class CSVLog:
                 f"{self.path} has the columns {self._names}, and this training measures {list(values)}: "
                 "write another file, or pass append=False"
             )
-        seconds = f"{run.history.seconds:.3f}"
+        seconds = f"{run.history.seconds:.6f}"
         rate = "" if run.learning_rate is None else repr(run.learning_rate)
         lines.append([self._before + run.epoch, seconds, rate, *(repr(values[name]) for name in self._names)])
         with open(self.path, "a", newline="", encoding="utf-8") as file:
