@@ -1,0 +1,342 @@
+"""What both estimators are: scikit-learn's rules around a :class:`~dense_xp.Sequential`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from array_api_compat import array_namespace
+from sklearn import get_config
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from dense_xp.backend import Array, Backend, from_spec, get_backend, resolve
+from dense_xp.estimators.arrays import checked_weight, dispatches, home_of, on_host, taken
+from dense_xp.estimators.task import Task, in_units_of_training
+from dense_xp.layers.activations import get_activation
+from dense_xp.layers.dense import Dense
+from dense_xp.layers.dropout import Dropout
+from dense_xp.layers.layer import Layer
+from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.learning.optimizers import ForeignOptimizer, Optimizer, as_optimizer
+from dense_xp.learning.schedules import Schedule
+from dense_xp.training.callbacks import EarlyStopping
+from dense_xp.training.history import History
+from dense_xp.training.sequential import Sequential
+
+_NORMALIZATIONS: dict[str, type[Layer]] = {"layer": LayerNorm, "batch": BatchNorm}
+
+
+_START = "glorot_uniform"  # as in scikit-learn's perceptrons
+
+
+class DenseEstimator(BaseEstimator):  # type: ignore[misc]
+    """Base class of the two: what they have in common."""
+
+    model_: Sequential
+    history_: History
+    n_iter_: int
+    loss_: float
+    n_outputs_: int
+    _shape: str  # of the hidden layers
+    _on_device: bool  # whether X was, and not only the model
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [str, Layer, "array-like"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "normalization": [StrOptions({"layer", "batch"}), None],
+        "optimizer": "no_validation",  # as_optimizer says more
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), Schedule, None],
+        "weight_decay": [Interval(Real, 0, None, closed="left"), None],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "callbacks": [list, tuple],
+        "backend": [str, Backend, None],
+        "dtype": [StrOptions({"auto", "float32", "float64"})],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int],
+        activation: str | Layer | Sequence[str | Layer],
+        dropout: float,
+        normalization: str | None,
+        optimizer: Any,
+        learning_rate: float | Schedule | None,
+        weight_decay: float | None,
+        batch_size: int | str,
+        max_epochs: int,
+        tol: float,
+        n_iter_no_change: int | None,
+        early_stopping: bool,
+        validation_fraction: float,
+        warm_start: bool,
+        random_state: Any,
+        verbose: bool | int,
+        callbacks: Sequence[Any],
+        backend: str | Backend | None,
+        dtype: str,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.normalization = normalization
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+        self.callbacks = callbacks
+        self.backend = backend
+        self.dtype = dtype
+
+    def _task(self, y: Any, weight: Any, goes_on: bool, classes: Any) -> Task:
+        """Turn validated targets into what a network can learn; nothing is stored yet."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ learning
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Learn from data.
+
+        Parameters
+        ----------
+        X : array, sparse matrix or data frame, shape (n_samples, n_features)
+            Rows of a sparse matrix are made dense batch by batch. With scikit-learn's ``array_api_dispatch``,
+            an array on a device stays there.
+        y : array-like, shape (n_samples,) or (n_samples, n_outputs)
+            What is to be predicted.
+        sample_weight : array-like, shape (n_samples,), optional
+            How much each sample counts; not negative.
+
+        Returns
+        -------
+        self
+            With the attributes that end in ``_``.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data cannot be used.
+        DivergenceError
+            If the loss becomes NaN or infinite.
+        """
+        goes_on = self.warm_start and hasattr(self, "model_")
+        return self._learn(X, y, sample_weight, goes_on=goes_on, epochs=self.max_epochs)
+
+    def _learn(
+        self, X: Any, y: Any, sample_weight: Any, *, goes_on: bool, epochs: int | None = None, classes: Any = None
+    ) -> Self:
+        """Train; without `epochs`, go through the data once with the optimizer as it stands."""
+        self._validate_params()
+        if epochs is None and self.early_stopping:
+            raise ValueError("partial_fit sees a part of the data and cannot stop early: set early_stopping=False")
+        optimizer, layers = self._optimizer(), self._hidden_layers()
+        shape = repr(layers)
+        if goes_on and shape != self._shape:
+            raise ValueError(
+                "the hidden layers are not those of the model that is to learn more: "
+                "set warm_start=False and call fit to start anew"
+            )
+        backend, wanted = self._place(X, goes_on)
+        accepted = self._accepted(X, wanted)
+        numbers = isinstance(self, RegressorMixin)
+        X, y = validate_data(self, X, on_host(y), reset=not goes_on, multi_output=True, y_numeric=numbers, **accepted)
+        task = self._task(y, checked_weight(sample_weight, X.shape[0]), goes_on, classes)
+        dtype = wanted or ("float64" if "float64" in str(X.dtype) else "float32")
+        data, validation = (X, task.target, task.weight), None
+        if self.early_stopping:
+            data, validation = self._split(data, y)
+        if goes_on:
+            model = self.model_
+        else:
+            layers.append(Dense(task.learned["n_outputs_"], kernel_initializer=_START))
+            seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+            model = Sequential(layers, dtype=dtype, backend=backend, rng=seed)
+        n = data[0].shape[0]
+        with in_units_of_training(model, task.scaling):
+            history = model.fit(
+                data[0],
+                data[1],
+                epochs or 1,
+                min(200, n) if self.batch_size == "auto" else int(self.batch_size),
+                loss=task.loss,
+                optimizer=None if goes_on and epochs is None else optimizer,
+                validation_data=validation,
+                sample_weight=data[2],
+                callbacks=[*self.callbacks, *([] if epochs is None else [self._stopping(epochs)])],
+                verbose=bool(self.verbose),
+            )
+        for name, value in task.learned.items():
+            setattr(self, name, value)
+        self.model_, self.history_, self.n_iter_ = model, history, history.epochs
+        self.loss_ = history["loss"][(history.best_epoch or history.epochs) - 1]
+        self._shape, self._on_device = shape, home_of(X).name != "numpy"
+        return self
+
+    def _stopping(self, epochs: int) -> EarlyStopping:
+        return EarlyStopping(
+            "val_loss" if self.early_stopping else "loss",
+            patience=epochs if self.n_iter_no_change is None else self.n_iter_no_change,
+            min_delta=self.tol,
+            restore_best_weights=self.early_stopping,
+        )
+
+    def _hidden_layers(self) -> list[Layer]:
+        given: Any = self.hidden_layer_sizes
+        sizes: list[Any] = [given] if isinstance(given, Integral) else list(given)
+        activations = self.activation
+        if isinstance(activations, str | Layer):
+            activations = [activations] * len(sizes)
+        if len(activations) != len(sizes):
+            raise ValueError(
+                f"activation has {len(activations)} entries and hidden_layer_sizes {len(sizes)}: "
+                "give one activation for all, or one for each"
+            )
+        layers: list[Layer] = []
+        for size, activation in zip(sizes, map(copy.deepcopy, activations), strict=True):
+            if self.normalization is None:
+                layers.append(Dense(size, activation=activation, kernel_initializer=_START))
+            else:  # between the affine map and the activation
+                own = get_activation(activation)
+                layers += [Dense(size, kernel_initializer=_START), _NORMALIZATIONS[self.normalization]()]
+                layers += [] if own is None else [own]
+            if self.dropout:
+                layers.append(Dropout(float(self.dropout)))
+        return layers
+
+    def _optimizer(self) -> Optimizer:
+        optimizer = as_optimizer(self.optimizer)
+        if optimizer is None:
+            raise ValueError("optimizer must be a name such as 'adam' or an optimizer, and is None")
+        given: dict[str, Any] = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
+        changes = {name: value for name, value in given.items() if value is not None}
+        if changes and isinstance(optimizer, ForeignOptimizer):
+            raise ValueError(f"{self.optimizer!r} has settings of its own: leave {' and '.join(changes)} at None")
+        return dataclasses.replace(optimizer, **changes) if changes else optimizer
+
+    def _place(self, X: Any, goes_on: bool) -> tuple[Backend, str | None]:
+        """Return where to train, and in which dtype; None is that of the data."""
+        if goes_on:
+            return self._model_backend, self.model_.dtype
+        home = home_of(X)
+        backend = resolve(self.backend, *([X] if dispatches(X) else []))
+        if self.dtype != "auto":
+            return backend, self.dtype
+        # data that have to travel do so as float32, in which devices are fast
+        return backend, None if backend == home else "float32"
+
+    def _accepted(self, X: Any, dtype: str | None) -> dict[str, Any]:
+        """Return what scikit-learn's validation shall let through."""
+        on_device = home_of(X).name != "numpy"
+        xp = array_namespace(X) if on_device else np
+        floats = (xp.float32, xp.float64)
+        # the first is that of numbers that are neither: float64 where scikit-learn has it so
+        wide = dtype == "float64" or (dtype is None and not on_device)
+        return {"accept_sparse": "csr", "dtype": floats[::-1] if wide else floats}
+
+    def _split(self, data: tuple[Any, ...], y: Any) -> Any:
+        """Return the data to learn from, and those to watch."""
+        parts = train_test_split(
+            np.arange(len(y)),
+            test_size=self.validation_fraction,
+            random_state=check_random_state(self.random_state),
+            stratify=y if isinstance(self, ClassifierMixin) and y.ndim == 1 else None,
+        )
+        return tuple(tuple(None if values is None else taken(values, rows) for values in data) for rows in parts)
+
+    # ------------------------------------------------------------------ using
+
+    @property
+    def _model_backend(self) -> Backend:
+        assert self.model_.backend is not None
+        return self.model_.backend
+
+    def _outputs(self, X: Any, method: str) -> Array:
+        """Return what the network says, on the host or on the device, wherever X is."""
+        check_is_fitted(self, "model_")
+        model, home = self.model_, home_of(X)
+        fed = home.name == "numpy" and not (self._on_device and get_config()["array_api_dispatch"])
+        if home != model.backend and not fed:
+            raise ValueError(
+                f"Inputs passed to {type(self).__name__}.{method}() must use the same namespace and device as the "
+                f"model: X is on {home}, and the model on {model.backend}. Move the model with  "
+                f"estimator.to({str(home)!r})"
+            )
+        X = validate_data(self, X, reset=False, **self._accepted(X, model.dtype))
+        return model.predict(X)
+
+    def to(self, backend: str | Backend) -> Self:
+        """Move the trained model to another backend.
+
+        Parameters
+        ----------
+        backend : str or Backend
+            Where to; the parameter ``backend`` of the next ``fit`` stays as it is.
+
+        Returns
+        -------
+        self
+            The same estimator.
+        """
+        check_is_fitted(self, "model_")
+        self.model_.to(backend)
+        return self
+
+    # ------------------------------------------------------------------ pickles
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())
+        if isinstance(state["backend"], Backend):
+            state["backend"] = state["backend"].spec
+        if "model_" in state:
+            model = state["model_"]
+            state["home_of"] = model.backend.spec
+            # a copy in which NumPy stands wherever that backend stood: no device is needed to read it
+            numpy = get_backend("numpy")
+            state["model_"] = copy.deepcopy(model, {id(model.backend): numpy}).to(numpy)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        home = state.pop("home_of", "numpy")
+        super().__setstate__(state)
+        if home == "numpy":
+            return
+        try:
+            self.to(from_spec(home))
+        except Exception as error:  # whatever is wrong with the device, all that is needed is here
+            self.to("numpy")
+            warnings.warn(
+                f"this {type(self).__name__} was trained on {home}, which cannot be used here ({error}); "
+                "it computes on NumPy",
+                stacklevel=2,
+            )
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.array_api_support = True
+        return tags

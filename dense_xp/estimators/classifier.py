@@ -1,0 +1,294 @@
+"""A classifier with scikit-learn's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from array_api_compat import array_namespace
+from sklearn.base import ClassifierMixin
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+
+from dense_xp.backend import Array, Backend, to_numpy
+from dense_xp.estimators.base import DenseEstimator
+from dense_xp.estimators.task import Task
+from dense_xp.layers.layer import Layer
+from dense_xp.learning.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from dense_xp.learning.schedules import Schedule
+from dense_xp.learning.special import log_softmax, sigmoid, softplus
+
+
+class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
+    """A multi-layer perceptron that tells classes apart, with scikit-learn's interface.
+
+    The last layer has an output for each class and learns by softmax and cross-entropy; where a sample has several
+    labels (a matrix of 0 and 1), it learns by a sigmoid for each.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default (100,)
+        Units of each hidden layer.
+    activation : str or Layer, or one for each hidden layer, default "relu"
+        ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …, ``"linear"`` for none, or a layer such as ``ELU(0.5)``.
+    dropout : float, default 0.0
+        The share of each hidden layer that is left out in training.
+    normalization : {"layer", "batch"}, optional
+        What stands between each hidden layer and its activation.
+    optimizer : str or Optimizer or object with ``update``, default "adam"
+        ``"adam"``, ``"sgd"`` …, or for instance ``SGD(0.1, momentum=0.9)``.
+    learning_rate : float or Schedule, optional
+        In place of the optimizer's own: 0.001 for Adam.
+    weight_decay : float, optional
+        In place of the optimizer's own: 0 for most.
+    batch_size : int or "auto", default "auto"
+        Samples in one step; ``"auto"`` is ``min(200, n_samples)``.
+    max_epochs : int, default 200
+        How often to go through the data at most.
+    tol : float, default 1e-4
+        By how much the loss must fall to count as falling.
+    n_iter_no_change : int, default 20
+        Training ends when the loss has not fallen for more than so many epochs; None is never.
+    early_stopping : bool, default False
+        Whether to hold back some data, stop when the loss on those no longer falls, and go back to the weights
+        with which it was lowest.
+    validation_fraction : float, default 0.1
+        The share that is held back; of each class alike.
+    class_weight : dict or "balanced", optional
+        How much each class counts; ``"balanced"`` lets all count alike, however many samples they have.
+    warm_start : bool, default False
+        Whether ``fit`` goes on from the weights of the last ``fit``.
+    random_state : int or numpy.random.RandomState, optional
+        Source of the initial weights, the order of the samples, dropout and what is held back.
+    verbose : bool, default False
+        Whether to show a progress bar.
+    callbacks : list
+        As in :meth:`dense_xp.Sequential.fit`. ``clone``, and so every search, makes copies of them.
+    backend : str or Backend, optional
+        Where to train: ``"cupy"``, ``"torch:cuda"``, ``"jax"``, ``"auto"`` …. By default the setting in force; else,
+        with ``array_api_dispatch``, where X is; else NumPy.
+    dtype : {"auto", "float32", "float64"}, default "auto"
+        In which precision. ``"auto"`` is that of X, and float32 where X travels from the host to another backend.
+
+    Attributes
+    ----------
+    classes_ : numpy.ndarray, shape (n_classes,)
+        The labels, sorted.
+    n_outputs_ : int
+        How many numbers the last layer has.
+    n_features_in_ : int
+        How many features there are.
+    feature_names_in_ : array of str
+        Their names, if X was a data frame with names.
+    model_ : Sequential
+        The network: ``dense_xp.save(clf.model_, path)``, ``clf.model_.weights``, ``clf.model_.summary()``.
+    history_ : History
+        What each epoch of the last ``fit`` measured.
+    n_iter_ : int
+        How many epochs that had.
+    loss_ : float
+        The loss over the training data in the last epoch, or in the one whose weights were brought back.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> X, y = load_iris(return_X_y=True)
+    >>> classifier = make_pipeline(StandardScaler(), DenseClassifier(backend="numpy", random_state=0))
+    >>> bool(classifier.fit(X, y).score(X, y) > 0.95)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **DenseEstimator._parameter_constraints,
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        *,
+        activation: str | Layer | Sequence[str | Layer] = "relu",
+        dropout: float = 0.0,
+        normalization: str | None = None,
+        optimizer: Any = "adam",
+        learning_rate: float | Schedule | None = None,
+        weight_decay: float | None = None,
+        batch_size: int | str = "auto",
+        max_epochs: int = 200,
+        tol: float = 1e-4,
+        n_iter_no_change: int | None = 20,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        class_weight: Mapping[Any, float] | str | None = None,
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: bool | int = False,
+        callbacks: Sequence[Any] = (),
+        backend: str | Backend | None = None,
+        dtype: str = "auto",
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
+            dropout=dropout,
+            normalization=normalization,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            tol=tol,
+            n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            warm_start=warm_start,
+            random_state=random_state,
+            verbose=verbose,
+            callbacks=callbacks,
+            backend=backend,
+            dtype=dtype,
+        )
+        self.class_weight = class_weight
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, classes: Any = None) -> Self:
+        """Go once through these data, and keep what was learned before, the optimizer's state included.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`DenseEstimator.fit`.
+        classes : array-like, optional
+            All labels that will ever come; needed in the first call, unless a sample has several labels.
+
+        Returns
+        -------
+        self
+            The same estimator.
+        """
+        if self.class_weight == "balanced":
+            raise ValueError("class_weight='balanced' needs all data at once: give partial_fit a dict or sample_weight")
+        goes_on = hasattr(self, "model_")
+        if not goes_on and classes is None:
+            classes = ()
+        return self._learn(X, y, sample_weight, goes_on=goes_on, classes=classes)
+
+    def _task(self, y: Any, weight: Any, goes_on: bool, classes: Any) -> Task:
+        check_classification_targets(y)
+        if type_of_target(y).startswith("multilabel"):
+            if self.class_weight is not None:
+                raise ValueError("class_weight is for one label a sample; where there are several, pass sample_weight")
+            y = y.toarray() if hasattr(y, "toarray") else y
+            loss: Loss = SigmoidCrossEntropy()
+            known, target = np.arange(y.shape[1]), y.astype(np.int64)
+        else:
+            y = column_or_1d(y, warn=True)
+            known = self.classes_ if goes_on else np.unique(y if classes is None else classes)
+            if not len(known):
+                raise ValueError("classes must be passed on the first call to partial_fit: all labels that will come")
+            if unknown := sorted(set(np.unique(y).tolist()) - set(known.tolist())):
+                raise ValueError(f"y holds the labels {unknown}, and classes_ are {known.tolist()}")
+            loss, target = SoftmaxCrossEntropy(), np.searchsorted(known, y)
+            weight = self._weighted_by_class(target, weight, known)
+        learned = {"classes_": known, "n_outputs_": len(known), "_multilabel": target.ndim == 2}
+        if goes_on and any(getattr(self, name) != learned[name] for name in ("n_outputs_", "_multilabel")):
+            raise ValueError(f"y has not the form that it had before, with {self.n_outputs_} outputs")
+        return Task(target, weight, loss, learned)
+
+    def _weighted_by_class(self, codes: Any, weight: Any, classes: Any) -> Any:
+        wanted: Any = self.class_weight
+        if wanted is None:
+            return weight
+        if wanted == "balanced":  # scikit-learn's formula, in which each sample counts by its weight
+            mass = np.bincount(codes, weights=weight, minlength=len(classes))
+            each = mass.sum() / (len(classes) * np.where(mass > 0, mass, 1.0))
+        else:
+            each = compute_class_weight(dict(wanted), classes=classes, y=classes)
+        return each[codes] if weight is None else each[codes] * weight
+
+    def predict(self, X: Any) -> Array:
+        """Return the most likely label of each sample, or 0 and 1 for each of several labels.
+
+        Parameters
+        ----------
+        X : array, sparse matrix or data frame, shape (n_samples, n_features)
+            The samples.
+
+        Returns
+        -------
+        array, shape (n_samples,) or (n_samples, n_classes)
+            On the device if X is there and labels are numbers.
+        """
+        outputs = self._outputs(X, "predict")
+        xp, backend = array_namespace(outputs), self._model_backend
+        with backend.scope():
+            on_host = isinstance(outputs, np.ndarray)
+            if self._multilabel:
+                no, yes = np.asarray([0, 1]) if on_host else backend.asarray([0, 1])
+                return xp.where(outputs > 0, yes, no)
+            codes = xp.argmax(outputs, axis=-1)
+            if on_host or self.classes_.dtype.kind not in "biuf":
+                return self.classes_[to_numpy(codes)]
+            return xp.take(backend.asarray(self.classes_), codes, axis=0)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : array, sparse matrix or data frame, shape (n_samples, n_features)
+            The samples.
+
+        Returns
+        -------
+        array, shape (n_samples, n_classes)
+            In the order of ``classes_``. With several labels a sample, each column is a probability of its own.
+        """
+        outputs = self._outputs(X, "predict_proba")
+        with self._model_backend.scope():
+            return sigmoid(outputs) if self._multilabel else log_softmax(outputs)[1]
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the logarithm of :meth:`predict_proba`, exact also where that is next to 0 or 1.
+
+        Parameters
+        ----------
+        X : array, sparse matrix or data frame, shape (n_samples, n_features)
+            The samples.
+
+        Returns
+        -------
+        array, shape (n_samples, n_classes)
+            In the order of ``classes_``.
+        """
+        outputs = self._outputs(X, "predict_log_proba")
+        with self._model_backend.scope():
+            return -softplus(-outputs) if self._multilabel else log_softmax(outputs)[0]
+
+    def decision_function(self, X: Any) -> Array:
+        """Return the logits: what the last layer says.
+
+        Parameters
+        ----------
+        X : array, sparse matrix or data frame, shape (n_samples, n_features)
+            The samples.
+
+        Returns
+        -------
+        array, shape (n_samples,) or (n_samples, n_classes)
+            For two classes the difference of their logits, positive for ``classes_[1]``.
+        """
+        outputs = self._outputs(X, "decision_function")
+        if self._multilabel or len(self.classes_) != 2:
+            return outputs
+        with self._model_backend.scope():
+            return outputs[:, 1] - outputs[:, 0]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
