@@ -161,7 +161,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X, y, sample_weight
-            As in :meth:`DenseEstimator.fit`.
+            As in :meth:`~dense_xp.estimators.base.DenseEstimator.fit`.
         classes : array-like, optional
             All labels that will ever come; needed in the first call, unless a sample has several labels.
 

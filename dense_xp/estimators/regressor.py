@@ -154,7 +154,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X, y, sample_weight
-            As in :meth:`DenseEstimator.fit`.
+            As in :meth:`~dense_xp.estimators.base.DenseEstimator.fit`.
 
         Returns
         -------

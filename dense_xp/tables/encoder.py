@@ -81,7 +81,7 @@ class Encoder:
         frame : polars.DataFrame
             These rows.
         target : str, Classes or Quantity
-            The column that is predicted, or what :func:`make_target` made of it.
+            The column that is predicted, or what :func:`~dense_xp.tables.targets.make_target` made of it.
         drop : sequence of str
             Columns that are left out.
         categories : sequence of str

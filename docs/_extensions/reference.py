@@ -55,8 +55,12 @@ class Public(SphinxDirective):
             entries += [f".. py:module:: {module.__name__}", "", f".. currentmodule:: {home}", ""]
             for name in names:
                 kind = "class" if inspect.isclass(getattr(sys.modules[home], name)) else "function"
-                entries += [f".. auto{kind}:: {name}", ""]
+                storeys = ["   :inherited-members: object"] if name == "Layer" else []  # it stands on four others
+                entries += [f".. auto{kind}:: {name}", *storeys, ""]
         return self.parse_text_to_nodes("\n".join(["```{eval-rst}", *table, "", *entries, "```"]))
+
+
+PUBLIC = {*dense_xp.__all__, "DenseEstimator"}
 
 
 def _skip_what_a_base_documents(app: Any, what: str, name: str, value: Any, skip: bool, options: Any) -> bool | None:
@@ -64,7 +68,7 @@ def _skip_what_a_base_documents(app: Any, what: str, name: str, value: Any, skip
     if not (getattr(value, "__module__", None) or "dense_xp").startswith("dense_xp"):
         return True
     owner = getattr(inspect.getmodule(value), getattr(value, "__qualname__", "").partition(".")[0], None)
-    if inspect.isclass(owner) and any(name in vars(base) for base in owner.__mro__[1:] if base is not object):
+    if inspect.isclass(owner) and any(name in vars(base) for base in owner.__mro__[1:] if base.__name__ in PUBLIC):
         return True
     return None
 
