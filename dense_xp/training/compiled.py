@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -118,7 +119,8 @@ class CompiledStep:
 
         self.step = packed
         if self.optimizer.traceable:
-            key = f"step {loss!r} {self.optimizer!r} {list(metrics.items())} {_trainable(model)} {packing[1].places}"
+            rule, places = _without_rate(self.optimizer), packing[1].places
+            key = f"step {loss!r} {rule!r} {list(metrics.items())} {_trainable(model)} {places}"
             self.step = compile_once(model, self.backend, key, packed, (0, 1))  # parameters and state
 
     def _with_scale(self, state: Params) -> Params:
@@ -164,6 +166,13 @@ class CompiledStep:
         if self.scales:
             self.model.loss_scale = loss_scaling.read(self.backend, state.pop(LOSS_SCALE))
         self.model.params, self.model.optimizer_state = params, state
+
+
+def _without_rate(optimizer: Optimizer) -> Optimizer:
+    """Return what of an optimizer a compiled step depends on: the learning rate is an input of it."""
+    other = copy.copy(optimizer)
+    other.learning_rate = 0.0
+    return other
 
 
 def _trainable(model: Layer) -> list[bool]:

@@ -1,0 +1,186 @@
+"""What stops a training leaves a usable model: whole steps, or those before the epoch; a refusal changes nothing."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dense_xp import Adam, Dense, Dropout, ReduceLROnPlateau, Sequential
+from dense_xp.backend import Backend, get_backend, to_numpy
+from dense_xp.learning.metrics import accuracy
+from dense_xp.support.trees import flatten
+from dense_xp.training.interrupts import Interrupts
+from dense_xp.training.samples import Samples
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(40, 5)).astype("float32"), RNG.integers(0, 3, size=40)
+
+
+def network(backend: Backend) -> Sequential:
+    model = Sequential([Dense(8, activation="relu"), Dropout(0.2), Dense(3)], input_shape=(5,), backend=backend, rng=0)
+    model.initialize(Adam(0.01))
+    return model
+
+
+def everything(model: Sequential) -> dict[str, Any]:
+    """Return copies of what a model is: arrays, counts, where it lives."""
+    arrays = {**flatten(model.params), **{f"state {k}": v for k, v in flatten(model.optimizer_state).items()}}
+    found: dict[str, Any] = {key: to_numpy(value).copy() for key, value in arrays.items()}
+    return {**found, "steps": model.steps, "optimizer": repr(model.optimizer), "backend": model.backend}
+
+
+def assert_same(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert set(actual) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(actual[key], value, err_msg=key)
+
+
+def after_steps(backend: Backend, n: int) -> dict[str, Any]:
+    """Return a model that was trained on the first n batches of an epoch and nothing else."""
+    model = network(backend)
+    model.fit(X[: 4 * n], Y[: 4 * n], 1, 4, shuffle=False, rng=1)
+    return everything(model)
+
+
+@pytest.mark.parametrize("n", [1, 3, 10])
+def test_an_interrupt_ends_after_the_step(backend: Backend, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives between the step and the next one, in the midst of the loop's own work."""
+    model, counted, total_weight = network(backend), [0], Samples.total_weight
+
+    def interrupting(self: Samples, rows: Any) -> float:
+        counted[0] += 1
+        if counted[0] == n:
+            signal.raise_signal(signal.SIGINT)
+        return total_weight(self, rows)
+
+    monkeypatch.setattr(Samples, "total_weight", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, 1, 4, shuffle=False, rng=1)
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert_same(everything(model), after_steps(backend, n))
+    model.fit(X, Y, 1, 4)  # it goes on
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_an_interrupt_within_a_step_waits_for_its_end(name: str) -> None:
+    pytest.importorskip(name)
+    backend, calls = get_backend(name), [0]
+    model = network(backend)
+
+    def interrupting(prediction: Any, target: Any, weight: Any = None) -> Any:
+        calls[0] += 1
+        if calls[0] == 3:
+            signal.raise_signal(signal.SIGINT)
+        return accuracy(prediction, target, weight)
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, 1, 4, shuffle=False, rng=1, metrics=[interrupting])
+    assert_same(everything(model), after_steps(backend, 3))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
+@pytest.mark.parametrize("name", ["numpy", "torch", "array_api_strict"])
+def test_what_breaks_a_step_brings_the_epoch_before_it_back(name: str, error: Any) -> None:
+    pytest.importorskip(name)
+    model, calls = network(get_backend(name)), [0]
+    model.fit(X, Y, 1, 4, shuffle=False, rng=1)
+    before = everything(model)
+
+    def broken(prediction: Any, target: Any, weight: Any = None) -> Any:
+        calls[0] += 1
+        if calls[0] == 5:
+            raise error
+        return accuracy(prediction, target, weight)
+
+    with pytest.raises(error):
+        model.fit(X, Y, 1, 4, metrics=[broken], shuffle=False, rng=1)
+    assert_same(everything(model), before)
+    model.fit(X, Y, 1, 4)
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "y too short": {"y": Y[:-1]},
+    "a label too many": {"y": np.where(np.arange(40) == 7, 3, Y)},
+    "NaN": {"X": np.where(np.arange(40)[:, None] == 7, np.nan, X)},
+    "a wrong width": {"X": X[:, :4]},
+    "an unknown loss": {"loss": "mean_sqared_error"},
+    "a callback that is none": {"callbacks": [3]},
+    "negative weights": {"sample_weight": -np.ones(40)},
+    "validation data that do not fit": {"validation_data": (X[:, :3], Y)},
+    "a metric that is none": {"metrics": ["acuracy"]},
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+@pytest.mark.parametrize("built", [True, False])
+def test_a_refused_fit_changes_nothing(backend: Backend, wrong: str, built: bool) -> None:
+    arguments = {"X": X, "y": Y, "optimizer": "sgd", **REFUSED[wrong]}
+    if built:
+        model = network(backend)
+        model.fit(X, Y, 1, 8)
+    else:
+        shape = {"input_shape": (5,)} if wrong == "a wrong width" else {}
+        model = Sequential([Dense(8), Dense(3)], backend=backend, rng=0, **shape)
+    before, shape_before = everything(model), model.input_shape
+    with pytest.raises((ValueError, TypeError)):
+        model.fit(**arguments)
+    assert_same(everything(model), before)
+    assert model.input_shape == shape_before
+    if built:
+        model.fit(X, Y, 1, 8)
+
+
+def test_the_second_interrupt_is_raised_at_once() -> None:
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt), interrupts.held():  # noqa: PT012
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):  # outside, it is what it always is
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_other_handlers_and_threads_are_left_alone() -> None:
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        with Interrupts() as interrupts, interrupts.held():
+            signal.raise_signal(signal.SIGINT)
+        assert seen == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    results: list[float] = []
+    thread = threading.Thread(target=lambda: results.append(network(get_backend("numpy")).fit(X, Y, 1, 8)["loss"][0]))
+    thread.start()
+    thread.join()
+    assert len(results) == 1
+
+
+def test_a_compiled_model_goes_with_its_last_reference() -> None:
+    pytest.importorskip("jax")
+    model = network(get_backend("jax"))
+    model.fit(X, Y, 1, 8)
+    model.predict(X)
+    assert model.compiled
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_lower_rate_is_no_new_step() -> None:
+    pytest.importorskip("jax")
+    model = network(get_backend("jax"))
+    model.fit(X, Y, 4, 8, callbacks=[ReduceLROnPlateau("loss", patience=1, min_delta=10.0)])
+    steps = [key for key in model.compiled if "step" in str(key)]
+    model.fit(X, Y, 1, 8)
+    assert [key for key in model.compiled if "step" in str(key)] == steps
+    assert len(steps) == 1
