@@ -335,7 +335,7 @@ def test_the_training_step_runs_on_shapes_alone() -> None:
     jax = pytest.importorskip("jax")
     from dense_xp.learning.losses import SoftmaxCrossEntropy
     from dense_xp.learning.metrics import accuracy
-    from dense_xp.training.steps import train_step
+    from dense_xp.training.step import train_step
 
     model = Sequential(
         [Dense(8, activation="gelu"), parity.BatchNorm(), Dropout(0.5), Dense(3)],
