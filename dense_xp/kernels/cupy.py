@@ -249,8 +249,8 @@ def blas() -> tuple[Any, str]:
         module.handle()
     except Exception as error:  # not installed, or it finds no cuBLAS
         return None, (
-            "the products of CuPy itself cannot be recorded, and those of nvmath-python cannot be used "
-            f'({type(error).__name__}: {error}): pip install "dense-xp[cuda13]" or "dense-xp[cuda12]" brings them'
+            "the products of CuPy itself cannot be recorded, and those of cuBLAS cannot be used "
+            f'({type(error).__name__}: {error}): pip install "dense-xp[cuda13]" or "dense-xp[cuda12]" brings it'
         )
     return module, ""
 

@@ -2,38 +2,77 @@
 
 CuPy refuses every call of cuBLAS while a stream is recorded [1]_. cuBLAS itself does not, if it need not ask for
 memory meanwhile [2]_: so it has a handle of its own for each stream, and each handle has a workspace of its own, which
-also makes its results the same each time. The bindings are NVIDIA's, from nvmath-python.
+also makes its results the same each time. The functions are called as the header declares them [3]_, in the very
+library that CuPy has loaded or would load.
 
 References
 ----------
 .. [1] CuPy, "Improve stream capture support", https://github.com/cupy/cupy/issues/6290
 .. [2] NVIDIA, cuBLAS documentation, "CUDA Graphs Support" and "cublasSetWorkspace()",
    https://docs.nvidia.com/cuda/cublas/
+.. [3] NVIDIA, ``cublas_api.h`` and ``library_types.h`` of CUDA 13.0; the functions that count in 64 bits are there
+   since CUDA 12.0
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import threading
 import weakref
 from collections.abc import Iterator
+from ctypes import c_int, c_int64, c_size_t, c_void_p
 from typing import Any, TypeAlias
 
 import cupy
 import numpy as np
-from nvmath.bindings import cublas
 
 Array: TypeAlias = Any
 
 WORKSPACE = 32 << 20
 """Bytes: what NVIDIA recommends for Hopper, and more than older devices ask for."""
 
-# the numbers of cudaDataType_t
-_DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
-_TRANSPOSED, _AS_IT_IS, _DEFAULT_ALGORITHM = 1, 0, -1
+PROTOTYPES: dict[str, tuple[Any, ...]] = {
+    "cublasCreate_v2": (c_void_p,),
+    "cublasDestroy_v2": (c_void_p,),
+    "cublasSetStream_v2": (c_void_p, c_void_p),
+    "cublasSetWorkspace_v2": (c_void_p, c_void_p, c_size_t),
+    "cublasGemmEx_64": (
+        c_void_p, c_int, c_int, c_int64, c_int64, c_int64,  # handle, how A and B are read, m, n, k
+        c_void_p, c_void_p, c_int, c_int64, c_void_p, c_int, c_int64,  # alpha; A and B, each with type and step
+        c_void_p, c_void_p, c_int, c_int64, c_int, c_int,  # beta; C; compute type, algorithm
+    ),
+}  # fmt: skip
+"""The parameters of the functions that are called; each returns a status."""
+
+DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
+"""cudaDataType_t: CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF."""
+
+COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
+AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
+DEFAULT_ALGORITHM = -1
 
 _FACTORS = {name: (np.ones(1, name), np.zeros(1, name)) for name in ("float32", "float64")}
 _POINTERS = {name: tuple(factor.ctypes.data for factor in pair) for name, pair in _FACTORS.items()}
+
+
+@functools.cache
+def library() -> Any:
+    """Return cuBLAS, found where CuPy finds it: in this process, beside it in Python's packages, in conda, in CUDA."""
+    from cuda.pathfinder import load_nvidia_dynamic_lib
+
+    found = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+    found.cublasGetStatusString.restype = ctypes.c_char_p
+
+    def check(status: int, function: Any, arguments: Any) -> None:
+        if status:
+            raise RuntimeError(f"{function.__name__}: {found.cublasGetStatusString(status).decode()}")
+
+    for name, parameters in PROTOTYPES.items():
+        function = getattr(found, name)
+        function.argtypes, function.errcheck = parameters, check
+    return found
 
 
 class Handle:
@@ -48,10 +87,12 @@ class Handle:
     def __init__(self, stream: int) -> None:
         # from the driver, and not from a pool: it outlives whatever pool is in use now
         self.workspace = cupy.cuda.MemoryPointer(cupy.cuda.Memory(WORKSPACE), 0)
-        self.pointer = cublas.create()
-        weakref.finalize(self, cublas.destroy, self.pointer).atexit = False
-        cublas.set_stream(self.pointer, stream)  # in this order: a new stream takes the workspace back
-        cublas.set_workspace(self.pointer, self.workspace.ptr, WORKSPACE)
+        cublas, pointer = library(), c_void_p()
+        cublas.cublasCreate_v2(ctypes.byref(pointer))
+        self.pointer = pointer.value
+        weakref.finalize(self, cublas.cublasDestroy_v2, pointer.value).atexit = False
+        cublas.cublasSetStream_v2(pointer, stream)  # in this order: a new stream takes the workspace back
+        cublas.cublasSetWorkspace_v2(pointer, self.workspace.ptr, WORKSPACE)
 
 
 _of_this_thread = threading.local()
@@ -81,13 +122,13 @@ def using(chosen: Handle) -> Iterator[None]:
 def product(A: Array, B: Array, out: Array) -> None:
     """Write A B into an array whose rows are contiguous; the factors may lie in memory as they like."""
     name = out.dtype.name
-    kind = _DATA_TYPES[name]
+    kind = DATA_TYPES[name]
     one, zero = _POINTERS["float64" if name == "float64" else "float32"]
     (A, *a), (B, *b), (_, _, step) = _operand(A), _operand(B), _operand(out)
     # cuBLAS stores columns: what it takes for the transposes is (A B)ᵀ = Bᵀ Aᵀ
-    cublas.gemm_ex(
+    library().cublasGemmEx_64(
         handle().pointer, b[0], a[0], B.shape[1], A.shape[0], A.shape[1], one, B.data.ptr, kind, b[1], A.data.ptr, kind,
-        a[1], zero, out.data.ptr, kind, step, _compute_type(name), _DEFAULT_ALGORITHM,
+        a[1], zero, out.data.ptr, kind, step, _compute_type(name), DEFAULT_ALGORITHM,
     )  # fmt: skip
 
 
@@ -98,8 +139,8 @@ def _operand(A: Array) -> tuple[Array, int, int]:
     """
     (rows, columns), (down, along), size = A.shape, A.strides, A.itemsize
     for how, length, count, near, far in (
-        (_AS_IT_IS, columns, rows, along, down),
-        (_TRANSPOSED, rows, columns, down, along),
+        (AS_IT_IS, columns, rows, along, down),
+        (TRANSPOSED, rows, columns, down, along),
     ):
         far = far if count > 1 else length * size
         if (near == size or length == 1) and far % size == 0 and far >= length * size:
@@ -107,10 +148,13 @@ def _operand(A: Array) -> tuple[Array, int, int]:
     return _operand(cupy.ascontiguousarray(A))
 
 
+def tf32() -> bool:
+    """Whether products of float32 may round their factors to TF32: CuPy's own answer, read once and then kept."""
+    core = cupy._core
+    return bool(core.get_compute_type(np.float32) == core._routines_linalg.COMPUTE_TYPE_TF32)
+
+
 def _compute_type(name: str) -> int:
     if name == "float64":
-        return int(cublas.ComputeType.COMPUTE_64F)
-    core = cupy._core  # CuPy reads CUPY_TF32 once, and stays with that; so do these products
-    if name == "float32" and core.get_compute_type(np.float32) == core._routines_linalg.COMPUTE_TYPE_TF32:
-        return int(cublas.ComputeType.COMPUTE_32F_FAST_TF32)
-    return int(cublas.ComputeType.COMPUTE_32F)
+        return COMPUTE_64F
+    return COMPUTE_32F_FAST_TF32 if name == "float32" and tf32() else COMPUTE_32F

@@ -1,4 +1,4 @@
-"""The text of the kernels, given to NVIDIA's compiler: that works without a GPU."""
+"""The text of the kernels, given to NVIDIA's compiler as CuPy calls it: that works without a GPU."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import pytest
 
 from tests.stand_ins import cuda_on_host, cupy_on_host
 
-nvrtc = pytest.importorskip("cuda.bindings.nvrtc")  # pip install cuda-bindings nvidia-cuda-nvrtc
+nvrtc = pytest.importorskip("cupy.cuda").nvrtc
 
 
 def compiled(source: str, architecture: str = "sm_80") -> str:
     """Return what the compiler has to say; empty if it is content."""
     try:
-        _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernels.cu", 0, [], [])
+        program = nvrtc.createProgram(source, "kernels.cu", (), ())
     except RuntimeError as error:
-        pytest.skip(f"cuda-bindings finds no compiler: {error}")
-    options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17"]
-    (result,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-    _, size = nvrtc.nvrtcGetProgramLogSize(program)
-    log = b" " * size
-    nvrtc.nvrtcGetProgramLog(program, log)
-    said = log.decode().strip("\0 \n")
-    return said or ("" if result == nvrtc.nvrtcResult.NVRTC_SUCCESS else str(result))
+        pytest.skip(f"CuPy finds no compiler: {error}")
+    try:
+        nvrtc.compileProgram(program, [f"--gpu-architecture={architecture}", "--std=c++17"])
+        refused = ""
+    except nvrtc.NVRTCError as error:
+        refused = str(error)
+    said = str(nvrtc.getProgramLog(program)).strip("\0 \n")
+    nvrtc.destroyProgram(program)
+    return said or refused
 
 
 @pytest.fixture

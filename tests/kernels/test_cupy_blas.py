@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,3 +122,87 @@ def test_a_handle_of_ones_own_is_used_and_given_back(blas: Any) -> None:
     with blas.using(own):
         assert blas.handle() is own
     assert blas.handle() is not own
+    on_host = blas.cupy is cuda_on_host.cupy()
+    assert not on_host or own.pointer in cuda_on_host.cublas.handles
+    gone = own.pointer
+    del own
+    assert gone not in cuda_on_host.cublas.handles or not on_host
+
+
+# ------------------------------------------------------------------ the library itself, where it is installed
+
+C_TYPES = {"int64_t": ctypes.c_int64, "int": ctypes.c_int, "size_t": ctypes.c_size_t, "float": ctypes.c_float}
+
+
+@pytest.fixture
+def real() -> Any:
+    """The module, with NVIDIA's own library: that can be loaded without a device."""
+    pytest.importorskip("cupy")
+    pathfinder = pytest.importorskip("cuda.pathfinder")
+    try:
+        pathfinder.load_nvidia_dynamic_lib("cublas")
+    except pathfinder.DynamicLibNotFoundError as error:
+        pytest.skip(str(error))
+    return importlib.import_module("dense_xp.kernels.cupy_blas")
+
+
+@pytest.fixture
+def header(real: Any) -> str:
+    """What NVIDIA's headers declare, without comments."""
+    folder = Path(real.library()._name).parents[1] / "include"
+    if not (folder / "cublas_api.h").exists():
+        pytest.skip("the library is installed without its header")
+    text = "".join((folder / name).read_text(encoding="utf-8") for name in ("cublas_api.h", "library_types.h"))
+    return re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
+
+
+def test_cublas_is_the_library_that_cupy_uses(real: Any) -> None:
+    importlib.import_module("cupy_backends.cuda.libs").cublas  # noqa: B018 - CuPy loads it now
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("no list of what this process has loaded")
+    loaded = {line.split(maxsplit=5)[5] for line in maps.read_text().splitlines() if "/libcublas.so" in line}
+    assert {str(Path(path).resolve()) for path in loaded} == {str(Path(real.library()._name).resolve())}
+
+
+def test_the_functions_are_as_the_header_declares_them(real: Any, header: str) -> None:
+    for name, parameters in real.PROTOTYPES.items():
+        found = re.search(rf"cublasStatus_t CUBLASWINAPI {name}\(([^)]*)\);", header)
+        assert found, name
+        declared = [text.strip().rpartition(" ")[0] for text in found[1].split(",")]
+        # handles and streams are pointers, enumerations are int
+        opaque = {"cublasHandle_t": ctypes.c_void_p, "cudaStream_t": ctypes.c_void_p}
+        kinds = [ctypes.c_void_p if "*" in kind else (opaque | C_TYPES).get(kind, ctypes.c_int) for kind in declared]
+        assert list(parameters) == kinds, name
+
+
+def test_the_constants_are_those_of_the_header(real: Any, header: str) -> None:
+    named = dict(re.findall(r"(CUBLAS_\w+|CUDA_R_\w+)\s*=\s*(-?\d+)", header))
+    kinds = {"float32": "32F", "float64": "64F", "float16": "16F", "bfloat16": "16BF"}
+    assert {name: int(named[f"CUDA_R_{kind}"]) for name, kind in kinds.items()} == real.DATA_TYPES
+    for ours, theirs in {
+        "COMPUTE_32F": "CUBLAS_COMPUTE_32F",
+        "COMPUTE_64F": "CUBLAS_COMPUTE_64F",
+        "COMPUTE_32F_FAST_TF32": "CUBLAS_COMPUTE_32F_FAST_TF32",
+        "AS_IT_IS": "CUBLAS_OP_N",
+        "TRANSPOSED": "CUBLAS_OP_T",
+        "DEFAULT_ALGORITHM": "CUBLAS_GEMM_DEFAULT",
+    }.items():
+        assert getattr(real, ours) == int(named[theirs]), ours
+
+
+def test_what_cublas_refuses_is_an_error_with_its_words(real: Any) -> None:
+    with pytest.raises(RuntimeError, match="cublasSetStream_v2: the library was not initialized"):
+        real.library().cublasSetStream_v2(None, None)
+
+
+def test_the_extra_brings_all_that_a_machine_with_a_driver_needs() -> None:
+    """The compiler, its headers and cuBLAS are found by CuPy's own search, in Python's packages alone."""
+    pathfinder = pytest.importorskip("cuda.pathfinder")
+    try:
+        folder = importlib.import_module("importlib.metadata").distribution("nvidia-cuda-runtime").locate_file("nvidia")
+    except ImportError:
+        pytest.skip('installed without the extra "cuda13"')
+    for name in ("cublas", "cudart", "nvrtc"):
+        assert Path(pathfinder.load_nvidia_dynamic_lib(name).abs_path).is_relative_to(str(folder)), name
+    assert Path(pathfinder.find_nvidia_header_directory("cudart"), "cuda_fp16.h").is_file()

@@ -504,31 +504,44 @@ class RawModule(cupy_on_host.RawModule):
         return call
 
 
-class Cublas(ModuleType):
-    """What of nvmath.bindings.cublas is used, column by column."""
-
-    ComputeType = SimpleNamespace(COMPUTE_64F=70, COMPUTE_32F=68, COMPUTE_32F_FAST_TF32=77)
+class Cublas:
+    """What of cuBLAS is used, column by column; its functions take what C makes of their arguments."""
 
     def __init__(self) -> None:
-        super().__init__("nvmath.bindings.cublas")
         self.handles: dict[int, dict[str, Any]] = {}
-        self.calls: list[tuple[Any, ...]] = []
+        self.made = 0
 
-    def create(self) -> int:
+    def typed(self, prototypes: dict[str, tuple[Any, ...]]) -> SimpleNamespace:
+        """Return the functions, with arguments as their prototypes say."""
+
+        def call(name: str, *arguments: Any) -> None:
+            kinds = prototypes[name]
+            assert len(arguments) == len(kinds), name
+            pairs = zip(kinds, arguments, strict=True)
+            # what stands for itself is an address that ctypes has taken, or a pointer
+            given = [kind(a).value if isinstance(a, int) else getattr(a, "value", a) for kind, a in pairs]
+            getattr(self, name)(*given)
+
+        return SimpleNamespace(**{name: functools.partial(call, name) for name in prototypes})
+
+    def cublasCreate_v2(self, place: Any) -> None:
         assert current().recording is None, "a handle asks for memory"
-        self.handles[len(self.handles) + 1] = {}
-        return len(self.handles)
+        self.made += 1
+        self.handles[self.made] = {}
+        place._obj.value = self.made
 
-    def destroy(self, handle: int) -> None:
-        self.handles[handle] = {}
+    def cublasDestroy_v2(self, handle: int) -> None:
+        assert current().recording is None, "it waits for the device"
+        del self.handles[handle]
 
-    def set_stream(self, handle: int, stream: int) -> None:
+    def cublasSetStream_v2(self, handle: int, stream: int) -> None:
         self.handles[handle] = {"stream": stream}  # the workspace is taken back
 
-    def set_workspace(self, handle: int, pointer: int, size: int) -> None:
+    def cublasSetWorkspace_v2(self, handle: int, pointer: int, size: int) -> None:
+        assert Memory.at(pointer).store.size >= size
         self.handles[handle]["workspace"] = Memory.at(pointer)
 
-    def gemm_ex(
+    def cublasGemmEx_64(
         self, handle: int, op_a: int, op_b: int, m: int, n: int, k: int, alpha: int, a: int, kind_a: int, lda: int,
         b: int, kind_b: int, ldb: int, beta: int, c: int, kind_c: int, ldc: int, compute: int, algorithm: int,
     ) -> None:  # fmt: skip
@@ -626,18 +639,18 @@ cublas = Cublas()
 @functools.cache
 def kernels() -> ModuleType:
     """Return dense_xp.kernels.cupy, made for this device; nobody else sees its CuPy."""
-    fakes: dict[str, Any] = {"cupy": cupy(), "cupyx": ModuleType("cupyx"), "nvmath": ModuleType("nvmath")}
+    fakes: dict[str, Any] = {"cupy": cupy(), "cupyx": ModuleType("cupyx")}
     fakes["cupyx"].empty_pinned = empty_pinned
-    fakes["nvmath.bindings"] = fakes["nvmath"].bindings = ModuleType("nvmath.bindings")
-    fakes["nvmath.bindings.cublas"] = fakes["nvmath.bindings"].cublas = cublas
     own = [f"dense_xp.kernels.{name}" for name in ("cupy", "cupy_graph", "cupy_blas", "cupy_lane")]
     kept = {key: sys.modules.pop(key) for key in (*fakes, *own) if key in sys.modules}
     sys.modules.update(fakes)
     try:
         module = importlib.import_module("dense_xp.kernels.cupy")
         module.lane = importlib.import_module("dense_xp.kernels.cupy_lane").Lane  # type: ignore[attr-defined]
-        products = importlib.import_module("dense_xp.kernels.cupy_blas")
-        products.WORKSPACE = 1024  # type: ignore[attr-defined]  # nobody works in it
+        products: Any = importlib.import_module("dense_xp.kernels.cupy_blas")
+        products.WORKSPACE = 1024  # nobody works in it
+        functions = cublas.typed(products.PROTOTYPES)
+        products.library = lambda: functions
         assert module.blas()[0] is products, module.blas()[1]
         module.ROWS, module.THREADS = 4, 32  # type: ignore[attr-defined]  # threads cost more here
         return module
