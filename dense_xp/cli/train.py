@@ -19,7 +19,6 @@ from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
 from dense_xp.learning.optimizers import OPTIMIZERS, Optimizer
 from dense_xp.saving import save
-from dense_xp.support.registry import by_name
 from dense_xp.tables import Classes, Encoder, Quantity, Target, counted
 from dense_xp.tables import files as table_files
 from dense_xp.tables.files import TableError
@@ -219,8 +218,8 @@ def _target_name(arguments: argparse.Namespace, frame: Any) -> str:
 
 def _optimizer(arguments: argparse.Namespace) -> Optimizer:
     given = {"learning_rate": arguments.learning_rate, "weight_decay": arguments.weight_decay}
-    kind = by_name("optimizer", OPTIMIZERS, arguments.optimizer)
-    return kind(**{name: value for name, value in given.items() if value is not None})
+    said = {name: value for name, value in given.items() if value is not None}
+    return OPTIMIZERS.made({"name": arguments.optimizer, **said})
 
 
 def _network(arguments: argparse.Namespace, encoder: Encoder) -> Sequential:

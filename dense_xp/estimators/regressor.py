@@ -12,7 +12,7 @@ from dense_xp.backend import Array, Backend
 from dense_xp.estimators.base import DenseEstimator
 from dense_xp.estimators.task import Task
 from dense_xp.layers.layer import Layer
-from dense_xp.learning.losses import Loss, get_loss
+from dense_xp.learning.losses import LOSSES, Loss
 from dense_xp.learning.schedules import Schedule
 
 
@@ -175,7 +175,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
             scale = np.sqrt(np.average(np.square(rows - mean), axis=0, weights=weight))
             scale[scale <= 10 * np.finfo(np.float64).eps * np.abs(mean)] = 1.0  # a constant
         learned["_scaling"] = mean.tolist(), scale.tolist()  # plain numbers know no device
-        return Task((rows - mean) / scale, weight, get_loss(self.loss), learned, (mean, scale))
+        return Task((rows - mean) / scale, weight, LOSSES.made(self.loss), learned, (mean, scale))
 
     def predict(self, X: Any) -> Array:
         """Return the expected target of each sample.

@@ -12,8 +12,9 @@ from dense_xp.layers.configured import layer_class
 from dense_xp.layers.contract import Contract
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.special import log_softmax, normal_cdf, sigmoid, softplus
+from dense_xp.support.checks import real
 from dense_xp.support.dtypes import in_dtype, widened
-from dense_xp.support.registry import by_name
+from dense_xp.support.registry import Registry, by_name
 from dense_xp.support.trees import Params
 
 
@@ -83,7 +84,7 @@ class LeakyReLU(Activation):
 
     def __init__(self, negative_slope: float = 0.01, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.negative_slope = _number("negative_slope", negative_slope)
+        self.negative_slope = real("negative_slope", negative_slope)
 
     def function(self, X: Array) -> tuple[Array, Any]:
         """Return the value, and X."""
@@ -122,7 +123,7 @@ class ELU(Activation):
 
     def __init__(self, alpha: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.alpha = _number("alpha", alpha)
+        self.alpha = real("alpha", alpha)
 
     def function(self, X: Array) -> tuple[Array, Any]:
         """Return the value, and X."""
@@ -272,17 +273,22 @@ class Softmax(Layer):
         return cache * (grad_Y - xp.sum(cache * grad_Y, axis=-1, keepdims=True)), {}
 
 
-ACTIVATIONS: dict[str, type[Layer]] = {
-    "relu": ReLU,
-    "leaky_relu": LeakyReLU,
-    "elu": ELU,
-    "gelu": GELU,
-    "silu": SiLU,
-    "tanh": Tanh,
-    "sigmoid": Sigmoid,
-    "softplus": Softplus,
-    "softmax": Softmax,
-}
+ACTIVATIONS: Registry[Layer] = Registry(
+    "activation",
+    {
+        "relu": ReLU,
+        "leaky_relu": LeakyReLU,
+        "elu": ELU,
+        "gelu": GELU,
+        "silu": SiLU,
+        "tanh": Tanh,
+        "sigmoid": Sigmoid,
+        "softplus": Softplus,
+        "softmax": Softmax,
+    },
+    "a layer without parameters",
+    lambda spec: isinstance(spec, Layer),
+)
 
 
 def get_activation(spec: str | Mapping[str, Any] | Layer | None) -> Layer | None:
@@ -307,11 +313,9 @@ def get_activation(spec: str | Mapping[str, Any] | Layer | None) -> Layer | None
     if isinstance(spec, Mapping):
         spec = layer_class(spec["class"]).from_config(spec["config"])
     if isinstance(spec, str):
-        return by_name("activation", ACTIVATIONS, spec, ", linear, or a layer without parameters")()
-    if not isinstance(spec, Layer):
-        hint = f": pass {spec.__name__}()" if isinstance(spec, type) else ""
-        raise TypeError(f"an activation is a name or a layer, and this is {spec!r}{hint}")
-    kind = type(spec)
+        spec = by_name("activation", ACTIVATIONS, spec, ", linear, or a layer without parameters")()
+    activation = ACTIVATIONS.made(spec)
+    kind = type(activation)
     if (
         kind.forward is Contract.forward
         or kind.init_params is not Contract.init_params
@@ -321,7 +325,7 @@ def get_activation(spec: str | Mapping[str, Any] | Layer | None) -> Layer | None
             f"{kind.__name__} cannot be an activation, which is a pure function without parameters or noise: "
             "put it after this layer in a Sequential"
         )
-    return spec
+    return activation
 
 
 def activation_config(activation: Layer | None) -> Any:
@@ -339,10 +343,3 @@ def activation_config(activation: Layer | None) -> Any:
         if type(activation) is known and config == known().get_config():
             return name
     return {"class": type(activation).__name__, "config": config}
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, and is {value!r}") from None

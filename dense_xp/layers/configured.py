@@ -11,6 +11,7 @@ import numpy as np
 
 from dense_xp.backend import Backend, get_backend
 from dense_xp.layers.contract import Contract
+from dense_xp.support.checks import integer
 from dense_xp.support.seeds import Rng, as_rng
 
 _CLASSES: dict[str, type[Any]] = {}
@@ -94,12 +95,14 @@ class Configured(Contract):
             If it is not a tuple with one positive integer, or if the layer is initialized with another.
         """
         given: Any = shape if isinstance(shape, tuple | list) else (shape,)
-        if len(given) != 1 or not all(isinstance(n, int | np.integer) and n > 0 for n in given):
+        try:
+            (n_features,) = given
+            shape = (integer("n_features", n_features),)
+        except ValueError:
             raise ValueError(
                 f"input_shape must be (n_features,) with a positive integer, and is {shape!r}; "
                 "the batch and other leading axes are not part of it"
-            )
-        shape = (int(given[0]),)
+            ) from None
         if self.backend is not None and self.input_shape not in (None, shape):
             raise ValueError(
                 f"{self.layer_name()} is initialized for input_shape={self.input_shape}: make a new layer for {shape}"

@@ -8,6 +8,7 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.layers.layer import Layer
+from dense_xp.support.checks import real
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
@@ -47,9 +48,7 @@ class Dropout(Layer):
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
-            raise ValueError(f"rate is the share that is dropped, 0 <= rate < 1, and is {rate!r}")
-        self.rate = float(rate)
+        self.rate = real("rate", rate, "[0, 1)")
 
     def draw_noise(self, rng: Rng, batch_shape: tuple[int, ...]) -> Any:
         """Draw which numbers are kept, as booleans on the host."""

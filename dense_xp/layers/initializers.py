@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dense_xp.support.registry import described, made
+from dense_xp.support.checks import real_fields
+from dense_xp.support.registry import Registry
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 
@@ -50,9 +51,12 @@ class Constant:
 
     value: float
 
+    def __post_init__(self) -> None:
+        real_fields(self, "(-inf, inf)", "value")
+
     def __call__(self, shape: tuple[int, ...], rng: Any) -> HostArray:
         """Return the initial values."""
-        return np.full(shape, float(self.value))
+        return np.full(shape, self.value)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,10 @@ class RandomUniform:
 
     low: float = -0.05
     high: float = 0.05
+
+    def __post_init__(self) -> None:
+        real_fields(self, "(-inf, inf)", "low")
+        real_fields(self, f"[{self.low}, inf)", "high")
 
     def __call__(self, shape: tuple[int, ...], rng: Any) -> HostArray:
         """Draw the initial values."""
@@ -97,6 +105,10 @@ class RandomNormal:
 
     mean: float = 0.0
     std: float = 0.05
+
+    def __post_init__(self) -> None:
+        real_fields(self, "(-inf, inf)", "mean")
+        real_fields(self, "[0, inf)", "std")
 
     def __call__(self, shape: tuple[int, ...], rng: Any) -> HostArray:
         """Draw the initial values."""
@@ -268,6 +280,9 @@ class Orthogonal:
 
     gain: float = 1.0
 
+    def __post_init__(self) -> None:
+        real_fields(self, "(-inf, inf)", "gain")
+
     def __call__(self, shape: tuple[int, ...], rng: Any) -> HostArray:
         """Draw the initial values."""
         n_in, n_out = shape
@@ -283,20 +298,25 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 Initializer: TypeAlias = Callable[[tuple[int, int], Any], Any]
 
-_INITIALIZERS: dict[str, type[Any]] = {
-    "zeros": Zeros,
-    "constant": Constant,
-    "random_uniform": RandomUniform,
-    "random_normal": RandomNormal,
-    "fan_in_uniform": FanInUniform,
-    "glorot_uniform": GlorotUniform,
-    "glorot_normal": GlorotNormal,
-    "he_uniform": HeUniform,
-    "he_normal": HeNormal,
-    "lecun_uniform": LeCunUniform,
-    "lecun_normal": LeCunNormal,
-    "orthogonal": Orthogonal,
-}
+INITIALIZERS: Registry[Initializer] = Registry(
+    "initializer",
+    {
+        "zeros": Zeros,
+        "constant": Constant,
+        "random_uniform": RandomUniform,
+        "random_normal": RandomNormal,
+        "fan_in_uniform": FanInUniform,
+        "glorot_uniform": GlorotUniform,
+        "glorot_normal": GlorotNormal,
+        "he_uniform": HeUniform,
+        "he_normal": HeNormal,
+        "lecun_uniform": LeCunUniform,
+        "lecun_normal": LeCunNormal,
+        "orthogonal": Orthogonal,
+    },
+    "a function f(shape, rng)",
+    callable,
+)
 
 
 def get_initializer(spec: str | Mapping[str, Any] | Initializer) -> Initializer:
@@ -314,14 +334,9 @@ def get_initializer(spec: str | Mapping[str, Any] | Initializer) -> Initializer:
     >>> get_initializer("he_normal")
     HeNormal()
     """
-    if isinstance(spec, str) and spec == "constant":
+    if spec == "constant":
         raise ValueError("a constant needs its value: pass Constant(value)")
-    spec = made("initializer", _INITIALIZERS, spec, ", or a function f(shape, rng)")
-    if isinstance(spec, type) and spec in _INITIALIZERS.values():
-        raise TypeError(f"{spec.__name__} is a class: pass {spec.__name__}(...)")
-    if not callable(spec):
-        raise TypeError(f"an initializer is a name or a function f(shape, rng), and this is {spec!r}")
-    return spec
+    return INITIALIZERS.made(spec)
 
 
 def initializer_config(initializer: Initializer) -> Any:
@@ -334,4 +349,4 @@ def initializer_config(initializer: Initializer) -> Any:
     >>> initializer_config(HeNormal()), initializer_config(Orthogonal(2.0))
     ('he_normal', {'name': 'orthogonal', 'gain': 2.0})
     """
-    return described(_INITIALIZERS, initializer)
+    return INITIALIZERS.written(initializer)

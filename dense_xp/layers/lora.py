@@ -20,6 +20,7 @@ from dense_xp.layers.dense import Dense, product, rows_of
 from dense_xp.layers.initializers import LeCunNormal
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.surgery import in_place_of, replaced
+from dense_xp.support.checks import integer, real
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
@@ -73,7 +74,8 @@ class LoRA(Layer):
     def __init__(self, dense: Dense, rank: int, *, alpha: float | None = None, **kwargs: Any) -> None:
         if type(dense) is not Dense:  # a subclass may compute something else
             raise TypeError(f"LoRA adapts a Dense layer, and this is a {type(dense).__name__}")
-        self.rank, self.alpha = int(_checked(rank)), _checked_alpha(rank, alpha)
+        self.rank = integer("rank", rank)
+        self.alpha = float(rank) if alpha is None else real("alpha", alpha, "(0, inf)")
         self.dense = Dense.from_config(dense.get_config())  # a pattern, without arrays
         own = dense.settings
         settings = {"backend": own.backend, "dtype": own.dtype, "rng": own.rng, **kwargs}
@@ -216,7 +218,8 @@ def add_lora(model: Layer, rank: int, *, alpha: float | None = None) -> Any:
     (449, 2177)
     """
     model.built()
-    scale = _checked_alpha(_checked(rank), alpha) / rank
+    rank = integer("rank", rank)
+    scale = 1.0 if alpha is None else real("alpha", alpha, "(0, inf)") / rank
     rng = None if model.rng is np.random else copy.deepcopy(model.rng)  # the model's goes on undrawn
 
     def adapted(layer: Layer) -> Layer:
@@ -256,17 +259,3 @@ def merge_lora(model: Layer) -> Any:
     True
     """
     return replaced(model, lambda layer: layer.merge() if isinstance(layer, LoRA) else layer)
-
-
-def _checked(rank: Any) -> Any:
-    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
-        raise ValueError(f"rank must be a positive integer, and is {rank!r}")
-    return rank
-
-
-def _checked_alpha(rank: int, alpha: Any) -> float:
-    if alpha is None:
-        return float(rank)
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
-        raise ValueError(f"alpha must be a positive number, and is {alpha!r}")
-    return float(alpha)

@@ -16,6 +16,7 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.layers.layer import Layer
+from dense_xp.support.checks import real
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
@@ -24,9 +25,7 @@ from dense_xp.support.trees import Params
 class _Normalization(Layer):
     def __init__(self, *, epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(epsilon, bool) or not isinstance(epsilon, int | float) or not epsilon > 0:
-            raise ValueError(f"epsilon must be a positive number, and is {epsilon!r}")
-        self.epsilon = float(epsilon)
+        self.epsilon = real("epsilon", epsilon, "(0, inf)")
 
     def param_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return (1, n_features) for each array."""
@@ -133,9 +132,7 @@ class BatchNorm(_Normalization):
 
     def __init__(self, *, momentum: float = 0.1, epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(epsilon=epsilon, **kwargs)
-        if isinstance(momentum, bool) or not isinstance(momentum, int | float) or not 0 < momentum <= 1:
-            raise ValueError(f"momentum is the weight of a new batch, 0 < momentum <= 1, and is {momentum!r}")
-        self.momentum = float(momentum)
+        self.momentum = real("momentum", momentum, "(0, 1]")
 
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Normalize each feature; see :meth:`Layer.forward`."""

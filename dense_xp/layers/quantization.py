@@ -25,6 +25,7 @@ from dense_xp.layers.activations import activation_config, get_activation
 from dense_xp.layers.dense import Dense, rows_of
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.surgery import in_place_of, replaced
+from dense_xp.support.checks import integer
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
@@ -78,10 +79,8 @@ class QuantizedDense(Layer):
         use_bias: bool = True,
         **kwargs: Any,
     ) -> None:
-        if isinstance(n_units, bool) or not isinstance(n_units, int | np.integer) or n_units < 1:
-            raise ValueError(f"n_units must be a positive integer, and is {n_units!r}")
         super().__init__(input_shape=input_shape, **kwargs)
-        self.n_units = int(n_units)
+        self.n_units = integer("n_units", n_units)
         self.activation = get_activation(activation)
         self.use_bias = bool(use_bias)
 

@@ -8,10 +8,9 @@ from typing import Any, Self
 from dense_xp.backend import Array
 from dense_xp.layers.contract import is_pure
 from dense_xp.layers.placed import Placed
-from dense_xp.learning.constraints import CONSTRAINTS, Constraint, get_constraint
-from dense_xp.learning.regularizers import REGULARIZERS, Regularizer, get_regularizer
+from dense_xp.learning.constraints import CONSTRAINTS, Constraint
+from dense_xp.learning.regularizers import REGULARIZERS, Regularizer
 from dense_xp.support.dtypes import in_dtype, widened
-from dense_xp.support.registry import described
 from dense_xp.support.trees import Params
 
 
@@ -94,7 +93,7 @@ class Ruled(Placed):
         >>> Dense(3, (2,)).regularized(W=L2(1e-4)).regularizers
         {'W': L2(factor=0.0001)}
         """
-        rules = {name: get_regularizer(rule) for name, rule in regularizers.items()}
+        rules = {name: REGULARIZERS.made(rule) for name, rule in regularizers.items()}
         self._check_new("regularizers", rules)
         self.regularizers = {**self.regularizers, **rules}
         return self
@@ -127,7 +126,7 @@ class Ruled(Placed):
         >>> Dense(3, (2,)).constrained(W=MaxNorm(3.0)).constraints
         {'W': MaxNorm(limit=3.0)}
         """
-        rules = {name: get_constraint(rule) for name, rule in constraints.items()}
+        rules = {name: CONSTRAINTS.made(rule) for name, rule in constraints.items()}
         self._check_new("constraints", rules)
         self.constraints = {**self.constraints, **rules}
         return self
@@ -159,9 +158,9 @@ class Ruled(Placed):
         """Return what :meth:`from_config` needs to make the same layer, as plain Python values."""
         config = super().get_config()
         if self.regularizers:
-            config["regularizers"] = {name: described(REGULARIZERS, rule) for name, rule in self.regularizers.items()}
+            config["regularizers"] = {name: REGULARIZERS.written(rule) for name, rule in self.regularizers.items()}
         if self.constraints:
-            config["constraints"] = {name: described(CONSTRAINTS, rule) for name, rule in self.constraints.items()}
+            config["constraints"] = {name: CONSTRAINTS.written(rule) for name, rule in self.constraints.items()}
         return config
 
     @classmethod

@@ -7,15 +7,16 @@ the weights that come into one unit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.learning.special import clipped
-from dense_xp.support.registry import made
+from dense_xp.support.checks import real_fields
+from dense_xp.support.registry import Registry
 
 Constraint: TypeAlias = Callable[[Array], Array]
 """A pure function from a parameter to the nearest one that is allowed, of the same shape."""
@@ -51,7 +52,7 @@ class MaxNorm:
     limit: float = 2.0
 
     def __post_init__(self) -> None:
-        _check_limits(0.0, self.limit)
+        real_fields(self, "(0, inf)", "limit")
 
     def __call__(self, W: Array) -> Array:
         """Return the nearest allowed W."""
@@ -84,7 +85,8 @@ class MinMaxNorm:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_limits(self.low, self.high)
+        real_fields(self, "[0, inf)", "low")
+        real_fields(self, f"[{self.low}, inf)" if self.low else "(0, inf)", "high")
 
     def __call__(self, W: Array) -> Array:
         """Return the nearest allowed W."""
@@ -131,38 +133,9 @@ def _with_norms_between(W: Array, low: float, high: float) -> Array:
     return W * (clipped(norm, low, high) / norm)
 
 
-def _check_limits(low: Any, high: Any) -> None:
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (low, high))
-    if not numbers or not 0 <= low <= high < float("inf") or not high > 0:
-        raise ValueError(f"a norm lies between 0 <= low <= high with 0 < high, and these are {low!r} and {high!r}")
-
-
-CONSTRAINTS: dict[str, type[Any]] = {
-    "max_norm": MaxNorm,
-    "min_max_norm": MinMaxNorm,
-    "unit_norm": UnitNorm,
-    "non_negative": NonNegative,
-}
-
-
-def get_constraint(spec: str | Mapping[str, Any] | Constraint) -> Constraint:
-    """Return a constraint from its name, from its configuration, or as it is.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown.
-    TypeError
-        If it is neither a name nor a function.
-
-    Examples
-    --------
-    >>> get_constraint("max_norm")
-    MaxNorm(limit=2.0)
-    """
-    rule: Any = made("constraint", CONSTRAINTS, spec, ", or a pure function of the weights")
-    if isinstance(rule, type) and rule in CONSTRAINTS.values():
-        raise TypeError(f"{rule.__name__} is a class: pass {rule.__name__}(...)")
-    if not callable(rule):
-        raise TypeError(f"a constraint is a name or a pure function of the weights, and this is {rule!r}")
-    return rule  # type: ignore[no-any-return]
+CONSTRAINTS: Registry[Constraint] = Registry(
+    "constraint",
+    {"max_norm": MaxNorm, "min_max_norm": MinMaxNorm, "unit_norm": UnitNorm, "non_negative": NonNegative},
+    "a pure function of the weights",
+    callable,
+)

@@ -20,6 +20,7 @@ from array_api_compat import array_namespace
 from dense_xp.backend import Array, Backend
 from dense_xp.learning.special import clipped
 from dense_xp.support.dtypes import widened
+from dense_xp.support.trees import mapped
 
 INITIAL = (2.0**15, 0.0)
 """The factor of a model's first step, and how many steps have fitted since it last changed."""
@@ -75,14 +76,12 @@ def unscaled(grads: Any, state: State) -> tuple[Any, Array]:
     """
     checks: list[Array] = []
 
-    def divided(tree: Any) -> Any:
-        if isinstance(tree, dict):
-            return {key: divided(value) for key, value in tree.items()}
-        xp = array_namespace(tree)
-        checks.append(xp.all(xp.isfinite(tree)))
-        return widened(tree) * (1.0 / state["factor"])  # exact: the factor is a power of two
+    def divided(grad: Array) -> Array:
+        xp = array_namespace(grad)
+        checks.append(xp.all(xp.isfinite(grad)))
+        return widened(grad) * (1.0 / state["factor"])  # exact: the factor is a power of two
 
-    grads = divided(grads)
+    grads = mapped(divided, grads)
     xp = array_namespace(state["factor"])
     return grads, xp.all(xp.stack(checks)) if checks else state["factor"] > 0.0
 
@@ -114,6 +113,4 @@ def chosen(condition: Array, new: Any, old: Any) -> Any:
     >>> chosen(np.asarray(False), {"W": np.asarray(1.0)}, {"W": np.asarray(2.0)})
     {'W': array(2.)}
     """
-    if isinstance(new, dict):
-        return {key: chosen(condition, value, old[key]) for key, value in new.items()}
-    return new if new is old else array_namespace(new).where(condition, new, old)
+    return mapped(lambda a, b: a if a is b else array_namespace(a).where(condition, a, b), new, old)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array, Backend
 from dense_xp.learning.special import clipped, log_softmax, sigmoid, sign, softplus
+from dense_xp.support.checks import real, real_fields
 from dense_xp.support.dtypes import in_dtype, widened
-from dense_xp.support.registry import by_name
+from dense_xp.support.registry import Registry
 
 
 class Loss:
@@ -202,8 +203,7 @@ class Huber(Loss):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.delta > 0:
-            raise ValueError(f"delta must be positive, and is {self.delta!r}")
+        real_fields(self, "(0, inf)", "delta")
 
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Return losses and gradients; see :meth:`Loss.sample_losses`."""
@@ -254,13 +254,9 @@ class SoftmaxCrossEntropy(Loss):
     class_weight: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be at least 0 and below 1, and is {self.label_smoothing!r}")
+        real_fields(self, "[0, 1)", "label_smoothing")
         if self.class_weight is not None:
-            weights = tuple(map(float, self.class_weight))
-            if not weights or min(weights) < 0 or not 0 < sum(weights) < math.inf:
-                raise ValueError(f"class_weight must hold a number for each class, none negative: {weights}")
-            object.__setattr__(self, "class_weight", weights)
+            object.__setattr__(self, "class_weight", _checked_class_weight(self.class_weight))
 
     def placed(self, backend: Backend, dtype: str) -> Self:
         """Return this loss with its class weights on a device; see :meth:`Loss.placed`."""
@@ -317,6 +313,19 @@ class SoftmaxCrossEntropy(Loss):
                 raise ValueError("each row of one-hot targets must be probabilities: not negative, with sum 1")
 
 
+def _checked_class_weight(given: Any) -> tuple[float, ...]:
+    try:
+        by_class = isinstance(given, Mapping | str | bytes)  # whose keys or letters would be taken for weights
+        weights = () if by_class else tuple(real("class_weight", float(weight), "[0, inf)") for weight in given)
+    except (TypeError, ValueError):
+        weights = ()
+    if not any(weights):
+        raise ValueError(
+            f"class_weight must hold a number for each class, in order, none negative and not all zero: {given!r}"
+        )
+    return weights
+
+
 @dataclass(frozen=True)
 class SigmoidCrossEntropy(Loss):
     r"""Cross-entropy of yes and no, from logits; mean over all entries.
@@ -343,8 +352,7 @@ class SigmoidCrossEntropy(Loss):
     positive_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.positive_weight < math.inf:
-            raise ValueError(f"positive_weight must be positive, and is {self.positive_weight!r}")
+        real_fields(self, "(0, inf)", "positive_weight")
 
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Return losses and gradients; see :meth:`Loss.sample_losses`."""
@@ -364,33 +372,15 @@ class SigmoidCrossEntropy(Loss):
             raise ValueError("the targets of SigmoidCrossEntropy must lie between 0 and 1")
 
 
-LOSSES: dict[str, type[Loss]] = {
-    "mean_squared_error": MeanSquaredError,
-    "mean_absolute_error": MeanAbsoluteError,
-    "huber": Huber,
-    "softmax_cross_entropy": SoftmaxCrossEntropy,
-    "sigmoid_cross_entropy": SigmoidCrossEntropy,
-}
-
-
-def get_loss(spec: str | Loss) -> Loss:
-    """Return a loss from its name, or as it is.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown.
-    TypeError
-        If it is neither a name nor a loss.
-
-    Examples
-    --------
-    >>> get_loss("huber")
-    Huber(delta=1.0)
-    """
-    if isinstance(spec, Loss):
-        return spec
-    if not isinstance(spec, str):
-        hint = f": pass {spec.__name__}()" if isinstance(spec, type) else "; a subclass of Loss serves"
-        raise TypeError(f"a loss is a name or a Loss, and this is {spec!r}{hint}")
-    return by_name("loss", LOSSES, spec)()
+LOSSES: Registry[Loss] = Registry(
+    "loss",
+    {
+        "mean_squared_error": MeanSquaredError,
+        "mean_absolute_error": MeanAbsoluteError,
+        "huber": Huber,
+        "softmax_cross_entropy": SoftmaxCrossEntropy,
+        "sigmoid_cross_entropy": SigmoidCrossEntropy,
+    },
+    "an object of a subclass of Loss",
+    lambda spec: isinstance(spec, Loss),
+)

@@ -21,6 +21,7 @@ from array_api_compat import array_namespace, device
 from dense_xp.backend import Array, to_numpy
 from dense_xp.learning.losses import LOSSES
 from dense_xp.learning.special import log_softmax
+from dense_xp.support.checks import integer_fields, real_fields
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import by_name
 
@@ -166,8 +167,7 @@ class TopK:
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"k must be a positive integer, and is {self.k!r}")
+        integer_fields(self, 1, "k")
         object.__setattr__(self, "name", self.name or f"top_{self.k}")
 
     def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
@@ -255,6 +255,7 @@ class _Counting(Metric):
     def __post_init__(self) -> None:
         if self.average not in _AVERAGES:
             raise ValueError(f"average must be one of {', '.join(_AVERAGES)}, and is {self.average!r}")
+        real_fields(self, "(-inf, inf)", "threshold")
 
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
         """Count, for each class, where it is predicted and there, predicted, and there."""

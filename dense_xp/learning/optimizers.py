@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -28,9 +27,10 @@ from array_api_compat import array_namespace, is_array_api_obj
 from dense_xp.backend import Array
 from dense_xp.learning.schedules import Schedule, rate_at, scaled
 from dense_xp.learning.special import clipped, sign
+from dense_xp.support.checks import real_fields
 from dense_xp.support.dtypes import in_dtype, widened
-from dense_xp.support.registry import by_name
-from dense_xp.support.trees import Params
+from dense_xp.support.registry import Registry
+from dense_xp.support.trees import Params, flatten, mapped
 
 State = dict[str, Array]
 
@@ -67,12 +67,10 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.learning_rate, Schedule):
-            _check("learning_rate", self.learning_rate, 0.0, math.inf)
-        _check("weight_decay", self.weight_decay, 0.0, math.inf)
-        for name in ("clip_norm", "clip_value"):
-            value = getattr(self, name)
-            if value is not None:
-                _check(name, value, 0.0, math.inf, open_low=True)
+            real_fields(self, "[0, inf)", "learning_rate")
+        real_fields(self, "[0, inf)", "weight_decay")
+        limits = [name for name in ("clip_norm", "clip_value") if getattr(self, name) is not None]
+        real_fields(self, "(0, inf)", *limits)
 
     def init_state(self, param: Array) -> State:
         """Return the state before the first step.
@@ -218,15 +216,16 @@ class Optimizer:
         """
         if self.clip_value is not None:
             limit = self.clip_value
-            grads = _mapped(grads, lambda grad: clipped(grad, -limit, limit))
-        leaves = list(_leaves(grads))
+            grads = mapped(lambda grad: clipped(grad, -limit, limit), grads)
+        leaves = list(flatten(grads).values())
         if self.clip_norm is None or not leaves:
             return grads
         xp = array_namespace(leaves[0])
         squares = [xp.sum(xp.square(widened(grad))) for grad in leaves]
         norm = xp.sqrt(sum(squares[1:], squares[0]))
         scale = self.clip_norm / xp.maximum(norm, self.clip_norm)
-        return _mapped(grads, lambda grad: grad * in_dtype(scale, grad.dtype))
+        limited: dict[str, Any] = mapped(lambda grad: grad * in_dtype(scale, grad.dtype), grads)
+        return limited
 
 
 @dataclass
@@ -263,7 +262,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("momentum", self.momentum, 0.0, 1.0)
+        real_fields(self, "[0, 1)", "momentum")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True needs a momentum, for example momentum=0.9")
 
@@ -316,9 +315,8 @@ class RMSprop(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("rho", self.rho, 0.0, 1.0)
-        _check("momentum", self.momentum, 0.0, 1.0)
-        _check("epsilon", self.epsilon, 0.0, math.inf)
+        real_fields(self, "[0, 1)", "rho", "momentum")
+        real_fields(self, "[0, inf)", "epsilon")
 
     def init_state(self, param: Array) -> State:
         """Return a mean square of zero, and a velocity if there is momentum."""
@@ -376,9 +374,8 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("beta_1", self.beta_1, 0.0, 1.0)
-        _check("beta_2", self.beta_2, 0.0, 1.0)
-        _check("epsilon", self.epsilon, 0.0, math.inf)
+        real_fields(self, "[0, 1)", "beta_1", "beta_2")
+        real_fields(self, "[0, inf)", "epsilon")
 
     def init_state(self, param: Array) -> State:
         """Return two means of zero and the number of steps, an array too, so that a step may be compiled."""
@@ -462,7 +459,7 @@ class Adagrad(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("epsilon", self.epsilon, 0.0, math.inf)
+        real_fields(self, "[0, inf)", "epsilon")
 
     def init_state(self, param: Array) -> State:
         """Return a sum of zero."""
@@ -508,8 +505,7 @@ class Lion(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("beta_1", self.beta_1, 0.0, 1.0)
-        _check("beta_2", self.beta_2, 0.0, 1.0)
+        real_fields(self, "[0, 1)", "beta_1", "beta_2")
 
     def init_state(self, param: Array) -> State:
         """Return a momentum of zero."""
@@ -556,14 +552,12 @@ class ForeignOptimizer(Optimizer):
         return f"ForeignOptimizer({self.optimizer!r})"
 
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    "sgd": SGD,
-    "rmsprop": RMSprop,
-    "adam": Adam,
-    "adamw": AdamW,
-    "adagrad": Adagrad,
-    "lion": Lion,
-}
+OPTIMIZERS: Registry[Optimizer] = Registry(
+    "optimizer",
+    {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW, "adagrad": Adagrad, "lion": Lion},
+    "an object with update(weights, grad)",
+    lambda spec: callable(getattr(spec, "update", None)) and not isinstance(spec, dict | set),
+)
 
 
 def as_optimizer(spec: Any) -> Optimizer | None:
@@ -581,34 +575,10 @@ def as_optimizer(spec: Any) -> Optimizer | None:
     >>> as_optimizer("sgd").learning_rate
     0.01
     """
-    if spec is None or isinstance(spec, Optimizer):
-        return spec
-    if isinstance(spec, str):
-        return by_name("optimizer", OPTIMIZERS, spec, ", or an object with update(weights, grad)")()
-    if isinstance(spec, type):
-        raise TypeError(f"{spec.__name__} is a class: pass an optimizer with update, {spec.__name__}(...)")
-    if not callable(getattr(spec, "update", None)) or isinstance(spec, dict | set):
-        raise TypeError(
-            f"an optimizer is a name such as 'adam' or an object with update(weights, grad), and this is {spec!r}"
-        )
-    return ForeignOptimizer(spec)
-
-
-def _leaves(grads: dict[str, Any]) -> Iterator[Array]:
-    for grad in grads.values():
-        yield from _leaves(grad) if isinstance(grad, dict) else (grad,)
-
-
-def _mapped(grads: dict[str, Any], function: Any) -> dict[str, Any]:
-    return {k: _mapped(v, function) if isinstance(v, dict) else function(v) for k, v in grads.items()}
-
-
-def _check(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
-    """Refuse what is no number, or lies outside [low, high)."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not (low < value if open_low else low <= value) or not value < high:
-        bounds = f"{'above' if open_low else 'at least'} {low:g}" + ("" if high == math.inf else f" and below {high:g}")
-        raise ValueError(f"{name} must be a number, {bounds}, and is {value!r}")
+    if spec is None:
+        return None
+    optimizer: Any = OPTIMIZERS.made(spec)
+    return optimizer if isinstance(optimizer, Optimizer) else ForeignOptimizer(optimizer)
 
 
 def apply_gradients(

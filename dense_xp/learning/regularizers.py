@@ -9,15 +9,14 @@ SGD the two agree, for a decay of twice the factor of L2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array
 from dense_xp.learning.special import sign
-from dense_xp.support.registry import made
+from dense_xp.support.checks import real_fields
+from dense_xp.support.registry import Registry
 
 
 class Regularizer:
@@ -85,7 +84,7 @@ class L1(Regularizer):
     factor: float = 0.01
 
     def __post_init__(self) -> None:
-        _check("factor", self.factor)
+        real_fields(self, "[0, inf)", "factor")
 
     def penalty(self, W: Array) -> Array:
         """Return λ Σ|w|."""
@@ -127,7 +126,7 @@ class L2(Regularizer):
     factor: float = 0.01
 
     def __post_init__(self) -> None:
-        _check("factor", self.factor)
+        real_fields(self, "[0, inf)", "factor")
 
     def penalty(self, W: Array) -> Array:
         """Return λ Σw²."""
@@ -169,8 +168,7 @@ class L1L2(Regularizer):
     l2: float = 0.01
 
     def __post_init__(self) -> None:
-        _check("l1", self.l1)
-        _check("l2", self.l2)
+        real_fields(self, "[0, inf)", "l1", "l2")
 
     def penalty(self, W: Array) -> Array:
         """Return the sum of both."""
@@ -210,7 +208,7 @@ class SoftOrthogonality(Regularizer):
     factor: float = 0.01
 
     def __post_init__(self) -> None:
-        _check("factor", self.factor)
+        real_fields(self, "[0, inf)", "factor")
 
     def penalty(self, W: Array) -> Array:
         """Return λ‖WᵀW - I‖², or λ‖WWᵀ - I‖²."""
@@ -232,36 +230,9 @@ def _excess(W: Array) -> Array:
     return gram - array_namespace(W).eye(gram.shape[0], dtype=W.dtype, device=device(W))
 
 
-REGULARIZERS: dict[str, type[Regularizer]] = {
-    "l1": L1,
-    "l2": L2,
-    "l1l2": L1L2,
-    "soft_orthogonality": SoftOrthogonality,
-}
-
-
-def get_regularizer(spec: str | Mapping[str, Any] | Regularizer) -> Regularizer:
-    """Return a regularizer from its name, from its configuration, or as it is.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown.
-    TypeError
-        If it is neither a name nor a regularizer.
-
-    Examples
-    --------
-    >>> get_regularizer("l2")
-    L2(factor=0.01)
-    """
-    rule = made("regularizer", REGULARIZERS, spec)
-    if not isinstance(rule, Regularizer):
-        hint = f": pass {rule.__name__}(...)" if isinstance(rule, type) else "; a subclass of Regularizer serves"
-        raise TypeError(f"a regularizer is a name or a Regularizer, and this is {rule!r}{hint}")
-    return rule
-
-
-def _check(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a number that is not negative, and is {value!r}")
+REGULARIZERS: Registry[Regularizer] = Registry(
+    "regularizer",
+    {"l1": L1, "l2": L2, "l1l2": L1L2, "soft_orthogonality": SoftOrthogonality},
+    "an object of a subclass of Regularizer",
+    lambda spec: isinstance(spec, Regularizer),
+)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dense_xp.support.checks import integer_fields, real_fields
+
 
 class Schedule:
     """Base class: ``schedule(step)`` is the learning rate of that step, counted from 0."""
@@ -36,7 +38,7 @@ class ConstantSchedule(Schedule):
     learning_rate: float
 
     def __post_init__(self) -> None:
-        _check_rate("learning_rate", self.learning_rate)
+        real_fields(self, "[0, inf)", "learning_rate")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -67,9 +69,8 @@ class StepSchedule(Schedule):
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_rate("learning_rate", self.learning_rate)
-        _check_rate("factor", self.factor)
-        _check_steps("every", self.every)
+        real_fields(self, "[0, inf)", "learning_rate", "factor")
+        integer_fields(self, 1, "every")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -100,9 +101,8 @@ class ExponentialSchedule(Schedule):
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_rate("learning_rate", self.learning_rate)
-        _check_rate("factor", self.factor)
-        _check_steps("steps", self.steps)
+        real_fields(self, "[0, inf)", "learning_rate", "factor")
+        integer_fields(self, 1, "steps")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -140,9 +140,8 @@ class CosineSchedule(Schedule):
     end: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_rate("learning_rate", self.learning_rate)
-        _check_rate("end", self.end)
-        _check_steps("steps", self.steps)
+        real_fields(self, "[0, inf)", "learning_rate", "end")
+        integer_fields(self, 1, "steps")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -182,9 +181,9 @@ class WarmUp(Schedule):
 
     def __post_init__(self) -> None:
         if not callable(self.after):
-            _check_rate("after", self.after)
-        _check_rate("start", self.start)
-        _check_steps("steps", self.steps)
+            real_fields(self, "[0, inf)", "after")
+        real_fields(self, "[0, inf)", "start")
+        integer_fields(self, 1, "steps")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -216,7 +215,7 @@ class ScaledSchedule(Schedule):
     def __post_init__(self) -> None:
         if not isinstance(self.schedule, Schedule):
             raise TypeError(f"schedule must be a Schedule, and is {self.schedule!r}")
-        _check_rate("factor", self.factor)
+        real_fields(self, "[0, inf)", "factor")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -241,11 +240,4 @@ def rate_at(learning_rate: float | Schedule, step: int) -> float:
     return float(learning_rate(step) if callable(learning_rate) else learning_rate)
 
 
-def _check_rate(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a number that is not negative, and is {value!r}")
-
-
-def _check_steps(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, and is {value!r}")
+SCHEDULES = (ConstantSchedule, StepSchedule, ExponentialSchedule, CosineSchedule, WarmUp, ScaledSchedule)

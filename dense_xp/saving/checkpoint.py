@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from dense_xp.saving.model_files import save
+from dense_xp.support.checks import integer
 from dense_xp.training.callbacks import Best
 from dense_xp.training.history import Run
 
@@ -46,9 +47,7 @@ class Checkpoint:
     def __init__(
         self, path: str | os.PathLike[str], *, every: int = 1, monitor: str | None = None, mode: str = "min"
     ) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be a positive integer, and is {every!r}")
-        self.path, self.every, self.monitor, self.mode = os.fspath(path), every, monitor, mode
+        self.path, self.every, self.monitor, self.mode = os.fspath(path), integer("every", every), monitor, mode
         self._best = Best(monitor or "", mode)
 
     def begin(self, run: Run) -> None:

@@ -20,11 +20,11 @@ from dense_xp.layers.configured import layer_class
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.placed import build_with
-from dense_xp.learning import schedules
-from dense_xp.learning.optimizers import OPTIMIZERS, Optimizer
-from dense_xp.learning.schedules import Schedule
+from dense_xp.learning.optimizers import OPTIMIZERS
+from dense_xp.learning.schedules import SCHEDULES
 from dense_xp.support.files import write_atomically
-from dense_xp.support.trees import Params, flatten, unflatten
+from dense_xp.support.registry import Registry
+from dense_xp.support.trees import flatten, merged, unflatten
 from dense_xp.training.history import History
 
 FORMAT = 1
@@ -32,8 +32,13 @@ FORMAT = 1
 
 _KEY = "dense_xp"
 _WEIGHT, _STATE = "weight:", "optimizer:"
-_SCHEDULES = {cls.__name__: cls for cls in vars(schedules).values() if isinstance(cls, type)}
-_RULES = {cls.__name__: cls for cls in OPTIMIZERS.values()}
+_RULES: Registry[Any] = Registry(
+    "optimizer or schedule",
+    {kind.__name__: kind for kind in (*OPTIMIZERS.values(), *SCHEDULES)},
+    "what save wrote",
+    key="class",
+    brief=False,
+)
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 
@@ -102,7 +107,7 @@ def save(
         "dtype": model.dtype,
     }
     if training:
-        about["optimizer"] = _optimizer_config(model.optimizer)
+        about["optimizer"] = _RULES.written(model.optimizer)
         about["steps"] = model.steps
         about["loss_scale"] = model.loss_scale
         about["random"] = _random_state(model.rng)
@@ -140,15 +145,6 @@ def _anywhere(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: None if key == "backend" else _anywhere(value) for key, value in config.items()}
     return [_anywhere(item) for item in config] if isinstance(config, list) else config
-
-
-def _optimizer_config(rule: Any) -> Any:
-    if isinstance(rule, Schedule | Optimizer):
-        if type(rule).__name__ not in _SCHEDULES | _RULES or not dataclasses.is_dataclass(rule):
-            raise ValueError(f"{rule!r} cannot be saved: it is no optimizer or schedule of the package")
-        values = {f.name: _optimizer_config(getattr(rule, f.name)) for f in dataclasses.fields(rule)}
-        return {"class": type(rule).__name__, **values}
-    return rule
 
 
 def _random_state(rng: Any) -> Any:
@@ -210,14 +206,14 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
         inner: dict[str, Any] = {"custom": custom} if issubclass(kind, Chain) else {}
         config = {**about["config"], "backend": backend}
         model = kind.from_config(config, **inner)
-        rule = _optimizer(about.get("optimizer"))
+        rule = None if about.get("optimizer") is None else _RULES.made(about["optimizer"])
         # copies: in the file they need not lie as NumPy likes them
         build_with(model, rule, unflatten({name: value.copy() for name, value in weights.items()}))
         if about.get("optimizer") is not None:
             _check_state(flatten(model.optimizer_state), state)
             home = model.built()
             placed = {name: home.asarray(value.copy(), str(value.dtype)) for name, value in state.items()}
-            model.optimizer_state = _filled(model.optimizer_state, unflatten(placed))
+            model.optimizer_state = merged(model.optimizer_state, unflatten(placed))
         model.steps = _count(about.get("steps", 0))
         model.loss_scale = _loss_scale(about.get("loss_scale", model.loss_scale))
         rng = _restored(about.get("random"))
@@ -311,24 +307,6 @@ def _check_state(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         if tuple(value.shape) != tuple(wanted[name].shape):
             shape = tuple(wanted[name].shape)
             raise ModelFileError(f"its optimizer state {name!r} has shape {value.shape}, and the layer needs {shape}")
-
-
-def _filled(template: Params, values: Params) -> Params:
-    """Return values in the form of a template: an optimizer that remembers nothing has empty dicts."""
-    return {
-        key: _filled(inner, values.get(key, {})) if isinstance(inner, dict) else values[key]
-        for key, inner in template.items()
-    }
-
-
-def _optimizer(config: Any) -> Any:
-    if not isinstance(config, dict):
-        return config
-    arguments = {key: _optimizer(value) for key, value in config.items() if key != "class"}
-    known: dict[str, Any] = {**_SCHEDULES, **_RULES}
-    if config.get("class") not in known:
-        raise ModelFileError(f"its optimizer is of the unknown class {config.get('class')!r}")
-    return known[config["class"]](**arguments)
 
 
 def _history(config: Any) -> History:

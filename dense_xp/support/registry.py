@@ -1,21 +1,22 @@
-"""Things that are asked for by name."""
+"""Things that are asked for by name: losses, optimizers, penalties, constraints, initializers, activations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
-def by_name(kind: str, table: Mapping[str, T], name: str, otherwise: str = "") -> T:
+def by_name(kind: str, known: Mapping[str, T], name: str, otherwise: str = "") -> T:
     """Return what has this name.
 
     Parameters
     ----------
     kind : str
         What it is, for the error: ``"loss"``.
-    table : mapping of str to object
+    known : mapping of str to object
         Everything by name.
     name : str
         The name that was asked for.
@@ -32,52 +33,106 @@ def by_name(kind: str, table: Mapping[str, T], name: str, otherwise: str = "") -
     >>> by_name("number", {"one": 1, "two": 2}, "two")
     2
     """
-    if name in table:
-        return table[name]
+    if name in known:
+        return known[name]
     import difflib  # only needed here
 
-    near = difflib.get_close_matches(name, table, 1, 0.4)
+    near = difflib.get_close_matches(str(name), known, 1, 0.4)
     raise ValueError(
         f"unknown {kind} {name!r}"
         + (f"; did you mean {near[0]!r}?" if near else ".")
-        + f" Known: {', '.join(table)}{otherwise}"
+        + f" Known: {', '.join(known)}{otherwise}"
     )
 
 
-def made(kind: str, table: Mapping[str, type[Any]], spec: Any, otherwise: str = "") -> Any:
-    """Return what a name or a configuration stands for; anything else as it is.
+class Registry(Mapping[str, type[Any]], Generic[T]):
+    """Classes by name: things made from plain values, and written as plain values.
 
     Parameters
     ----------
-    kind, table, otherwise
-        As in :func:`by_name`; the table holds classes.
-    spec : object
-        A name; or what :func:`described` wrote.
-
-    Raises
-    ------
-    ValueError
-        If nothing has this name.
+    kind : str
+        What their instances are, for errors: ``"loss"``.
+    known : mapping of str to class
+        The classes.
+    wanted : str
+        What is accepted beside a name, for errors.
+    serves : callable, optional
+        Whether an object is accepted as it is.
+    key : str, default "name"
+        Where the name stands among plain values.
+    brief : bool, default True
+        Whether a thing with default arguments is written as its name alone.
 
     Examples
     --------
-    >>> made("number", {"complex": complex}, {"name": "complex", "real": 1.0})
-    (1+0j)
+    >>> numbers = Registry("number", {"complex": complex}, "a number", lambda x: isinstance(x, complex))
+    >>> numbers.made("complex"), numbers.made({"name": "complex", "real": 1.0}), numbers.made(2j)
+    (0j, (1+0j), 2j)
     """
-    if isinstance(spec, Mapping):
-        arguments = {key: value for key, value in spec.items() if key != "name"}
-        return by_name(kind, table, spec["name"], otherwise)(**arguments)
-    return by_name(kind, table, spec, otherwise)() if isinstance(spec, str) else spec
 
+    def __init__(
+        self,
+        kind: str,
+        known: Mapping[str, type[Any]],
+        wanted: str,
+        serves: Callable[[Any], bool] = lambda spec: False,
+        *,
+        key: str = "name",
+        brief: bool = True,
+    ) -> None:
+        self.kind, self.wanted, self.serves, self.key, self.brief = kind, wanted, serves, key, brief
+        self._known = dict(known)
 
-def described(table: Mapping[str, type[Any]], thing: Any) -> Any:
-    """Return a dataclass as plain values: its name, with its arguments if they are not the defaults.
+    def __getitem__(self, name: str) -> type[Any]:
+        return self._known[name]
 
-    What is not of a class in the table has no such form, and is returned as it is.
-    """
-    for name, known in table.items():
-        if type(thing) is known:
-            arguments: dict[str, Any] = vars(thing)
-            defaults = {key: getattr(known, key, None) for key in arguments}  # a dataclass keeps them on the class
-            return name if arguments == defaults else {"name": name, **arguments}
-    return thing
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def made(self, spec: Any) -> T:
+        """Return what plain values stand for; a thing itself as it is.
+
+        Parameters
+        ----------
+        spec : str, mapping or object
+            A name, what :meth:`written` returned, or a thing.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown.
+        TypeError
+            If it is none of these.
+        """
+        if isinstance(spec, str):
+            spec = {self.key: spec}
+        if isinstance(spec, Mapping) and self.key in spec:
+            kind = by_name(self.kind, self._known, spec[self.key], f", or {self.wanted}")
+            spec = kind(**{name: self._inner(value) for name, value in spec.items() if name != self.key})
+        elif isinstance(spec, type) or not self.serves(spec):
+            given = f"the class {spec.__name__}: pass {spec.__name__}(...)" if isinstance(spec, type) else repr(spec)
+            article = "an" if self.kind[0] in "aeiou" else "a"
+            raise TypeError(f"{article} {self.kind} is a name or {self.wanted}, and this is {given}")
+        thing: T = spec
+        return thing
+
+    def _inner(self, value: Any) -> Any:
+        """Return an argument, which may be such a thing itself, as the schedule of an optimizer is."""
+        return self.made(value) if isinstance(value, Mapping) and self.key in value else value
+
+    def written(self, thing: Any) -> Any:
+        """Return a thing as plain values: its name, with its arguments unless they are the defaults.
+
+        What is not of a class in the registry has no such form, and is returned as it is.
+        """
+        for name, known in self._known.items():
+            if type(thing) is known:
+                fields = dataclasses.fields(thing)
+                arguments = {field.name: getattr(thing, field.name) for field in fields}
+                if self.brief and arguments == {field.name: field.default for field in fields}:
+                    return name
+                return {self.key: name, **{key: self.written(value) for key, value in arguments.items()}}
+        return thing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from array_api_compat import array_namespace
@@ -12,6 +12,28 @@ from dense_xp.support.dtypes import is_floating
 
 Params: TypeAlias = dict[str, Any]
 """Arrays by name; a layer made of layers nests one dict for each of them."""
+
+
+def mapped(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply a function to every array in nested dicts, and to what others have in the same places.
+
+    Parameters
+    ----------
+    function : callable
+        Called with an array, and what stands at its place in each of the others.
+    tree : dict or array
+        Gives the places.
+    *others : dict or array
+        With everything that `tree` has.
+
+    Examples
+    --------
+    >>> mapped(lambda a, b: a + b, {"dense": {"W": 1, "w0": 2}}, {"dense": {"W": 10, "w0": 20}})
+    {'dense': {'W': 11, 'w0': 22}}
+    """
+    if isinstance(tree, dict):
+        return {key: mapped(function, value, *(other[key] for other in others)) for key, value in tree.items()}
+    return function(tree, *others)
 
 
 def merged(params: Params, changes: Params) -> Params:
@@ -64,28 +86,29 @@ def copied(array: Array) -> Array:
 
 def copies(params: Params) -> Params:
     """Copy every array in nested dicts."""
-    return {key: copies(value) if isinstance(value, dict) else copied(value) for key, value in params.items()}
+    copy: Params = mapped(copied, params)
+    return copy
 
 
 def moved(tree: Any, target: Backend, dtype: str | None) -> Any:
     """Copy every array in nested dicts to another backend; integers, and what is not an array, stay as they are."""
-    if isinstance(tree, dict):
-        return {key: moved(value, target, dtype) for key, value in tree.items()}
-    if not hasattr(tree, "dtype"):
-        return tree
-    return target.asarray(tree, dtype if dtype and is_floating(tree) else None)
+
+    def one(value: Any) -> Any:
+        if not hasattr(value, "dtype"):
+            return value
+        return target.asarray(value, dtype if dtype and is_floating(value) else None)
+
+    return mapped(one, tree)
 
 
 def on_host(tree: Any) -> Any:
     """Copy every array in nested dicts to NumPy; what is not an array stays as it is."""
-    if isinstance(tree, dict):
-        return {key: on_host(value) for key, value in tree.items()}
-    return to_numpy(tree) if hasattr(tree, "dtype") else tree
+    return mapped(lambda value: to_numpy(value) if hasattr(value, "dtype") else value, tree)
 
 
 def place(backend: Backend, tree: Any) -> Any:
     """Put the host arrays in nested dicts on the device."""
-    return {k: place(backend, v) for k, v in tree.items()} if isinstance(tree, dict) else backend.asarray(tree)
+    return mapped(backend.asarray, tree)
 
 
 def at_path(tree: Any, path: tuple[str, ...]) -> Any:

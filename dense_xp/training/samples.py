@@ -14,7 +14,7 @@ import numpy as np
 from dense_xp.backend import Array, Backend, backend_of, to_numpy
 from dense_xp.kernels import lane_for
 from dense_xp.layers.layer import Layer
-from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy, get_loss
+from dense_xp.learning.losses import LOSSES, Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.training.feeding import Feeder
 
 
@@ -203,7 +203,7 @@ class Samples:
 
 def _loss_for(spec: Any, y: Rows, outputs: tuple[int, ...]) -> Loss:
     if spec is not None:
-        return get_loss(spec)
+        return LOSSES.made(spec)
     labels = y.backend.xp.isdtype(y.data.dtype, "integral") if y.on_device else y.data.dtype.kind in "iu"
     return SoftmaxCrossEntropy() if labels and outputs[-1] > 1 else MeanSquaredError()
 

@@ -90,7 +90,7 @@ def test_training_without_noise_is_refused() -> None:
 
 @pytest.mark.parametrize("rate", [-0.1, 1, 1.5, "half", True, None])
 def test_rates_out_of_range(rate: Any) -> None:
-    with pytest.raises(ValueError, match="rate is the share that is dropped, 0 <= rate < 1"):
+    with pytest.raises(ValueError, match="rate must be a number, at least 0 and below 1, and is"):
         Dropout(rate)
 
 

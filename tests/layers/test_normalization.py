@@ -175,7 +175,7 @@ def test_pickles_moves_and_configurations_keep_everything(backend: Backend, kind
     [
         (lambda: LayerNorm(epsilon=0), "epsilon must be a positive number"),
         (lambda: BatchNorm(epsilon="small"), "epsilon must be a positive number"),
-        (lambda: BatchNorm(momentum=0), "momentum is the weight of a new batch, 0 < momentum <= 1"),
+        (lambda: BatchNorm(momentum=0), "momentum must be a number, above 0 and at most 1, and is 0"),
         (lambda: BatchNorm(momentum=1.1), "momentum"),
         (lambda: BatchNorm(momentum=True), "momentum"),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from dense_xp import Huber, Loss, MeanAbsoluteError, MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from dense_xp.backend import Backend, to_numpy
-from dense_xp.learning.losses import LOSSES, get_loss
+from dense_xp.learning.losses import LOSSES
 from tests.comparing import assert_close, assert_same_kind
 from tests.gradients import directional_error
 
@@ -218,7 +218,7 @@ def test_what_is_said_of_wrong_targets() -> None:
 
 
 def test_class_weights_are_kept_as_numbers() -> None:
-    assert SoftmaxCrossEntropy(class_weight=np.asarray([0.25, 0, 0.5])).class_weight == (0.25, 0.0, 0.5)  # type: ignore[arg-type]
+    assert SoftmaxCrossEntropy(class_weight=np.asarray([0.25, 0, 0.5])).class_weight == (0.25, 0.0, 0.5)
     with pytest.raises(ValueError, match="class_weight must hold"):
         SoftmaxCrossEntropy(class_weight=[1, float("inf")])
     grad = SoftmaxCrossEntropy(class_weight=[1, 3]).gradient(np.zeros((2, 2)), np.asarray([0, 1]))
@@ -238,13 +238,17 @@ def test_targets_that_fit(backend: Backend) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Huber(0), "delta must be positive"),
-        (lambda: SoftmaxCrossEntropy(1.0), "label_smoothing must be at least 0 and below 1"),
+        (lambda: Huber(0), "delta must be a positive number, and is 0"),
+        (lambda: SoftmaxCrossEntropy(1.0), "label_smoothing must be a number, at least 0 and below 1, and is 1.0"),
         (lambda: SoftmaxCrossEntropy(-0.1), "label_smoothing"),
         (lambda: SoftmaxCrossEntropy(class_weight=[1, -1]), "class_weight must hold a number for each class"),
         (lambda: SoftmaxCrossEntropy(class_weight=[0, 0]), "class_weight"),
         (lambda: SoftmaxCrossEntropy(class_weight=[]), "class_weight"),
-        (lambda: SigmoidCrossEntropy(0), "positive_weight must be positive"),
+        (lambda: SoftmaxCrossEntropy(class_weight={0: 1.0, 1: 2.0}), "for each class, in order"),
+        (lambda: SoftmaxCrossEntropy(class_weight="12"), "class_weight"),
+        (lambda: SoftmaxCrossEntropy(class_weight=3), "class_weight"),
+        (lambda: SoftmaxCrossEntropy(class_weight=[1, float("nan")]), "class_weight"),
+        (lambda: SigmoidCrossEntropy(0), "positive_weight must be a positive number, and is 0"),
         (lambda: SigmoidCrossEntropy(float("inf")), "positive_weight"),
     ],
 )
@@ -255,18 +259,19 @@ def test_arguments_out_of_range(make: Any, says: str) -> None:
 
 def test_losses_by_name() -> None:
     for name, kind in LOSSES.items():
-        assert get_loss(name) == kind()
+        assert LOSSES.made(name) == kind()
     loss = Huber(2.0)
-    assert get_loss(loss) is loss
-    known = "mean_squared_error, mean_absolute_error, huber, softmax_cross_entropy, sigmoid_cross_entropy"
+    assert LOSSES.made(loss) is loss
+    known = ", ".join([*LOSSES, "or an object of a subclass of Loss"])
+    assert known.startswith("mean_squared_error, mean_absolute_error, huber, softmax_cross_entropy, sigmoid_cross")
     for wrong, near in (("hubert", "huber"), ("squared", "mean_squared_error")):
         with pytest.raises(ValueError, match=rf"^unknown loss '{wrong}'; did you mean '{near}'\? Known: {known}$"):
-            get_loss(wrong)
+            LOSSES.made(wrong)
     with pytest.raises(ValueError, match=rf"^unknown loss 'zzz'\. Known: {known}$"):
-        get_loss("zzz")
-    with pytest.raises(TypeError, match=r"pass Huber\(\)"):
-        get_loss(Huber)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"and this is .*; a subclass of Loss serves$"):
-        get_loss(lambda p, t: 0)  # type: ignore[arg-type]
+        LOSSES.made("zzz")
+    with pytest.raises(TypeError, match=r"pass Huber\(\.\.\.\)"):
+        LOSSES.made(Huber)
+    with pytest.raises(TypeError, match=r"^a loss is a name or an object of a subclass of Loss, and this is <function"):
+        LOSSES.made(lambda p, t: 0)
     with pytest.raises(NotImplementedError, match=r"^Loss has no sample_losses"):
         Loss()(LOGITS, LABELS)

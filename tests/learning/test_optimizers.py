@@ -304,7 +304,7 @@ def test_optimizers_by_name() -> None:
     [
         ("adma", ValueError, r"^unknown optimizer 'adma'; did you mean 'adam'\?"),
         ("zzz", ValueError, "Known: sgd, rmsprop, adam, adamw, adagrad, lion, or an object with update"),
-        (Adam, TypeError, "Adam is a class"),
+        (Adam, TypeError, r"this is the class Adam: pass Adam\(\.\.\.\)"),
         (3, TypeError, r"an object with update\(weights, grad\)"),
         ({}, TypeError, r"an object with update\(weights, grad\)"),
     ],
@@ -317,13 +317,13 @@ def test_what_is_no_optimizer(spec: Any, error: type, says: str) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: SGD(-0.1), "learning_rate must be a number, at least 0, and is -0.1"),
+        (lambda: SGD(-0.1), "learning_rate must be a number that is not negative, and is -0.1"),
         (lambda: SGD("fast"), "learning_rate"),
         (lambda: SGD(True), "learning_rate"),
         (lambda: SGD(math.nan), "learning_rate"),
         (lambda: SGD(math.inf), "learning_rate"),
-        (lambda: SGD(weight_decay=-1), "^weight_decay must be a number"),
-        (lambda: SGD(clip_norm=0), "clip_norm must be a number, above 0, and is 0"),
+        (lambda: SGD(weight_decay=-1), "^weight_decay must be a number that is not negative"),
+        (lambda: SGD(clip_norm=0), "clip_norm must be a positive number, and is 0"),
         (lambda: SGD(clip_value=-1), "clip_value"),
         (lambda: SGD(momentum=1.0), "momentum must be a number, at least 0 and below 1, and is 1.0"),
         (lambda: SGD(nesterov=True), "^nesterov=True needs a momentum, for example momentum=0.9$"),

@@ -33,9 +33,9 @@ from dense_xp import (
 from dense_xp.backend import Backend, to_numpy
 from dense_xp.evidence.parity import Case, measure
 from dense_xp.evidence.rounding import PRECISIONS
-from dense_xp.learning.constraints import get_constraint
+from dense_xp.learning.constraints import CONSTRAINTS as BY_NAME
 from dense_xp.learning.losses import MeanSquaredError
-from dense_xp.learning.regularizers import get_regularizer
+from dense_xp.learning.regularizers import REGULARIZERS as PENALTIES
 from dense_xp.training.fused.step import FusedStep
 from tests.comparing import assert_close, assert_same_kind
 from tests.gradients import directional_error
@@ -379,13 +379,17 @@ def test_rules_of_ones_own(backend: Backend, tmp_path: Path) -> None:
         (lambda: L2("much"), ValueError, "factor"),  # type: ignore[arg-type]
         (lambda: L1L2(l2=True), ValueError, "l2"),
         (lambda: SoftOrthogonality(float("nan")), ValueError, "factor"),
-        (lambda: MaxNorm(0.0), ValueError, "0 < high"),
-        (lambda: MinMaxNorm(2.0, 1.0), ValueError, "these are 2.0 and 1.0"),
+        (lambda: MaxNorm(0.0), ValueError, "limit must be a positive number, and is 0.0"),
+        (lambda: MinMaxNorm(2.0, 1.0), ValueError, "high must be a number, at least 2.0, and is 1.0"),
         (lambda: MinMaxNorm("a", 1.0), ValueError, "'a'"),  # type: ignore[arg-type]
         (lambda: Dense(3).regularized(W="l3"), ValueError, "unknown regularizer 'l3'; did you mean"),
         (lambda: Dense(3).constrained(W="max"), ValueError, "unknown constraint 'max'; did you mean 'max_norm'"),
         (lambda: Dense(3).regularized(W=L2), TypeError, r"pass L2\(...\)"),
-        (lambda: Dense(3).regularized(W=0.1), TypeError, "a regularizer is a name or a Regularizer"),
+        (
+            lambda: Dense(3).regularized(W=0.1),
+            TypeError,
+            "a regularizer is a name or an object of a subclass of Regularizer, and this is 0.1",
+        ),
         (lambda: Dense(3).constrained(W=MaxNorm), TypeError, r"pass MaxNorm\(...\)"),
         (lambda: Dense(3).constrained(W=3.0), TypeError, "a constraint is a name or a pure function"),
         (lambda: Sequential([Dense(3)]).regularized(W=L2()), TypeError, "ask it of the layers inside"),
@@ -410,5 +414,5 @@ def test_a_rule_for_a_parameter_that_is_not_there() -> None:
 
 
 def test_names() -> None:
-    assert get_regularizer("soft_orthogonality") == SoftOrthogonality()
-    assert get_constraint({"name": "min_max_norm", "low": 0.1}) == MinMaxNorm(0.1)
+    assert PENALTIES.made("soft_orthogonality") == SoftOrthogonality()
+    assert BY_NAME.made({"name": "min_max_norm", "low": 0.1}) == MinMaxNorm(0.1)

@@ -1,0 +1,106 @@
+"""Numbers that are given as arguments: whether they are numbers, and in the right range.
+
+NumPy's numbers serve as well as Python's, and become Python's. A bool is no number, and NaN lies in no range.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from numbers import Integral, Real
+from typing import Any
+
+_BRACKETS = {
+    "[": ("at least", operator.ge),
+    "(": ("above", operator.gt),
+    "]": ("at most", operator.le),
+    ")": ("below", operator.lt),
+}
+_PHRASES = {
+    "[0, inf)": "a number that is not negative",
+    "(0, inf)": "a positive number",
+    "(-inf, inf)": "a number that is finite",
+}
+
+
+def real(name: str, value: Any, interval: str = "(-inf, inf)") -> float:
+    """Return a real number as a float.
+
+    Parameters
+    ----------
+    name : str
+        What it is called, for the error.
+    value : object
+        What was given.
+    interval : str
+        Where it must lie; a limit with a square bracket is allowed itself.
+
+    Raises
+    ------
+    ValueError
+        If it is no real number, or lies elsewhere.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> real("momentum", np.float64(0.5), "[0, 1)")
+    0.5
+    >>> real("momentum", 1, "[0, 1)")
+    Traceback (most recent call last):
+    ValueError: momentum must be a number, at least 0 and below 1, and is 1
+    """
+    low, high = interval[1:-1].split(", ")
+    (least, from_low), (greatest, to_high) = _BRACKETS[interval[0]], _BRACKETS[interval[-1]]
+    if isinstance(value, Real) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except OverflowError:  # an int beyond all floats
+            number = math.inf
+        if from_low(number, float(low)) and to_high(number, float(high)):
+            return number
+    wanted = _PHRASES.get(interval) or f"a number, {least} {low}" + (f" and {greatest} {high}" if high != "inf" else "")
+    raise ValueError(f"{name} must be {wanted}, and is {value!r}")
+
+
+def integer(name: str, value: Any, low: int = 1) -> int:
+    """Return a whole number as an int.
+
+    Parameters
+    ----------
+    name : str
+        What it is called, for the error.
+    value : object
+        What was given.
+    low : int, default 1
+        The least that is allowed.
+
+    Raises
+    ------
+    ValueError
+        If it is no whole number, or below that.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> integer("n_units", np.int64(3))
+    3
+    >>> integer("n_units", 0)
+    Traceback (most recent call last):
+    ValueError: n_units must be a positive integer, and is 0
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low:
+        return int(value)
+    wanted = {0: "an integer that is not negative", 1: "a positive integer"}.get(low, f"an integer, at least {low}")
+    raise ValueError(f"{name} must be {wanted}, and is {value!r}")
+
+
+def real_fields(thing: Any, interval: str, *names: str) -> None:
+    """Check attributes of a dataclass, also of a frozen one, and make floats of them; see :func:`real`."""
+    for name in names:
+        object.__setattr__(thing, name, real(name, getattr(thing, name), interval))
+
+
+def integer_fields(thing: Any, low: int, *names: str) -> None:
+    """Check attributes of a dataclass, also of a frozen one, and make ints of them; see :func:`integer`."""
+    for name in names:
+        object.__setattr__(thing, name, integer(name, getattr(thing, name), low))
