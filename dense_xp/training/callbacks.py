@@ -9,6 +9,7 @@ import math
 import os
 from typing import Any
 
+from dense_xp.support.checks import integer, real
 from dense_xp.support.trees import Params, copies
 from dense_xp.training.history import Run
 
@@ -45,9 +46,8 @@ class Best:
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode must be 'min' or 'max', and is {mode!r}")
-        if not 0 <= min_delta < math.inf:
-            raise ValueError(f"min_delta must not be negative, and is {min_delta!r}")
-        self.monitor, self.min_delta, self._sign = monitor, min_delta, 1.0 if mode == "min" else -1.0
+        self.min_delta = real("min_delta", min_delta, "[0, inf)")
+        self.monitor, self._sign = monitor, 1.0 if mode == "min" else -1.0
         self.epoch, self._seen, self._value = 0, 0, math.inf
 
     def beaten(self, value: float) -> bool:
@@ -109,11 +109,10 @@ class EarlyStopping:
         mode: str = "min",
         restore_best_weights: bool = True,
     ) -> None:
-        if patience < 0:
-            raise ValueError(f"patience must not be negative, and is {patience!r}")
-        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self.monitor, self.patience = monitor, integer("patience", patience, 0)
         self.mode, self.restore_best_weights = mode, restore_best_weights
         self._best = Best(monitor, mode, min_delta)
+        self.min_delta = self._best.min_delta
         self._weights: Params = {}
 
     def begin(self, run: Run) -> None:
@@ -260,14 +259,11 @@ class ReduceLROnPlateau:
         min_lr: float = 0.0,
         mode: str = "min",
     ) -> None:
-        if not 0 < factor < 1:
-            raise ValueError(f"factor must be above 0 and below 1, and is {factor!r}")
-        for name, number in (("patience", patience), ("cooldown", cooldown), ("min_lr", min_lr)):
-            if not number >= 0:
-                raise ValueError(f"{name} must not be negative, and is {number!r}")
-        self.monitor, self.factor, self.patience, self.min_delta = monitor, factor, patience, min_delta
-        self.cooldown, self.min_lr, self.mode = cooldown, min_lr, mode
+        self.factor, self.min_lr = real("factor", factor, "(0, 1)"), real("min_lr", min_lr, "[0, inf)")
+        self.patience, self.cooldown = integer("patience", patience, 0), integer("cooldown", cooldown, 0)
+        self.monitor, self.mode = monitor, mode
         self._best = Best(monitor, mode, min_delta)
+        self.min_delta = self._best.min_delta
         self._bad = self._resting = 0
 
     def begin(self, run: Run) -> None:

@@ -20,6 +20,7 @@ from dense_xp.layers.placed import unchanged_on_failure
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metrics import Measure, MetricLike, named_metrics
 from dense_xp.learning.optimizers import ForeignOptimizer
+from dense_xp.support.checks import integer
 from dense_xp.support.seeds import Rng, as_rng
 from dense_xp.training.history import Callback, DivergenceError, History, Run
 from dense_xp.training.interrupts import Interrupts
@@ -104,9 +105,7 @@ def fit(
     DivergenceError
         If the loss becomes NaN or infinite. The model keeps its weights from before that epoch.
     """
-    for name, number in (("epochs", epochs), ("batch_size", batch_size)):
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-            raise ValueError(f"{name} must be a positive integer, and is {number!r}")
+    epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
     named = named_metrics(metrics)
     history = _continued(history, named, validation_data is not None)
     hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in callbacks]
