@@ -217,7 +217,7 @@ class Optimizer:
         if self.clip_value is not None:
             limit = self.clip_value
             grads = mapped(lambda grad: clipped(grad, -limit, limit), grads)
-        leaves = list(flatten(grads).values())
+        leaves = [] if self.clip_norm is None else list(flatten(grads).values())
         if self.clip_norm is None or not leaves:
             return grads
         xp = array_namespace(leaves[0])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dense_xp
 from dense_xp import (
     AUC,
     F1,
@@ -16,18 +17,25 @@ from dense_xp import (
     L2,
     R2,
     Dense,
+    Huber,
+    LoRA,
     MaxNorm,
+    MeanAbsoluteError,
+    MeanSquaredError,
     MinMaxNorm,
     NonNegative,
     Precision,
+    QuantizedDense,
     Recall,
     Sequential,
+    SigmoidCrossEntropy,
     SoftOrthogonality,
     TopK,
     UnitNorm,
 )
 from dense_xp.evidence.parity import Case, cases
 from dense_xp.learning import loss_scaling
+from dense_xp.learning.constraints import CONSTRAINTS as BY_NAME
 from dense_xp.learning.losses import SoftmaxCrossEntropy
 from dense_xp.learning.metrics import accuracy
 from dense_xp.learning.optimizers import Adam, Lion
@@ -72,7 +80,47 @@ def test_layers_losses_and_optimizers(name: str) -> None:
     assert not Counted.waits
 
 
-@pytest.mark.parametrize("rule", [L1(0.1), L2(0.1), L1L2(0.1, 0.1), SoftOrthogonality(0.1)], ids=repr)
+LAYERS: dict[str, Any] = {
+    "LoRA": lambda: LoRA(Dense(3, (5,), activation="silu", rng=0), 2),
+    "QuantizedDense": lambda: QuantizedDense(3, (5,), activation="tanh"),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_made_of_others(name: str) -> None:
+    layer = LAYERS[name]()
+    params = {key: put(value) for key, value in layer.init_params(np.random.default_rng(0)).items()}
+    Y, cache = layer.forward(params, put(RNG.normal(size=(4, 5))), training=True)
+    layer.backward(params, cache, Y)
+    layer.parameter_gradients(params, cache, Y)
+    assert not Counted.waits
+
+
+LOSSES = [
+    MeanSquaredError(),
+    MeanAbsoluteError(),
+    Huber(0.5),
+    SigmoidCrossEntropy(2.0),
+    SoftmaxCrossEntropy(0.1, class_weight=(1.0, 2.0, 0.5)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_losses_with_and_without_weights(loss: Any, dtype: str) -> None:
+    prediction, weight = put(RNG.normal(size=(6, 3)), dtype), put(np.arange(6.0))
+    targets = [put(RNG.dirichlet(np.ones(3), size=6))]
+    targets += [put(np.arange(6) % 3)] if isinstance(loss, SoftmaxCrossEntropy) else []
+    for target in targets:
+        for own in (None, weight):
+            loss.value_and_grad(prediction, target, own)
+    assert not Counted.waits
+
+
+REGULARIZERS = [L1(0.1), L2(0.1), L1L2(0.1, 0.1), SoftOrthogonality(0.1)]
+
+
+@pytest.mark.parametrize("rule", REGULARIZERS, ids=repr)
 def test_regularizers(rule: Any) -> None:
     W = put(RNG.normal(size=(4, 3)))
     rule.penalty(W)
@@ -80,19 +128,36 @@ def test_regularizers(rule: Any) -> None:
     assert not Counted.waits
 
 
-@pytest.mark.parametrize("rule", [MaxNorm(1.0), MinMaxNorm(0.5, 1.0), NonNegative(), UnitNorm()], ids=repr)
+CONSTRAINTS = [MaxNorm(1.0), MinMaxNorm(0.5, 1.0), NonNegative(), UnitNorm()]
+
+
+@pytest.mark.parametrize("rule", CONSTRAINTS, ids=repr)
 def test_constraints(rule: Any) -> None:
     rule(put(RNG.normal(size=(4, 3))))
     assert not Counted.waits
 
 
-@pytest.mark.parametrize("metric", [accuracy, AUC(), F1(), Precision(), Recall(), TopK(2), R2()], ids=repr)
-def test_metrics(metric: Any) -> None:
-    prediction, labels, weight = put(RNG.normal(size=(6, 3))), put(np.arange(6) % 3), put(np.ones(6))
-    target = put(RNG.normal(size=(6, 3))) if isinstance(metric, R2) else labels
+METRICS = [accuracy, AUC(), F1(), Precision(), Recall(), TopK(2), R2(), AUC(multilabel=True), F1(multilabel=True)]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("metric", METRICS, ids=repr)
+def test_metrics(metric: Any, dtype: str) -> None:
+    prediction, labels, weight = put(RNG.normal(size=(6, 3)), dtype), put(np.arange(6) % 3), put(np.ones(6))
+    rows = isinstance(metric, R2) or getattr(metric, "multilabel", False)
+    target = put(RNG.normal(size=(6, 3))) if rows else labels
     for own in (None, weight):
         (metric.statistics if hasattr(metric, "statistics") else metric)(prediction, target, own)
     assert not Counted.waits
+
+
+def test_nothing_of_the_package_is_missing_here() -> None:
+    """Every layer, loss, optimizer, metric, regularizer and constraint is in one of the tests of this file."""
+    here = {type(thing).__name__ for thing in (*LOSSES, *REGULARIZERS, *CONSTRAINTS, *METRICS)} | {*CASES, *LAYERS}
+    kinds = (dense_xp.Layer, dense_xp.Loss, dense_xp.Optimizer, dense_xp.Metric, dense_xp.Regularizer)
+    public = {getattr(dense_xp, name) for name in dense_xp.__all__ if isinstance(getattr(dense_xp, name), type)}
+    wanted = {kind.__name__ for kind in public if issubclass(kind, kinds) and kind not in kinds}
+    assert wanted | {kind.__name__ for kind in BY_NAME.values()} <= here
 
 
 @pytest.mark.parametrize("optimizer", [Adam(0.1, clip_norm=1.0, clip_value=0.5), Lion(0.1, weight_decay=0.1)], ids=repr)
