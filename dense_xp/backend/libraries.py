@@ -320,8 +320,8 @@ class JAX(Library):
 
     def get(self, array: Array) -> np.ndarray[Any, Any]:
         host = np.asarray(array)
-        # NumPy has no bfloat16 of its own, and float32 holds each of its values exactly
-        return host.astype("float32") if host.dtype.name == "bfloat16" else host
+        # NumPy has no bfloat16 of its own: its kind is that of raw memory; float32 holds each of its values exactly
+        return host.astype("float32") if host.dtype.kind == "V" else host
 
     def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Array:
         jax = importlib.import_module("jax")

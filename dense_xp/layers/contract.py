@@ -197,4 +197,4 @@ def is_pure(layer: Contract) -> bool:
     It does not for a class that writes no pure half, or that overrides ``forward_pass`` or
     ``backward_pass`` further down than the pure function that it rests on.
     """
-    return layer._pure and all(map(is_pure, layer.children.values()))
+    return layer._pure and (not (inner := layer.children) or all(map(is_pure, inner.values())))

@@ -81,7 +81,7 @@ class Registry(Mapping[str, type[Any]], Generic[T]):
         brief: bool = True,
     ) -> None:
         self.kind, self.wanted, self.serves, self.key, self.brief = kind, wanted, serves, key, brief
-        self._known = dict(known)
+        self._known, self._names = dict(known), {cls: name for name, cls in reversed(list(known.items()))}
 
     def __getitem__(self, name: str) -> type[Any]:
         return self._known[name]
@@ -128,11 +128,11 @@ class Registry(Mapping[str, type[Any]], Generic[T]):
 
         What is not of a class in the registry has no such form, and is returned as it is.
         """
-        for name, known in self._known.items():
-            if type(thing) is known:
-                fields = dataclasses.fields(thing)
-                arguments = {field.name: getattr(thing, field.name) for field in fields}
-                if self.brief and arguments == {field.name: field.default for field in fields}:
-                    return name
-                return {self.key: name, **{key: self.written(value) for key, value in arguments.items()}}
-        return thing
+        name = self._names.get(type(thing))
+        if name is None:
+            return thing
+        fields = dataclasses.fields(thing)
+        arguments = {field.name: getattr(thing, field.name) for field in fields}
+        if self.brief and arguments == {field.name: field.default for field in fields}:
+            return name
+        return {self.key: name, **{key: self.written(value) for key, value in arguments.items()}}

@@ -18,7 +18,7 @@ from dense_xp.learning.losses import Loss
 from dense_xp.learning.metrics import Measure, in_step
 from dense_xp.learning.optimizers import Optimizer
 from dense_xp.support.seeds import Rng
-from dense_xp.support.trees import Params, copies, flatten, place
+from dense_xp.support.trees import Params, copied, flatten, place
 from dense_xp.training.moments import Moment
 from dense_xp.training.step import LOSS_SCALE, train_step
 
@@ -118,6 +118,8 @@ class CompiledStep:
             return packing[0].pack(new_params), packing[1].pack(new_state), values
 
         self.step = packed
+        if self.compiles:  # one call for all arrays
+            self.copies = compile_once(model, self.backend, "copies", _copies)
         if self.optimizer.traceable:
             rule, places = _without_rate(self.optimizer), packing[1].places
             key = f"step {loss!r} {rule!r} {list(metrics.items())} {_trainable(model)} {places}"
@@ -152,7 +154,8 @@ class CompiledStep:
     def begin_epoch(self) -> None:
         """Take copies of the model's arrays where steps use theirs up."""
         if self.compiles:
-            self._take(copies(self.model.params), self._with_scale(copies(self.model.optimizer_state)))
+            self._take(self.model.params, self._with_scale(self.model.optimizer_state))
+            self.params, self.state = self.copies((self.params, self.state))
 
     def moment(self) -> Moment:
         """Return what the model has, which no step writes into."""
@@ -166,6 +169,10 @@ class CompiledStep:
         if self.scales:
             self.model.loss_scale = loss_scaling.read(self.backend, state.pop(LOSS_SCALE))
         self.model.params, self.model.optimizer_state = params, state
+
+
+def _copies(lists: tuple[list[Array], ...]) -> tuple[list[Array], ...]:
+    return tuple([copied(array) for array in arrays] for arrays in lists)
 
 
 def _without_rate(optimizer: Optimizer) -> Optimizer:
