@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -33,21 +34,42 @@ from dense_xp.training.history import History
 from dense_xp.training.sequential import Sequential
 
 _NORMALIZATIONS: dict[str, type[Layer]] = {"layer": LayerNorm, "batch": BatchNorm}
-
-
 _START = "glorot_uniform"  # as in scikit-learn's perceptrons
 
 
+@dataclass(eq=False, repr=False)
 class DenseEstimator(BaseEstimator):  # type: ignore[misc]
-    """Base class of the two: what they have in common."""
+    """Base class of the two: what they have in common; the parameters are documented there."""
 
-    model_: Sequential
-    history_: History
-    n_iter_: int
-    loss_: float
-    n_outputs_: int
-    _shape: str  # of the hidden layers
-    _on_device: bool  # whether X was, and not only the model
+    hidden_layer_sizes: int | Sequence[int] = (100,)
+    _: KW_ONLY
+    activation: str | Layer | Sequence[str | Layer] = "relu"
+    dropout: float = 0.0
+    normalization: str | None = None
+    optimizer: Any = "adam"
+    learning_rate: float | Schedule | None = None
+    weight_decay: float | None = None
+    batch_size: int | str = "auto"
+    max_epochs: int = 200
+    tol: float = 1e-4
+    n_iter_no_change: int | None = 20
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    warm_start: bool = False
+    random_state: Any = None
+    verbose: bool | int = False
+    callbacks: Sequence[Any] = ()
+    backend: str | Backend | None = None
+    dtype: str = "auto"
+
+    # what fit learns
+    model_: Sequential = field(init=False)
+    history_: History = field(init=False)
+    n_iter_: int = field(init=False)
+    loss_: float = field(init=False)
+    n_outputs_: int = field(init=False)
+    _shape: str = field(init=False)  # of the hidden layers
+    _on_device: bool = field(init=False)  # whether X was, and not only the model
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -70,48 +92,6 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         "backend": [str, Backend, None],
         "dtype": [StrOptions({"auto", "float32", "float64"})],
     }
-
-    def __init__(
-        self,
-        hidden_layer_sizes: int | Sequence[int],
-        activation: str | Layer | Sequence[str | Layer],
-        dropout: float,
-        normalization: str | None,
-        optimizer: Any,
-        learning_rate: float | Schedule | None,
-        weight_decay: float | None,
-        batch_size: int | str,
-        max_epochs: int,
-        tol: float,
-        n_iter_no_change: int | None,
-        early_stopping: bool,
-        validation_fraction: float,
-        warm_start: bool,
-        random_state: Any,
-        verbose: bool | int,
-        callbacks: Sequence[Any],
-        backend: str | Backend | None,
-        dtype: str,
-    ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.tol = tol
-        self.n_iter_no_change = n_iter_no_change
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
-        self.callbacks = callbacks
-        self.backend = backend
-        self.dtype = dtype
 
     def _task(self, y: Any, weight: Any, goes_on: bool, classes: Any) -> Task:
         """Turn validated targets into what a network can learn; nothing is stored yet."""

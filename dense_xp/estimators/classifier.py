@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,15 +14,14 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
-from dense_xp.backend import Array, Backend, to_numpy
+from dense_xp.backend import Array, to_numpy
 from dense_xp.estimators.base import DenseEstimator
 from dense_xp.estimators.task import Task
-from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
-from dense_xp.learning.schedules import Schedule
 from dense_xp.learning.special import log_softmax, sigmoid, softplus
 
 
+@dataclass(eq=False, repr=False)
 class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
     """A multi-layer perceptron that tells classes apart, with scikit-learn's interface.
 
@@ -103,57 +103,13 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
     True
     """
 
+    _: KW_ONLY
+    class_weight: Mapping[Any, float] | str | None = None
+
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **DenseEstimator._parameter_constraints,
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
-
-    def __init__(
-        self,
-        hidden_layer_sizes: int | Sequence[int] = (100,),
-        *,
-        activation: str | Layer | Sequence[str | Layer] = "relu",
-        dropout: float = 0.0,
-        normalization: str | None = None,
-        optimizer: Any = "adam",
-        learning_rate: float | Schedule | None = None,
-        weight_decay: float | None = None,
-        batch_size: int | str = "auto",
-        max_epochs: int = 200,
-        tol: float = 1e-4,
-        n_iter_no_change: int | None = 20,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        class_weight: Mapping[Any, float] | str | None = None,
-        warm_start: bool = False,
-        random_state: Any = None,
-        verbose: bool | int = False,
-        callbacks: Sequence[Any] = (),
-        backend: str | Backend | None = None,
-        dtype: str = "auto",
-    ) -> None:
-        super().__init__(
-            hidden_layer_sizes=hidden_layer_sizes,
-            activation=activation,
-            dropout=dropout,
-            normalization=normalization,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            batch_size=batch_size,
-            max_epochs=max_epochs,
-            tol=tol,
-            n_iter_no_change=n_iter_no_change,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            warm_start=warm_start,
-            random_state=random_state,
-            verbose=verbose,
-            callbacks=callbacks,
-            backend=backend,
-            dtype=dtype,
-        )
-        self.class_weight = class_weight
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, classes: Any = None) -> Self:
         """Go once through these data, and keep what was learned before, the optimizer's state included.
