@@ -48,7 +48,8 @@ from dense_xp.learning.losses import (
     SoftmaxCrossEntropy,
 )
 from dense_xp.learning.metrics import AUC, F1, R2, Metric, Precision, Recall, TopK, accuracy
-from dense_xp.learning.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
+from dense_xp.learning.optimizer import Optimizer
+from dense_xp.learning.optimizers import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
 from dense_xp.learning.regularizers import L1, L1L2, L2, Regularizer, SoftOrthogonality
 from dense_xp.learning.schedules import (
     ConstantSchedule,

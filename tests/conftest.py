@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dense_xp import backend as backends
-from dense_xp.backend import Backend, BackendError, get_backend, libraries
+from dense_xp.backend import Backend, BackendError, get_backend, libraries, lookup
 from dense_xp.backend import backend as handle
 
 # the parity runs of these backends need float64, which JAX has only in its 64-bit mode
@@ -49,7 +49,7 @@ class _ReadOnlyNumPy(libraries.NumPy):
 
 def make_backend(spec: str) -> Backend:
     if spec == "numpy-readonly":
-        library = libraries.LIBRARIES["numpy"]
+        library = lookup.LIBRARIES["numpy"]
         return dataclasses.replace(
             get_backend("numpy"), library=_ReadOnlyNumPy(library.name, library.module, library.install)
         )
@@ -102,7 +102,7 @@ def xp(backend: Backend) -> Any:
 def _clean_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees the backend that another one, or the shell, has set, nor what another one has found out."""
     monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
-    libraries.loaded.cache_clear()
+    lookup.loaded.cache_clear()
     handle._dtype.cache_clear()
     yield
     backends.set_backend(None)

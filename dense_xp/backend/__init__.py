@@ -15,7 +15,8 @@ from dense_xp.backend.errors import (
     NotInstalledError,
     UnknownBackendError,
 )
-from dense_xp.backend.libraries import Array, to_numpy
+from dense_xp.backend.libraries import Array
+from dense_xp.backend.lookup import to_numpy
 from dense_xp.backend.selection import (
     ENVIRONMENT_VARIABLE,
     backend_of,

@@ -12,7 +12,8 @@ import array_api_compat
 import numpy as np
 
 from dense_xp.backend.errors import ForeignArrayError
-from dense_xp.backend.libraries import Array, Library, library_of, native, to_numpy
+from dense_xp.backend.libraries import Array, Library
+from dense_xp.backend.lookup import library_of, real_numbers, to_numpy
 
 _HOST = 1  # kDLCPU, as the DLPack protocol numbers kinds of devices
 
@@ -170,7 +171,7 @@ class Backend:
                 f"{what} is a {type(data).__name__} of {owner} and the layer is on {self}: move the data with  "
                 f"layer.backend.asarray({what})  or the layer with  layer.to({owner!r})"
             )
-        return self.cast(self.asarray(self.read(data, what)), dtype)
+        return self.cast(self.asarray(real_numbers(data, what)), dtype)
 
     def cast(self, array: Array, dtype: Any, what: str = "X") -> Array:
         """Give an array of this backend another dtype; no copy if it has it already.
@@ -200,39 +201,6 @@ class Backend:
             raise TypeError(f"{what} must hold real numbers, and its dtype is {array.dtype}")
         with self.scope():
             return self.xp.astype(array, dtype)
-
-    def read(self, data: Any, what: str = "X") -> np.ndarray[Any, Any]:
-        """Read host data as a NumPy array of real numbers, in whatever dtype they have.
-
-        Parameters
-        ----------
-        data : array_like
-            Numbers, nested lists, or an array or table that NumPy can read.
-        what : str
-            What to call it in an error.
-
-        Returns
-        -------
-        numpy.ndarray
-            It may share memory with `data`.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If they are not a rectangular array of real numbers.
-        """
-        if isinstance(data, np.ma.MaskedArray):
-            raise TypeError(f"{what} is a masked array; fill or drop its masked values first: {what}.filled(...)")
-        try:
-            host = native(np.asarray(data))
-        except ValueError as error:
-            raise ValueError(f"{what} is not a rectangular array of numbers: {error}") from error
-        if host.dtype.kind not in "biuf":
-            raise TypeError(
-                f"{what} must hold real numbers, and NumPy reads it as dtype {host.dtype}"
-                + ("; a sparse matrix needs  .toarray()" if hasattr(data, "toarray") else "")
-            )
-        return host
 
     def to_numpy(self, array: Array) -> np.ndarray[Any, Any]:
         """Copy an array of this backend to the host.

@@ -7,7 +7,8 @@ from typing import TextIO
 
 from dense_xp.backend.backend import Backend
 from dense_xp.backend.errors import BackendError
-from dense_xp.backend.libraries import LIBRARIES, Library, first_line
+from dense_xp.backend.libraries import Library, first_line
+from dense_xp.backend.lookup import LIBRARIES
 from dense_xp.backend.selection import get_backend, resolve, setting
 
 

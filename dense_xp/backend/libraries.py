@@ -7,10 +7,8 @@ Nothing is imported before it is chosen.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -434,25 +432,6 @@ class Namespace(Library):
         return np.asarray(array) if hasattr(array, "__array__") else np.from_dlpack(array)
 
 
-def _extra(name: str) -> str:
-    return f'pip install "dense-xp[{name}]"'
-
-
-LIBRARIES: dict[str, Library] = {
-    library.name: library
-    for library in (
-        NumPy("numpy", "array_api_compat.numpy", "pip install numpy"),
-        CuPy("cupy", "array_api_compat.cupy", f"{_extra('cuda13')}  (CUDA 13) or  {_extra('cuda12')}"),
-        Torch("torch", "array_api_compat.torch", _extra("torch")),
-        JAX("jax", "jax.numpy", _extra("jax")),
-        Strict("array_api_strict", "array_api_strict", "pip install array-api-strict"),
-        DPNP("dpnp", "dpnp", "pip install dpnp"),
-    )
-}
-SYNONYMS = {"pytorch": "torch", "np": "numpy", "cp": "cupy", "cuda": "cupy", "gpu": "auto", "cpu": "numpy"}
-AUTO = ("cupy", "torch:cuda", "jax:gpu")  # in this order; then NumPy
-
-
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -474,50 +453,6 @@ def namespace_of(array: Any) -> Any:
         return array_api_compat.array_namespace(array)
     except TypeError:
         return None
-
-
-@functools.cache
-def loaded(library: Library) -> ModuleType:
-    """Import a library once; looking through the installed packages takes milliseconds."""
-    return library.load()
-
-
-def library_of(array: Any) -> Library | None:
-    """Return the library of an array; None for what is no array (lists, tables, numbers)."""
-    if not array_api_compat.is_array_api_obj(array):
-        return None
-    for name, library in LIBRARIES.items():
-        if name in sys.modules and library.owns(array):
-            return library
-    return library_for(namespace_of(array))
-
-
-def library_for(module: ModuleType) -> Library:
-    """Return the library of a namespace: one that is known, or a new one."""
-    name = module.__name__.removeprefix("array_api_compat.")
-    return LIBRARIES.get("jax" if name == "jax.numpy" else name) or Namespace(module)
-
-
-def to_numpy(data: Any) -> np.ndarray[Any, Any]:
-    """Copy an array of any library, or what NumPy can read, to the host.
-
-    Parameters
-    ----------
-    data : array_like
-        An array of any library, on any device; numbers, lists, tables.
-
-    Returns
-    -------
-    numpy.ndarray
-        It may share memory with `data`.
-
-    Examples
-    --------
-    >>> to_numpy([1, 2])
-    array([1, 2])
-    """
-    library = None if isinstance(data, np.ndarray) else library_of(data)
-    return native(np.asarray(data)) if library is None else library.get(data)
 
 
 def native(host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

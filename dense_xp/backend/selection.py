@@ -19,7 +19,7 @@ from typing import Any
 
 from dense_xp.backend.backend import Backend
 from dense_xp.backend.errors import BackendError, UnknownBackendError
-from dense_xp.backend.libraries import AUTO, LIBRARIES, SYNONYMS, library_for, library_of, loaded
+from dense_xp.backend.lookup import AUTO, LIBRARIES, SYNONYMS, library_for, library_of, loaded
 
 ENVIRONMENT_VARIABLE = "DENSE_XP_BACKEND"
 

@@ -17,7 +17,8 @@ from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
-from dense_xp.learning.optimizers import OPTIMIZERS, Optimizer
+from dense_xp.learning.optimizer import Optimizer
+from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.saving import save
 from dense_xp.tables import Classes, Encoder, Quantity, Target, counted
 from dense_xp.tables import files as table_files

@@ -18,7 +18,7 @@ import numpy as np
 from dense_xp.backend import Array, Backend
 from dense_xp.layers.dense import Dense
 from dense_xp.learning.optimizers import Adam
-from dense_xp.training.loop import repeated_step
+from dense_xp.training.fitting import repeated_step
 from dense_xp.training.sequential import Sequential
 
 WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)

@@ -31,7 +31,8 @@ from dense_xp.learning.losses import (
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
 )
-from dense_xp.learning.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
+from dense_xp.learning.optimizer import Optimizer
+from dense_xp.learning.optimizers import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
 from dense_xp.support.trees import flatten, unflatten
 from dense_xp.training.sequential import Sequential
 

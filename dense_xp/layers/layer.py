@@ -20,7 +20,7 @@ import numpy as np
 from dense_xp.backend import Array, Backend
 from dense_xp.layers.contract import Contract
 from dense_xp.layers.rules import Ruled
-from dense_xp.learning.optimizers import apply_gradients
+from dense_xp.learning.optimizer import apply_gradients
 from dense_xp.support.trees import Params, merged, place
 
 

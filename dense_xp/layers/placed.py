@@ -14,7 +14,8 @@ from dense_xp.backend import Array, Backend, get_backend, resolve, to_numpy
 from dense_xp.layers.configured import Configured
 from dense_xp.layers.contract import Contract, with_inner
 from dense_xp.learning import loss_scaling
-from dense_xp.learning.optimizers import Optimizer, as_optimizer
+from dense_xp.learning.optimizer import Optimizer
+from dense_xp.learning.optimizers import as_optimizer
 from dense_xp.support.dtypes import is_floating
 from dense_xp.support.seeds import as_rng
 from dense_xp.support.trees import Params, flatten, merged, moved, on_host, unflatten

@@ -16,7 +16,7 @@ from dense_xp.layers.layer import Layer
 from dense_xp.learning import loss_scaling
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metrics import Measure, in_step
-from dense_xp.learning.optimizers import Optimizer
+from dense_xp.learning.optimizer import Optimizer
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params, copied, flatten, place
 from dense_xp.training.moments import Moment

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
-from dense_xp.learning.optimizers import ForeignOptimizer, Optimizer
+from dense_xp.learning.optimizer import ForeignOptimizer, Optimizer
 
 
 class DivergenceError(ArithmeticError):

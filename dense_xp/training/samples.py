@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from dense_xp.backend import Array, Backend, backend_of, to_numpy
+from dense_xp.backend.lookup import real_numbers
 from dense_xp.kernels import lane_for
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import LOSSES, Loss, MeanSquaredError, SoftmaxCrossEntropy
@@ -30,7 +31,7 @@ class Rows:
             backend.accept(data, None, what)  # raises: it names both sides and the remedy
         self.backend, self.dtype, self.what = backend, dtype, what
         self.on_device = owner == backend and backend.name != "numpy"
-        self.data: Any = data if self.on_device else backend.read(data, what)
+        self.data: Any = data if self.on_device else real_numbers(data, what)
         if not self.on_device:
             self._settle()
         if self.data.ndim == 0:
@@ -110,7 +111,7 @@ class SparseRows(Rows):
 
     def read(self, rows: np.ndarray[Any, Any] | slice) -> np.ndarray[Any, Any]:
         """Return rows as a dense array."""
-        return self.backend.read(self.data[rows].toarray(), self.what)
+        return real_numbers(self.data[rows].toarray(), self.what)
 
     def gather(self, rows: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
         """Write rows into memory of the host."""

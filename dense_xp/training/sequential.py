@@ -7,7 +7,7 @@ from typing import TextIO
 
 from dense_xp.layers.chain import Chain
 from dense_xp.layers.layer import Layer
-from dense_xp.training.loop import fit
+from dense_xp.training.fitting import fit
 from dense_xp.training.prediction import evaluate, predict
 
 

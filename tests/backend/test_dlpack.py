@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dense_xp import Dense, ForeignArrayError, get_backend, to_numpy
-from dense_xp.backend import Backend, BackendError, libraries
+from dense_xp.backend import Backend, BackendError, lookup
 
 CUDA = 2  # kDLCUDA
 
@@ -73,7 +73,7 @@ def test_jax_copies_on_a_device_that_it_shares() -> None:
     """As the CPU, where torch plays the neighbour; the same two methods serve a GPU."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("jax")
-    library, backend = libraries.LIBRARIES["jax"], get_backend("jax")
+    library, backend = lookup.LIBRARIES["jax"], get_backend("jax")
     ours = backend.asarray(np.arange(64, dtype="float32"))
     tensor = torch.from_dlpack(library.lend(ours))
     assert address(tensor) != address(ours)

@@ -33,8 +33,10 @@ from dense_xp.backend import (
     backend_of,
     get_backend,
     libraries,
+    lookup,
     to_numpy,
 )
+from dense_xp.backend.lookup import real_numbers
 
 
 class Device:
@@ -162,7 +164,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: object() if n == "cupy" else real_spec(n, *a))
     monkeypatch.setattr(importlib.metadata, "distribution", _only_cuda13)
     monkeypatch.setitem(sys.modules, "cupy", fake)
-    monkeypatch.setattr(libraries.LIBRARIES["cupy"], "kernels", "")  # it has arrays, and no kernels or streams
+    monkeypatch.setattr(lookup.LIBRARIES["cupy"], "kernels", "")  # it has arrays, and no kernels or streams
     monkeypatch.setitem(sys.modules, "cupy._core", Core())
     monkeypatch.setitem(sys.modules, "array_api_compat.cupy", fake)
     monkeypatch.setattr(sys.modules["array_api_compat"], "cupy", fake, raising=False)
@@ -290,7 +292,7 @@ def test_the_device_of_real_cupy() -> None:
     """It compares and has no hash; the backend does not need one, nor a driver to know its dtypes."""
     cupy = pytest.importorskip("cupy")
     xp = importlib.import_module("array_api_compat.cupy")
-    library = libraries.LIBRARIES["cupy"]
+    library = lookup.LIBRARIES["cupy"]
     backend, same, other = (Backend("cupy", xp, cupy.cuda.Device(i), library) for i in (0, 0, 1))
     with pytest.raises(TypeError, match="unhashable"):
         hash(backend.device)
@@ -352,7 +354,7 @@ def test_one_package_of_cupy_is_enough(
 
 def test_torch_lists_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    library = libraries.LIBRARIES["torch"]
+    library = lookup.LIBRARIES["torch"]
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -365,7 +367,7 @@ def test_torch_lists_its_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_torch_without_cuda_says_that_it_is_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    library = libraries.LIBRARIES["torch"]
+    library = lookup.LIBRARIES["torch"]
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     monkeypatch.setattr(torch.version, "cuda", None)
@@ -388,7 +390,7 @@ def test_torch_and_tf32() -> None:
     pytest.importorskip("torch")
     code = """
 import types, torch
-from dense_xp.backend.libraries import LIBRARIES
+from dense_xp.backend.lookup import LIBRARIES
 tf32, (gpu, cpu) = LIBRARIES["torch"].tf32, (types.SimpleNamespace(type=kind) for kind in ("cuda", "cpu"))
 for precision in ("highest", "high", "medium", "highest"):
     torch.set_float32_matmul_precision(precision)
@@ -404,7 +406,7 @@ if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
 
 def test_jax_and_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     jax = pytest.importorskip("jax")
-    library = libraries.LIBRARIES["jax"]
+    library = lookup.LIBRARIES["jax"]
     gpu, cpu = (types.SimpleNamespace(platform=kind) for kind in ("gpu", "cpu"))
     assert get_backend("jax").tf32 is False
     assert library.tf32(gpu) is True  # on unless it is turned off
@@ -419,7 +421,7 @@ def test_jax_and_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_jax_lists_the_cpu_first(monkeypatch: pytest.MonkeyPatch) -> None:
     jax = pytest.importorskip("jax")
-    library = libraries.LIBRARIES["jax"]
+    library = lookup.LIBRARIES["jax"]
     cpus = [types.SimpleNamespace(platform="cpu", id=0)]
     gpus = [types.SimpleNamespace(platform="gpu", id=i) for i in range(2)]
     everything = {"cpu": cpus, "gpu": gpus, None: gpus}
@@ -528,7 +530,7 @@ def test_the_strict_library_and_its_devices() -> None:
     assert get_backend("array_api_strict").spec == "array_api_strict:cpu"
     with pytest.raises(NoDeviceError, match=r"_strict:x' has no usable device \(.*x.*\)\. Usable here: .*:cpu, "):
         get_backend("array_api_strict:x")
-    assert not libraries.LIBRARIES["array_api_strict"].owns(3)
+    assert not lookup.LIBRARIES["array_api_strict"].owns(3)
 
 
 def test_torch_puts_data_on_the_device_that_was_named() -> None:
@@ -640,9 +642,9 @@ def test_what_is_read_is_named_and_hints_at_the_remedy() -> None:
 
     backend = get_backend("numpy")
     with pytest.raises(TypeError, match=r"^X must hold real numbers, .*; a sparse matrix needs  \.toarray\(\)$"):
-        backend.read(Sparse())
+        real_numbers(Sparse())
     with pytest.raises(TypeError, match=r"^X must hold real numbers, and NumPy reads it as dtype <U1$"):
-        backend.read(["a"])
+        real_numbers(["a"])
     with pytest.raises(TypeError, match=r"^X must hold real numbers, and its dtype is complex128$"):
         backend.cast(np.ones(1, complex), backend.dtype("float32"))
 
@@ -693,4 +695,4 @@ def test_dpnp_and_its_devices() -> None:
     assert get_backend("dpnp").spec.removeprefix("dpnp:") in found.devices
     with pytest.raises(NoDeviceError, match=r"^the backend 'dpnp:x' has no usable device \(.+\)\. Usable here: dpnp:"):
         get_backend("dpnp:x")
-    assert not libraries.LIBRARIES["dpnp"].owns(np.ones(1))
+    assert not lookup.LIBRARIES["dpnp"].owns(np.ones(1))

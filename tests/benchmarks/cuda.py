@@ -24,7 +24,7 @@ import numpy as np
 
 from dense_xp import Adam, Dense, Sequential
 from dense_xp.backend import BackendError, get_backend
-from dense_xp.training.loop import repeated_step
+from dense_xp.training.fitting import repeated_step
 from tests.benchmarks.peers import CHECKED_STEPS, RATE, Task
 
 SIZES, BATCH = (784, 512, 512, 10), 128

@@ -95,7 +95,7 @@ def bare_products(task: Task) -> Step:
 def _dense_xp(spec: str) -> Callable[[Task], Step]:
     def make(task: Task) -> Step:
         from dense_xp import Adam, Dense, Sequential
-        from dense_xp.training import loop as training
+        from dense_xp.training import fitting as training
 
         *hidden, last = task.sizes[1:]
         layers = [Dense(n, activation="relu", name=f"d{i}") for i, n in enumerate(hidden)]

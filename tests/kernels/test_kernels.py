@@ -32,7 +32,7 @@ from dense_xp.evidence import parity, rounding
 from dense_xp.evidence.parity import Case, Result
 from dense_xp.kernels import numpy as host
 from dense_xp.learning.losses import MeanSquaredError, SoftmaxCrossEntropy
-from dense_xp.learning.optimizers import Optimizer
+from dense_xp.learning.optimizer import Optimizer
 from dense_xp.training.fused.updates import Update
 from tests.kernels.kernel_sets import KERNEL_SETS, kernel_set
 

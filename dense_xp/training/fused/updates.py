@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dense_xp.backend import Array
-from dense_xp.learning.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
+from dense_xp.learning.optimizer import Optimizer
+from dense_xp.learning.optimizers import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
 
 
 class Update:

@@ -1,0 +1,272 @@
+"""What an optimizer is: how one parameter moves, given its gradient and what was remembered of earlier ones.
+
+Each has two halves. ``init(param) -> state`` and ``step(param, grad, state) -> (param, state)`` are pure and
+write into no array that they were given; ``update(weights, grad) -> weights`` keeps the state itself, for one
+parameter. Parameters of 16 bits are stepped in float32 and come back in their own dtype; their state holds the
+float32 value, ``"master"``, so that steps smaller than a digit of theirs add up [1]_.
+
+References
+----------
+.. [1] P. Micikevicius et al., "Mixed precision training", ICLR 2018, sec. 3.1, https://arxiv.org/abs/1710.03740
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from array_api_compat import array_namespace, is_array_api_obj
+
+from dense_xp.backend import Array
+from dense_xp.learning.schedules import Schedule, rate_at, scaled
+from dense_xp.learning.special import clipped
+from dense_xp.support.checks import real_fields
+from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.trees import Params, flatten, mapped
+
+State = dict[str, Array]
+
+
+@dataclass
+class Optimizer:
+    """Base class: a subclass writes :meth:`~Optimizer.init_state` and :meth:`~Optimizer.direction`.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        How far to go along the direction.
+    weight_decay : float, default 0.0
+        By what share, times the learning rate, a parameter shrinks at each step.
+    clip_norm : float, optional
+        Gradients whose Euclidean norm, over all parameters together, is above this are scaled down to it.
+    clip_value : float, optional
+        Entries of a gradient are limited to ± this, before the norm is taken.
+    """
+
+    learning_rate: float | Schedule = 0.01
+    weight_decay: float = field(default=0.0, kw_only=True)
+    clip_norm: float | None = field(default=None, kw_only=True)
+    clip_value: float | None = field(default=None, kw_only=True)
+
+    traceable: ClassVar[bool] = True
+    """Whether :meth:`step` is a pure function of arrays, so that it may be compiled."""
+
+    counts: ClassVar[tuple[str, ...]] = ()
+    """Names in the state under which steps are counted: the same number for parameters that move together."""
+
+    _kept: ClassVar[Any] = None  # the state of update, once it was called
+    _steps: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.learning_rate, Schedule):
+            real_fields(self, "[0, inf)", "learning_rate")
+        real_fields(self, "[0, inf)", "weight_decay")
+        limits = [name for name in ("clip_norm", "clip_value") if getattr(self, name) is not None]
+        real_fields(self, "(0, inf)", *limits)
+
+    def init_state(self, param: Array) -> State:
+        """Return the state before the first step.
+
+        Parameters
+        ----------
+        param : array
+            The parameter, with at least 32 bits.
+        """
+        return {}
+
+    def direction(self, param: Array, grad: Array, state: State) -> tuple[Array, State]:
+        """Return what is subtracted, times the learning rate, and the new state: a pure function.
+
+        Parameters
+        ----------
+        param, grad : array
+            The parameter and its gradient, with at least 32 bits.
+        state : dict
+            From :meth:`init_state` or the step before.
+
+        Returns
+        -------
+        direction : array
+            Of the parameter's shape.
+        state : dict
+            What to remember.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no direction")
+
+    def init(self, param: Array) -> Any:
+        """Return the state of one parameter before its first step.
+
+        Parameters
+        ----------
+        param : array
+            The parameter.
+
+        Returns
+        -------
+        dict of str to array
+            Empty for an optimizer that remembers nothing; of 16 bits, also their float32 ``"master"``.
+        """
+        wide = widened(param)
+        state = self.init_state(wide)
+        return state if wide is param else {**state, "master": wide}
+
+    def step(self, param: Array, grad: Array, state: Any, learning_rate: Any = None) -> tuple[Array, Any]:
+        """Move one parameter: a pure function.
+
+        Parameters
+        ----------
+        param, grad : array
+            The parameter and its gradient, clipped if that is wanted.
+        state : dict
+            From :meth:`init` or the step before.
+        learning_rate : float, optional
+            The rate of this step; by default that of the first.
+
+        Returns
+        -------
+        param : array
+            The moved parameter, in its own dtype.
+        state : dict
+            What to remember.
+        """
+        rate = self.learning_rate_at(0) if learning_rate is None else learning_rate
+        wide = widened(param)
+        if "master" in state:  # where it no longer rounds to the parameter, that was assigned since
+            current = in_dtype(state["master"], param.dtype) == param
+            wide = array_namespace(param).where(current, state["master"], wide)
+        direction, new = self.direction(wide, widened(grad), state)
+        if self.weight_decay:
+            wide = wide * (1.0 - rate * self.weight_decay)
+        wide = wide - rate * direction
+        return in_dtype(wide, param.dtype), {**new, "master": wide} if "master" in state else new
+
+    def update(self, weights: Array, grad: Array) -> Array:
+        """Move one parameter, and remember here what there is to remember.
+
+        One optimizer serves one parameter in this way; clipping then sees its gradient alone.
+
+        Parameters
+        ----------
+        weights, grad : array
+            The parameter and its gradient.
+
+        Returns
+        -------
+        array
+            The moved parameter; `weights` is not written to.
+        """
+        state = self.init(weights) if self._kept is None else self._kept
+        grad = self.clip({"weights": grad})["weights"]
+        weights, state = self.step(weights, grad, state, self.learning_rate_at(self._steps))
+        vars(self).update(_kept=state, _steps=self._steps + 1)
+        return weights
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of a step.
+
+        Parameters
+        ----------
+        step : int
+            Counted from 0.
+        """
+        return rate_at(self.learning_rate, step)
+
+    def scaled(self, factor: float) -> Self:
+        """Return a copy whose learning rate, or schedule, is multiplied by a factor.
+
+        Parameters
+        ----------
+        factor : float
+            Not negative.
+
+        Examples
+        --------
+        >>> SGD(0.5).scaled(0.1).learning_rate
+        0.05
+        """
+        other = copy.copy(self)
+        other.learning_rate = scaled(self.learning_rate, factor)
+        return other
+
+    def clip(self, grads: dict[str, Any]) -> dict[str, Any]:
+        """Limit gradients, each entry first and then their common norm.
+
+        Parameters
+        ----------
+        grads : dict
+            Gradients by name, nested as layers are.
+
+        Returns
+        -------
+        dict
+            Of the same form; the same object if nothing is to be limited.
+
+        References
+        ----------
+        .. [1] R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural
+           networks", ICML 2013, sec. 3.2, https://arxiv.org/abs/1211.5063
+        """
+        if self.clip_value is not None:
+            limit = self.clip_value
+            grads = mapped(lambda grad: clipped(grad, -limit, limit), grads)
+        leaves = [] if self.clip_norm is None else list(flatten(grads).values())
+        if self.clip_norm is None or not leaves:
+            return grads
+        xp = array_namespace(leaves[0])
+        squares = [xp.sum(xp.square(widened(grad))) for grad in leaves]
+        norm = xp.sqrt(sum(squares[1:], squares[0]))
+        scale = self.clip_norm / xp.maximum(norm, self.clip_norm)
+        limited: dict[str, Any] = mapped(lambda grad: grad * in_dtype(scale, grad.dtype), grads)
+        return limited
+
+
+class ForeignOptimizer(Optimizer):
+    """Any object with ``update(weights, grad) -> weights``; each parameter has a copy of it as its state.
+
+    What the object does inside is its own affair, so a step with it is never compiled, and it is handed a
+    copy of the weights, into which it may write.
+    """
+
+    traceable: ClassVar[bool] = False
+
+    def __init__(self, optimizer: Any) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+
+    def init(self, param: Array) -> Any:
+        """Return a copy of the object."""
+        return copy.deepcopy(self.optimizer)
+
+    def step(self, param: Array, grad: Array, state: Any, learning_rate: Any = None) -> tuple[Array, Any]:
+        """Let the object move the parameter, and check what it returns."""
+        xp = array_namespace(param)
+        new = state.update(xp.asarray(param, copy=True), grad)
+        name = f"{type(state).__name__}.update"
+        if not is_array_api_obj(new) or array_namespace(new) is not xp:
+            raise TypeError(f"{name} returned a {type(new).__name__}; it must return the new weights")
+        if tuple(new.shape) != tuple(param.shape):
+            raise ValueError(f"{name} returned weights of shape {tuple(new.shape)} for {tuple(param.shape)}")
+        if not xp.isdtype(new.dtype, ("integral", "real floating")):
+            raise TypeError(f"{name} returned weights of dtype {new.dtype}; they must be real numbers")
+        return in_dtype(new, param.dtype), state
+
+    def __repr__(self) -> str:
+        return f"ForeignOptimizer({self.optimizer!r})"
+
+
+def apply_gradients(
+    optimizer: Optimizer, params: Params, grads: Params, state: Params, learning_rate: Any
+) -> tuple[Params, Params]:
+    """Let the optimizer step each parameter that has a gradient; neither argument is changed.
+
+    Returns
+    -------
+    params, state : dict
+        With the new arrays; what had no gradient (frozen layers, buffers) is the same as before.
+    """
+    params, state = dict(params), dict(state)
+    for key, grad in grads.items():
+        step = apply_gradients if isinstance(grad, dict) else type(optimizer).step
+        params[key], state[key] = step(optimizer, params[key], grad, state[key], learning_rate)
+    return params, state

@@ -1,0 +1,207 @@
+"""Learning from data: what is asked for is checked as a whole, before anything is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dense_xp.backend import resolve, use_backend
+from dense_xp.layers.layer import Layer
+from dense_xp.layers.placed import unchanged_on_failure
+from dense_xp.learning.losses import Loss
+from dense_xp.learning.metrics import Measure, MetricLike, named_metrics
+from dense_xp.support.checks import integer
+from dense_xp.support.seeds import Rng, as_rng
+from dense_xp.training.history import Callback, History, Run
+from dense_xp.training.loop import run_epochs
+from dense_xp.training.prediction import needs_built
+from dense_xp.training.samples import Samples
+from dense_xp.training.steps import stepper
+
+
+def fit(
+    model: Layer,
+    X: Any,
+    y: Any,
+    epochs: int = 10,
+    batch_size: int = 32,
+    *,
+    loss: str | Loss | None = None,
+    optimizer: Any = None,
+    metrics: Sequence[MetricLike] = (),
+    validation_data: tuple[Any, ...] | None = None,
+    sample_weight: Any = None,
+    shuffle: bool = True,
+    callbacks: Sequence[Any] = (),
+    history: History | None = None,
+    rng: Any = None,
+    verbose: bool | None = None,
+) -> History:
+    """Learn from data.
+
+    A model that is not initialized yet is initialized first, on the backend that is set or else on
+    that of `X`. Host data are fed to the device batch by batch; data on the device stay there.
+
+    Parameters
+    ----------
+    model : Layer
+        What learns; a method has it in front.
+    X : array, shape (n_samples, ..., n_features)
+        On the host, or on the model's device; or one of SciPy's sparse matrices, made dense batch by batch.
+    y : array
+        Targets: class labels (integers) of shape (n_samples, ...), or one row for each output row.
+        For a model with one output, one number for each sample also serves.
+    epochs : int, default 10
+        How often to go through the data.
+    batch_size : int, default 32
+        Samples in one step; the last batch of an epoch may be smaller.
+    loss : str or Loss, optional
+        By default :class:`SoftmaxCrossEntropy` for integer targets of a model with several outputs,
+        and :class:`MeanSquaredError` otherwise.
+    optimizer : Optimizer, str or object with ``update``, optional
+        Starts afresh. By default the one that the model has, or else :class:`Adam`.
+    metrics : sequence of str, Metric or callable
+        Names such as ``"accuracy"``, ``"f1"`` or that of a loss; a :class:`Metric` such as :class:`AUC`; or
+        functions of (prediction, target) or (prediction, target, weight), whose values are averaged over
+        the batches.
+    validation_data : tuple, optional
+        ``(X, y)`` or ``(X, y, sample_weight)``, measured after each epoch.
+    sample_weight : array, shape (n_samples, ...), optional
+        How much each sample counts; not negative.
+    shuffle : bool, default True
+        Whether each epoch takes the samples in a new order.
+    callbacks : sequence
+        Such as :class:`EarlyStopping`; a function of the :class:`Run` is called after each epoch.
+    history : History, optional
+        That of an earlier training which goes on here: epochs are counted on, a copy of it is what is
+        returned, and callbacks that watch it have seen it.
+    rng : int or numpy.random.Generator, optional
+        Source of the order and of dropout; by default the model's own.
+    verbose : bool, optional
+        Whether to show a progress bar; by default only on a terminal.
+
+    Returns
+    -------
+    History
+        Loss and metrics of each epoch, over all batches as they were trained on.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a label is out of range, there are no samples, or a number is NaN.
+    ForeignArrayError
+        If data are on another device or in another library.
+    DivergenceError
+        If the loss becomes NaN or infinite. The model keeps its weights from before that epoch.
+    """
+    epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
+    named = named_metrics(metrics)
+    history = _continued(history, named, validation_data is not None)
+    hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in callbacks]
+    with unchanged_on_failure(model):  # everything is checked before anything is learned
+        _prepare(model, X, optimizer)
+        backend = model.built()
+        generator: Rng = model.rng if rng is None else as_rng(rng)
+        with backend.scope():
+            samples = Samples(model, X, y, sample_weight, loss)
+            validation = None
+            if validation_data is not None:
+                validation = Samples(model, *_three(validation_data), samples.loss)
+            step = stepper(model, samples.loss, named, samples.X.data.ndim, min(int(batch_size), len(samples)))
+        run = Run(model, history, int(epochs))
+        for hook in hooks:
+            hook.begin(run)
+    with backend.scope():
+        return run_epochs(run, step, samples, validation, named, hooks, int(batch_size), shuffle, generator, verbose)
+
+
+def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = None) -> Callable[[], Any]:
+    """Return a function that takes one step of :meth:`Sequential.fit` on one batch; for measuring.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized, with an optimizer. Its own arrays stay as they are.
+    X, y : array
+        The batch.
+    loss : str or Loss, optional
+        As in :meth:`dense_xp.Sequential.fit`.
+
+    Returns
+    -------
+    callable
+        Without arguments; returns the loss of the step, which may still be on its way.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dense_xp import Dense
+    >>> layer = Dense(1, (2,), rng=0)
+    >>> layer.initialize("adam")
+    >>> step = repeated_step(layer, np.ones((4, 2)), np.ones(4))
+    >>> bool(step() > step())
+    True
+    """
+    backend, rng = needs_built(model), model.rng
+    with backend.scope():
+        samples = Samples(model, X, y, None, loss)
+        step = stepper(model, samples.loss, {}, samples.X.data.ndim, len(samples))
+        step.begin_epoch()
+        batch = samples.take(slice(0, len(samples)))
+
+    def take() -> Any:
+        with backend.scope():
+            return step(*batch, rng)[0]
+
+    return take
+
+
+class _OnEpochEnd:
+    """A plain function as a callback."""
+
+    def __init__(self, function: Callable[[Run], Any]) -> None:
+        if not callable(function):
+            raise TypeError(
+                f"a callback is a function of the run, or has begin, epoch_end and end; this is a "
+                f"{type(function).__name__}"
+            )
+        self.function = function
+
+    def begin(self, run: Run) -> None:
+        pass
+
+    def epoch_end(self, run: Run) -> None:
+        self.function(run)
+
+    def end(self, run: Run) -> None:
+        pass
+
+
+def _prepare(model: Layer, X: Any, optimizer: Any) -> None:
+    """Initialize a model that is not yet, and give it its optimizer."""
+    if model.backend is None:
+        with use_backend(resolve(model.setting("backend"), X)):
+            model.build_for(X, "adam" if optimizer is None else optimizer)
+    elif optimizer is not None or model.optimizer is None:
+        model.set_optimizer("adam" if optimizer is None else optimizer)
+
+
+def _continued(history: History | None, metrics: Mapping[str, Measure], validates: bool) -> History:
+    """Return a history to go on with: a copy of one that has the same columns, or a new one."""
+    if history is None or not history.metrics:
+        return History()
+    names = ["loss", *metrics]
+    names += [f"val_{name}" for name in names] if validates else []
+    if missing := [name for name in names if name not in history]:
+        raise ValueError(
+            f"the history has no {missing}, which this training measures: measure what it has, {list(history)}, "
+            "or start a new one with history=None"
+        )
+    columns = {name: list(values) for name, values in history.items()}
+    return History(columns, history.seconds, history.samples)
+
+
+def _three(data: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
+    return data[0], data[1], data[2] if len(data) == 3 else None
