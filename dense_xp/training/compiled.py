@@ -18,7 +18,8 @@ from dense_xp.learning.losses import Loss
 from dense_xp.learning.metrics import Measure, in_step
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.support.seeds import Rng
-from dense_xp.support.trees import Params, copied, flatten, place
+from dense_xp.support.trees import Params, copied, flatten
+from dense_xp.training.feeding import NoiseFeeder
 from dense_xp.training.moments import Moment
 from dense_xp.training.step import LOSS_SCALE, train_step
 
@@ -110,6 +111,7 @@ class CompiledStep:
         self.packing = packing = Packing(model.params), Packing(state, shared)
         self._take(model.params, state)
         self._rate: tuple[float, Any] = (math.nan, None)
+        self.noise = NoiseFeeder(self.backend)
         self.whole = True
         step = train_step(model, loss, in_step(metrics))
 
@@ -135,9 +137,7 @@ class CompiledStep:
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
         """Take one step on a batch; return the loss and what the metrics keep."""
-        noise = self.model.draw_noise(rng, tuple(X.shape))
-        if noise is not None:
-            noise = place(self.backend, noise)
+        noise = self.noise.placed(self.model.draw_noise(rng, tuple(X.shape)))
         rate: Any = self.model.learning_rate()
         if self.compiles:
             if rate != self._rate[0]:

@@ -1,4 +1,4 @@
-"""Rows of host data on their way to the device while the step before still computes.
+"""Host data on their way to the device while the step before still computes: rows of batches, random numbers.
 
 Ordinary host memory is copied by the driver, which makes the host wait. From page-locked memory the device copies by
 itself, on a stream of its own. So the rows of a batch are gathered into one of two page-locked buffers and copied into
@@ -9,15 +9,61 @@ waited for by the host, and that copy was two turns ago.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from dense_xp.backend import Array
-from dense_xp.kernels import Lane
+from dense_xp.backend import Array, Backend
+from dense_xp.kernels import Lane, lane_for
+from dense_xp.support.trees import mapped, place
 
 TURNS = 2
+
+
+class Sender:
+    """Sends arrays of the same shapes again and again, the last time perhaps with fewer rows.
+
+    Parameters
+    ----------
+    lane : Lane
+        What :func:`dense_xp.kernels.lane_for` returned.
+    shapes : sequence of tuple of int
+        With the most rows.
+    dtypes : sequence of dtype
+        NumPy's, of the host's side and so of the device's.
+    """
+
+    def __init__(self, lane: Lane, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> None:
+        self.lane, self.sent = lane, 0
+        self.turns = [_Turn(lane, shapes, dtypes) for _ in range(TURNS)]
+        # a copy may still be on its way into memory that is given back; at the end of the program nobody asks
+        weakref.finalize(self, lane.finish).atexit = False
+
+    def send(self, rows: Sequence[int], fill: Callable[[list[Any]], None]) -> list[Array]:
+        """Let buffers be filled that have so many rows each; return arrays, which are overwritten two calls later."""
+        lane, turn = self.lane, self.turns[self.sent % TURNS]
+        lane.work_marks(self.turns[(self.sent - 1) % TURNS].used)  # whatever reads its arrays has been launched by now
+        self.sent += 1
+        lane.host_waits(turn.copied)
+        buffers = [buffer[:n] for buffer, n in zip(turn.buffers, rows, strict=True)]
+        arrays = [array[:n] for array, n in zip(turn.arrays, rows, strict=True)]
+        fill(buffers)
+        lane.waits(turn.used)
+        for buffer, array in zip(buffers, arrays, strict=True):
+            lane.send(buffer, array)
+        lane.marks(turn.copied)
+        lane.work_waits(turn.copied)
+        return arrays
+
+
+class _Turn:
+    def __init__(self, lane: Lane, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> None:
+        self.buffers = [lane.pinned(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+        self.arrays = [lane.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+        self.copied, self.used = lane.event(), lane.event()
+        lane.work_marks(self.used)  # whoever had this memory before may still be at work
 
 
 class Source(Protocol):
@@ -47,37 +93,47 @@ class Feeder:
     """
 
     def __init__(self, lane: Lane, sources: Sequence[Source], dtypes: Sequence[Any], batch_size: int) -> None:
-        self.lane, self.sources = lane, sources
-        shapes = [(batch_size, *source.shape[1:]) for source in sources]
-        self.turns = [_Turn(lane, shapes, dtypes) for _ in range(TURNS)]
+        self.sources = sources
+        self.sender = Sender(lane, [(batch_size, *source.shape[1:]) for source in sources], dtypes)
 
     def batches(self, chunks: Iterable[Any]) -> Iterator[list[Array]]:
         """Yield the rows of each chunk, an array of indices; the arrays are those of another batch two turns later."""
-        try:
-            for i, rows in enumerate(chunks):
-                turn = self.turns[i % TURNS]
-                arrays = turn.filled(self.lane, self.sources, rows)
-                self.lane.work_waits(turn.copied)
-                yield arrays
-                self.lane.work_marks(turn.used)
-        finally:
-            self.lane.finish()  # a copy may still be on its way into memory that is now given back
+        for rows in chunks:
+
+            def gather(buffers: list[Any], rows: Any = rows) -> None:
+                for source, buffer in zip(self.sources, buffers, strict=True):
+                    source.gather(rows, buffer)
+
+            yield self.sender.send([len(rows)] * len(self.sources), gather)
 
 
-class _Turn:
-    def __init__(self, lane: Lane, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> None:
-        self.buffers = [lane.pinned(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
-        self.arrays = [lane.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
-        self.copied, self.used = lane.event(), lane.event()
-        lane.work_marks(self.used)  # whoever had this memory before may still be at work
+class NoiseFeeder:
+    """Brings the random numbers of each step to the device."""
 
-    def filled(self, lane: Lane, sources: Sequence[Source], rows: Any) -> list[Array]:
-        lane.host_waits(self.copied)
-        n = len(rows)
-        for source, buffer in zip(sources, self.buffers, strict=True):
-            source.gather(rows, buffer[:n])
-        lane.waits(self.used)
-        for buffer, array in zip(self.buffers, self.arrays, strict=True):
-            lane.send(buffer[:n], array[:n])
-        lane.marks(self.copied)
-        return [array[:n] for array in self.arrays]
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.lane = backend, lane_for(backend.kernels, backend.device)
+        self.shapes: list[tuple[int, ...]] = []
+        self.dtypes: list[Any] = []
+
+    def placed(self, noise: Any) -> Any:
+        """Return on the device what :meth:`Layer.draw_noise` drew; it is overwritten two calls later."""
+        drawn: list[np.ndarray[Any, Any]] = []
+        if noise is None or self.lane is None:
+            return noise if noise is None else place(self.backend, noise)
+        mapped(lambda array: drawn.append(np.atleast_1d(array)), noise)
+        if not self._fits(drawn):
+            self.shapes, self.dtypes = [array.shape for array in drawn], [array.dtype for array in drawn]
+            self.sender = Sender(self.lane, self.shapes, self.dtypes)
+
+        def fill(buffers: list[Any]) -> None:
+            for array, buffer in zip(drawn, buffers, strict=True):
+                buffer[...] = array
+
+        sent = iter(self.sender.send([len(array) for array in drawn], fill))
+        return mapped(lambda array: next(sent).reshape(np.shape(array)), noise)
+
+    def _fits(self, drawn: Sequence[np.ndarray[Any, Any]]) -> bool:
+        return len(drawn) == len(self.shapes) and all(
+            array.dtype == dtype and array.shape[1:] == shape[1:] and len(array) <= shape[0]
+            for array, shape, dtype in zip(drawn, self.shapes, self.dtypes, strict=True)
+        )

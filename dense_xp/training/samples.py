@@ -173,17 +173,20 @@ class Samples:
     def batches(self, order: np.ndarray[Any, Any], batch_size: int) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
         """Yield row numbers and rows, batch by batch; host data travel while the batch before is worked on."""
         chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        parts = self.X, self.y, self.weight
+        backend, parts = self.X.backend, (self.X, self.y, self.weight)
         travelling = [part for part in parts if part is not None and part.travel_dtype() is not None]
-        if not travelling or (feeder := self._feeder(travelling, min(batch_size, len(order)))) is None:
-            for rows in chunks:
-                yield rows, self.take(rows)
-            return
-        for rows, fed in zip(chunks, feeder.batches(chunks), strict=True):
-            arrived = iter(fed)
+        feeder = self._feeder(travelling, min(batch_size, len(order))) if travelling else None
+        # the order travels once; a library that compiles would make an array of each slice of it
+        here = any(part is not None and part.on_device for part in parts) and not backend.compiles
+        order_there = backend.asarray(order) if here else order
+        for i, fed in enumerate(feeder.batches(chunks) if feeder else [()] * len(chunks)):
+            arrived, rows, there = iter(fed), chunks[i], order_there[i * batch_size : (i + 1) * batch_size]
             X, y, weight = (
-                next(arrived) if part in travelling else None if part is None else part.take(rows) for part in parts
-            )
+                None if part is None
+                else next(arrived) if feeder and part in travelling
+                else part.take(there if part.on_device else rows)
+                for part in parts
+            )  # fmt: skip
             yield rows, (X, y, weight)
 
     def _feeder(self, travelling: list[Rows], batch_size: int) -> Feeder | None:

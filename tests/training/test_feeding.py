@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dense_xp import SGD, Dense, Sequential
+from dense_xp import SGD, Dense, Dropout, Sequential
 from dense_xp.backend import Backend, BackendError, get_backend, to_numpy, use_backend
 from dense_xp.kernels import lane_for
 from dense_xp.learning.metrics import Metric
-from dense_xp.training.feeding import Feeder
+from dense_xp.training.feeding import Feeder, NoiseFeeder
 from dense_xp.training.samples import Rows
 from tests.kernels.kernel_sets import used_by_trainings
 from tests.stand_ins import cuda_on_host, cupy_on_host
@@ -110,6 +110,42 @@ def test_numbers_in_the_other_byte_order(where: str, monkeypatch: pytest.MonkeyP
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("where", [*DEVICES, "torch", "array_api_strict"])
+def test_data_on_the_device_ask_for_one_copy_an_epoch(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for one a batch: each makes the host wait."""
+    backend = served(where, monkeypatch)
+    copies = []
+    with use_backend(backend), backend.scope():
+        data = backend.asarray(X.astype("float32")), backend.asarray(LABELS)
+        put = backend.library.put
+        for batch_size in (25, 5):
+            model = Sequential([Dense(8, activation="relu"), Dropout(0.5), Dense(3)], rng=0)
+            model.fit(*data, 1, 25)  # initialized
+            sent: list[Any] = []
+            monkeypatch.setattr(backend.library, "put", lambda *args, sent=sent: sent.append(args) or put(*args))
+            model.fit(*data, 1, batch_size)
+            copies.append(len(sent) - (50 // batch_size if lane_of(backend) is None else 0))  # the masks
+    assert copies[0] == copies[1]
+
+
+@pytest.mark.parametrize("where", [*DEVICES, "torch", "numpy"])
+def test_noise_of_any_form_arrives(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = served(where, monkeypatch)
+    with backend.scope():
+        noise = NoiseFeeder(backend)
+        assert noise.placed(None) is None
+        for shape in ((8, 3), (8, 3), (5, 3), (9, 3), (9, 2, 2), ()):
+            for draw in (lambda shape: RNG.uniform(size=shape) > 0.5, lambda shape: RNG.normal(size=shape)):
+                drawn = {"a": np.asarray(draw(shape)), "b": {"c": np.asarray(draw((4, *shape)))}}
+                placed = noise.placed(drawn)
+                results = [placed["a"], placed["b"]["c"]]
+                for result, expected in zip(results, [drawn["a"], drawn["b"]["c"]], strict=True):
+                    assert backend.library.owns(result)
+                    np.testing.assert_array_equal(to_numpy(result), expected)
+        alone = RNG.normal(size=(4, 2))
+        np.testing.assert_array_equal(to_numpy(noise.placed(alone)), alone)
+
+
 class Targets(Metric):
     """Keeps the targets themselves."""
 
@@ -160,8 +196,10 @@ def test_each_rule_is_needed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None
             if rule == "finish" and i == 3:
                 break
         if rule == "finish":
-            feeder.turns[0].buffers[0][...] = 0.0  # somebody else's now
-            feeder.turns[1].buffers[0][...] = 0.0
+            buffers = [turn.buffers[0] for turn in feeder.sender.turns]
+            del feeder  # its memory is given back
+            for buffer in buffers:
+                buffer[...] = 0.0  # somebody else's now
 
     with pytest.raises(AssertionError, match="a race"):
         train()

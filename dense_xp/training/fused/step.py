@@ -22,7 +22,8 @@ from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.learning.metrics import Statistics
 from dense_xp.support.seeds import Rng
-from dense_xp.support.trees import at_path, copied, place, tree_of
+from dense_xp.support.trees import at_path, copied, tree_of
+from dense_xp.training.feeding import NoiseFeeder
 from dense_xp.training.fused.stages import chained, leaves, stages_of
 from dense_xp.training.fused.updates import RecordedUpdate, Update
 from dense_xp.training.fused.workspace import Workspace
@@ -63,6 +64,7 @@ class FusedStep:
             counts = sorted({block.steps for block in self.blocks})
             self.recorder = space.kernels.Recorder(2 + len(counts), space.dtype)
             space.update.place(self.recorder.numbers, counts)
+        self.noise = NoiseFeeder(space.backend)
         self.size = 0
         self.whole = True
 
@@ -89,9 +91,7 @@ class FusedStep:
             self.size = X.shape[0]
             for stage in self.stages:
                 stage.resize(self.size)
-        noise = self.model.draw_noise(rng, tuple(X.shape))
-        if noise is not None:
-            noise = place(space.backend, noise)
+        noise = self.noise.placed(self.model.draw_noise(rng, tuple(X.shape)))
         self.whole = False
         space.rate = self.model.learning_rate()
         for block in self.blocks:
