@@ -210,6 +210,7 @@ def test_what_a_graph_held_is_given_back(kernels: Any) -> None:
     uploads = cuda_on_host.pinned.uploads
     get_backend().asarray(np.ones(3))
     assert cuda_on_host.pinned.uploads == uploads + 1  # the allocator is CuPy's own again
+    assert cuda_on_host.pinned.kept == 0
     del step
     gc.collect()
     assert cuda_on_host.MemoryPool.kept <= before

@@ -82,12 +82,16 @@ class MemoryPool:
 
     def __init__(self) -> None:
         self.free: dict[int, list[Memory]] = {}
-        self.blocks = 0
+        self.blocks = self.bytes = 0
         MemoryPool.count += 1
         self.number = MemoryPool.count
 
+    def total_bytes(self) -> int:
+        return self.bytes
+
     def free_all_blocks(self) -> None:
         self.blocks -= sum(map(len, self.free.values()))
+        self.bytes -= sum(size * len(blocks) for size, blocks in self.free.items())
         self.free = {}
         if not self.blocks:
             MemoryPool.kept.discard(self.number)
@@ -96,6 +100,7 @@ class MemoryPool:
         found = self.free.get(max(size, 1))
         if not found:
             self.blocks += 1
+            self.bytes += max(size, 1)
             MemoryPool.kept.add(self.number)
             return Memory(size, self)
         memory = found.pop()
@@ -178,7 +183,8 @@ class Stream:
         Stream.stack.pop()
 
     def begin_capture(self) -> None:
-        assert self.non_blocking, "cudaErrorStreamCaptureUnsupported: the default stream cannot be recorded"
+        if not self.non_blocking:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
         assert self.recording is None
         self.recording = Recording()
 
@@ -428,12 +434,12 @@ def asarray(data: Any, dtype: Any = None, copy: bool | None = None, device: Any 
         return made
     host = np.asarray(data, dtype=dtype)
     pinned.malloc(host.nbytes)
-    if (recording := current().recording) is not None:  # CuPy asks whether the copy is done, and CUDA does not know
-        recording.broken = True
-        raise RuntimeError("cudaErrorCapturedEvent: operation not permitted on an event last recorded in a capture")
     new = _new(host)
     launch([], [new.memory], lambda: np.copyto(new.host, host))
-    current().synchronize()
+    if current().recording is None:
+        current().synchronize()
+    else:  # the event that CuPy keeps with the page-locked memory never reports that it is done
+        pinned.kept += 1
     return new
 
 
@@ -459,7 +465,7 @@ class PinnedPool:
     """Where CuPy asks for page-locked memory before each upload."""
 
     def __init__(self) -> None:
-        self.uploads = 0
+        self.uploads = self.kept = 0
         self.malloc: Callable[[int], Any] = self.default
 
     def default(self, size: int) -> None:
