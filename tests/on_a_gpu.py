@@ -66,7 +66,7 @@ def parts() -> list[tuple[str, list[str], int]]:
         ("Smoke", [*python, "-c", SMOKE], 60),
         ("Kernels, graphs, products, feeding", tests("tests/kernels", "tests/training/test_feeding.py", "-k",
             "(cupy and not host) or cuda"), 110),
-        ("The rules of the stand-in", tests("tests/kernels/test_stand_in_claims.py", "tests/kernels/test_real_signatures.py",
+        ("The rules of the stand-in", tests("tests/kernels/test_stand_in_claims.py",
             "tests/backend/test_libraries.py", "-k", "cupy and not stand or real"), 20),
         ("Benchmark", [*python, "-m", "tests.benchmarks.cuda"], 130),
         ("Memory over 1,000 fits", [*python, "-c", MEMORY], 40),

@@ -68,7 +68,7 @@ def test_a_product_of_cupys_own_is_refused_in_a_recording(cp: Any) -> None:
 def test_to_look_at_a_number_breaks_a_recording(cp: Any) -> None:
     """cudaErrorStreamCaptureUnsupported: "CUDA Runtime API", Stream Management, cudaStreamBeginCapture."""
     x = cp.asarray(np.ones(3, np.float32))
-    with pytest.raises(Exception, match="cudaErrorStreamCapture(Unsupported|Implicit|Invalidated)"):
+    with pytest.raises(Exception, match=r"cudaErrorStreamCapture(Unsupported|Implicit|Invalidated)"):
         recorded(cp, lambda: float(x[0]), cp.cuda.MemoryPool())
 
 
