@@ -266,14 +266,15 @@ class Backend:
         """Return the context in which work on this device runs.
 
         Some functions of CuPy create their result on the current device whatever ``device=`` says, so
-        work for a second GPU has to run inside that device's context. Elsewhere this does nothing.
+        work for a second GPU has to run inside that device's context. On NumPy it is one in which ``numpy.seterr``
+        does not make errors of underflow and infinities; elsewhere it does nothing.
         """
-        return self.library.scope(self.device) or contextlib.nullcontext()
+        return self.library.scope(self.device)
 
     @property
     def needs_scope(self) -> bool:
         """Whether work on this device must run inside :meth:`scope`."""
-        return self.library.scope(self.device) is not None
+        return self.library.needs_scope
 
     @property
     def tf32(self) -> bool:

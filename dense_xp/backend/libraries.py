@@ -132,9 +132,9 @@ class Library:
         """Bring arrays to NumPy, one after the other along the first axis."""
         return self.get(xp.concat(list(arrays), axis=0))
 
-    def scope(self, device: Any) -> contextlib.AbstractContextManager[Any] | None:
-        """Return the context in which this device's work must run; None where any will do."""
-        return None
+    def scope(self, device: Any) -> contextlib.AbstractContextManager[Any]:
+        """Return the context in which work on this device runs."""
+        return contextlib.nullcontext()
 
     def tf32(self, device: Any) -> bool:
         """Whether float32 matrix products round their factors to TF32, as things are set now."""
@@ -143,6 +143,7 @@ class Library:
     everyday = True  # False for a library that is made for tests
 
     compiles = False
+    needs_scope = False  # whether arrays come to lie elsewhere without it
     kernels = ""  # the set in dense_xp.kernels that serves its arrays
 
     def compile(self, function: Callable[..., Any], donated: tuple[int, ...]) -> Callable[..., Any]:
@@ -164,11 +165,16 @@ class NumPy(Library):
     def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Array:
         return host
 
+    def scope(self, device: Any) -> contextlib.AbstractContextManager[Any]:
+        # underflow and infinities are part of the mathematics, whatever numpy.seterr says of other programs
+        return np.errstate(all="ignore")
+
 
 class CuPy(Library):
     """CuPy."""
 
     kernels = "cupy"
+    needs_scope = True
 
     def check_packages(self) -> None:
         names = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-5-0", "cupy-rocm-7-0")
@@ -215,7 +221,7 @@ class CuPy(Library):
         with array.device:
             return np.asarray(array.get())
 
-    def scope(self, device: Any) -> contextlib.AbstractContextManager[Any] | None:
+    def scope(self, device: Any) -> contextlib.AbstractContextManager[Any]:
         return device  # type: ignore[no-any-return]
 
     def tf32(self, device: Any) -> bool:

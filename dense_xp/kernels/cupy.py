@@ -166,7 +166,7 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy(
     top = row_max(top, shared);
     for (long long j = threadIdx.x; j < n; j += blockDim.x) {
         total += exp(z[j] - top);
-        sum += z[j] - top;
+        if (smoothing > 0) sum += z[j] - top;  // else it counts nothing, and may be infinite
     }
     total = row_sum(total, shared);
     sum = row_sum(sum, shared);

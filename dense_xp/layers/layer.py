@@ -75,7 +75,7 @@ class Layer(Ruled):
         """Call a backend home; the last batch is forgotten."""
         super().settle(backend)
         self._dtype, self._remembered, self._last_shape = backend.dtype(self.dtype), None, None
-        self._scoped = backend.needs_scope
+        self._scoped = backend.needs_scope or self._draws_noise
         self._fast_type = np.ndarray if backend.name == "numpy" else None
 
     @property
@@ -121,7 +121,11 @@ class Layer(Ruled):
         if self._scoped:
             with self.scope():
                 return self._forward(X, training)
-        return self._forward(X, training)
+        try:
+            return self._forward(X, training)
+        except FloatingPointError:  # numpy.seterr says so: again, where it says nothing; to ask each time costs a third
+            with self.scope():
+                return self._forward(X, training)
 
     def _forward(self, X: Array, training: bool) -> Array:
         params = self.params
@@ -158,10 +162,8 @@ class Layer(Ruled):
         """
         if self._remembered is None:
             raise RuntimeError(f"{self.layer_name()}: backward_pass needs a forward_pass before it")
-        if self._scoped:
-            with self.scope():
-                return self._backward(accum_grad, *self._remembered)
-        return self._backward(accum_grad, *self._remembered)
+        with self.scope():
+            return self._backward(accum_grad, *self._remembered)
 
     def _backward(self, accum_grad: Any, params: Params, cache: Any, shape: tuple[int, ...]) -> Array:
         accum_grad = self._check_gradient(accum_grad, shape)

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array, Backend
-from dense_xp.learning.special import clipped, log_softmax, sigmoid, sign, softplus
+from dense_xp.learning.special import clipped, counted, log_softmax, sigmoid, sign, softplus
 from dense_xp.support.checks import real, real_fields
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import Registry
@@ -61,6 +62,7 @@ class Loss:
         """
         return self
 
+    @np.errstate(all="ignore")  # an infinite loss is a value
     def value_and_grad(self, prediction: Array, target: Array, weight: Array | None = None) -> tuple[Array, Array]:
         """Return the loss and its gradient with respect to the prediction.
 
@@ -89,10 +91,11 @@ class Loss:
             # the class weight is part of the sample's loss already, and counts in the denominator too
             total = xp.sum(given if own is None or weight is None else given * own)
             total = xp.where(total > 0, total, xp.ones_like(total))  # a batch of weight zero has the loss zero
-            value = xp.sum(losses if weight is None else losses * given) / total
+            value = xp.sum(losses if weight is None else counted(given, losses)) / total
             share = 1.0 / total if weight is None else xp.expand_dims(given / total, axis=-1)
         dtype = prediction.dtype
-        return in_dtype(value, dtype), in_dtype(gradients * share, dtype)
+        gradients = gradients * share if weight is None else counted(share, gradients)
+        return in_dtype(value, dtype), in_dtype(gradients, dtype)
 
     def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
         """Return the loss alone, as a 0-d array."""
@@ -107,6 +110,23 @@ class Loss:
             As in :meth:`value_and_grad`.
         """
         return self.value_and_grad(prediction, target, weight)[1]
+
+    def sample_weights(self, target: np.ndarray[Any, Any], ndim: int) -> np.ndarray[Any, Any] | None:
+        """Return what the loss itself lets each sample count, to average over batches; None if all count alike.
+
+        Parameters
+        ----------
+        target : numpy.ndarray, shape (n_samples, ...)
+            On the host.
+        ndim : int
+            How many axes a prediction has for them.
+
+        Returns
+        -------
+        numpy.ndarray, shape (n_samples, ...), or None
+            The last of what :meth:`sample_losses` returns, for all samples.
+        """
+        return None
 
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
         """Look at all targets once, before training: their shape and their values.
@@ -266,6 +286,13 @@ class SoftmaxCrossEntropy(Loss):
         object.__setattr__(other, "class_weight", backend.asarray(self.class_weight, dtype))
         return other
 
+    def sample_weights(self, target: np.ndarray[Any, Any], ndim: int) -> np.ndarray[Any, Any] | None:
+        """Return the weight of each sample's class; see :meth:`Loss.sample_weights`."""
+        if self.class_weight is None:
+            return None
+        weights = np.asarray(self.class_weight, np.float64)
+        return weights[target] if target.ndim < ndim else np.asarray(target @ weights)
+
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Return losses and gradients; see :meth:`Loss.sample_losses`."""
         xp = array_namespace(prediction)
@@ -283,7 +310,7 @@ class SoftmaxCrossEntropy(Loss):
             own = xp.sum(target * per_class, axis=-1)
             wanted = wanted * per_class
         log_p, p = log_softmax(prediction)
-        losses = -xp.sum(wanted * log_p, axis=-1)
+        losses = -xp.sum(counted(wanted, log_p), axis=-1)  # a class that is ruled out has the logarithm -inf
         return losses, p * xp.sum(wanted, axis=-1, keepdims=True) - wanted, own
 
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
@@ -360,7 +387,7 @@ class SigmoidCrossEntropy(Loss):
         yes = in_dtype(target, prediction.dtype)
         no = 1.0 - yes
         yes = yes * self.positive_weight
-        losses = xp.mean(yes * softplus(-prediction) + no * softplus(prediction), axis=-1)
+        losses = xp.mean(counted(yes, softplus(-prediction)) + counted(no, softplus(prediction)), axis=-1)
         slopes = no * sigmoid(prediction) - yes * sigmoid(-prediction)
         return losses, slopes * (1.0 / prediction.shape[-1]), None
 

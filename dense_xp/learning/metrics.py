@@ -95,7 +95,8 @@ class Metric:
 
     def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> float:
         """Return the value for one batch."""
-        return self.value(to_numpy(self.statistics(prediction, target, weight)).astype(np.float64))
+        with np.errstate(all="ignore"):
+            return self.value(to_numpy(self.statistics(prediction, target, weight)).astype(np.float64))
 
 
 # ------------------------------------------------------------------------------------- means

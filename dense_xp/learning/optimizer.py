@@ -16,6 +16,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from array_api_compat import array_namespace, is_array_api_obj
 
 from dense_xp.backend import Array
@@ -141,6 +142,7 @@ class Optimizer:
         wide = wide - rate * direction
         return in_dtype(wide, param.dtype), {**new, "master": wide} if "master" in state else new
 
+    @np.errstate(all="ignore")  # small numbers squared underflow
     def update(self, weights: Array, grad: Array) -> Array:
         """Move one parameter, and remember here what there is to remember.
 

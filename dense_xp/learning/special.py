@@ -1,6 +1,7 @@
 """Mathematical functions that the Array API standard lacks, written with those that it has.
 
-They hold for all finite arguments: nothing overflows, and no result is a difference of large numbers.
+Nothing overflows, and no result is a difference of large numbers. An infinite argument gives the limit, where there
+is one.
 """
 
 from __future__ import annotations
@@ -51,6 +52,24 @@ def sign(x: Array) -> Array:
     xp = array_namespace(x)
     one = xp.ones_like(x)
     return xp.where(x > 0.0, one, xp.where(x < 0.0, -one, x))
+
+
+def counted(weight: Array, x: Array) -> Array:
+    """Return weight · x, where a weight of zero makes zero also of infinity and of NaN: what counts nothing is nothing.
+
+    Parameters
+    ----------
+    weight, x : array
+        Real floating numbers, whose shapes broadcast.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> counted(np.asarray([0.0, 1.0, 2.0]), np.asarray([-np.inf, 3.0, np.inf]))
+    array([ 0.,  3., inf])
+    """
+    xp = array_namespace(x)
+    return weight * xp.where(weight == 0.0, xp.zeros_like(x), x)
 
 
 def sigmoid(x: Array) -> Array:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from dense_xp.backend import Array, Backend
 from dense_xp.layers.contract import with_inner
@@ -145,8 +142,7 @@ class CompiledStep:
                 self._rate = rate, self.backend.asarray(rate, wide)
             rate = self._rate[1]
         self.whole = False
-        with np.errstate(over="ignore", invalid="ignore") if self.scales else contextlib.nullcontext():
-            self.params, self.state, values = self.step(self.params, self.state, X, y, weight, noise, rate)
+        self.params, self.state, values = self.step(self.params, self.state, X, y, weight, noise, rate)
         self.model.steps += 1
         self.whole = True
         return tuple(values)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
@@ -185,3 +187,31 @@ class Callback(Protocol):
         run : Run
             What was trained.
         """
+
+
+def diverged(model: Layer, losses: np.ndarray[Any, Any], epoch: int, history: History) -> DivergenceError:
+    """Say where a training went wrong.
+
+    Parameters
+    ----------
+    model : Layer
+        As the last step left it.
+    losses : numpy.ndarray
+        Of each batch of the epoch.
+    epoch : int
+        Its number.
+    history : History
+        Of the epochs before.
+    """
+    bad = np.flatnonzero(~np.isfinite(losses))
+    batch = int(bad[0]) + 1 if len(bad) else len(losses)
+    broken = [n for n, w in model.weights.items() if not np.isfinite(model.built().to_numpy(w)).all()]
+    where = f"no longer finite: {', '.join(broken)}" if broken else "all weights were still finite"
+    return DivergenceError(
+        f"the loss became {losses[batch - 1]} in epoch {epoch}, batch {batch} of {len(losses)} ({where}). "
+        f"The model has its weights from before that epoch again. Try a smaller learning rate, "
+        "clip_norm, or data scaled to about unit size",
+        epoch,
+        batch,
+        history,
+    )

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from dense_xp.backend import Array
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.metrics import Measure
 from dense_xp.learning.optimizer import ForeignOptimizer
 from dense_xp.support.seeds import Rng
-from dense_xp.training.history import Callback, DivergenceError, History, Run
+from dense_xp.training.history import Callback, History, Run, diverged
 from dense_xp.training.interrupts import Interrupts
 from dense_xp.training.moments import Moment
 from dense_xp.training.prediction import measured, score
@@ -69,15 +68,17 @@ def run_epochs(
                 before = step.moment()
                 with _whole_steps(step, before), interrupts.held():
                     step.begin_epoch()
-                    values, sizes = [], []
+                    values, taken = [], []
                     for rows, batch in samples.batches(order, batch_size):
                         values.append(step(*batch, rng))
-                        sizes.append(samples.total_weight(rows))
+                        taken.append(rows)
                         bar.update()
                         interrupts.check()
-                    means = measured(run.model.built(), values, sizes, metrics)
+                    means = measured(run.model.built(), values, samples.weights(taken), metrics)
                     if not math.isfinite(means["loss"]):
-                        raise _diverged(step, values, epoch, batches, history)
+                        losses = run.model.built().scalars([value[0] for value in values])
+                        step.hand_over()
+                        raise diverged(run.model, losses, epoch, history)
                     step.hand_over()
                 if validation is not None:
                     scores = score(run.model, validation, metrics, max(batch_size, 256))
@@ -119,24 +120,3 @@ def _last_rate(model: Layer) -> float | None:
         return None
     # layers that are driven one by one count for themselves
     return optimizer.learning_rate_at(max(0, max(layer.steps for layer in with_inner(model)) - 1))
-
-
-def _diverged(
-    step: Step, values: list[tuple[Array, ...]], epoch: int, batches: int, history: History
-) -> DivergenceError:
-    """Say where it went wrong."""
-    backend = step.model.built()
-    losses = backend.scalars([value[0] for value in values])
-    bad = np.flatnonzero(~np.isfinite(losses))
-    batch = int(bad[0]) + 1 if len(bad) else batches
-    step.hand_over()
-    broken = [n for n, w in step.model.weights.items() if not np.isfinite(backend.to_numpy(w)).all()]
-    where = f"no longer finite: {', '.join(broken)}" if broken else "all weights were still finite"
-    return DivergenceError(
-        f"the loss became {losses[batch - 1]} in epoch {epoch}, batch {batch} of {batches} ({where}). "
-        f"The model has its weights from before that epoch again. Try a smaller learning rate, "
-        "clip_norm, or data scaled to about unit size",
-        epoch,
-        batch,
-        history,
-    )

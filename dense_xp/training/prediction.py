@@ -12,6 +12,7 @@ from dense_xp.layers.contract import is_pure
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metrics import Measure, Metric, MetricLike, in_step, named_metrics
+from dense_xp.learning.special import counted
 from dense_xp.support.dtypes import widened
 from dense_xp.support.trees import Params
 from dense_xp.training.compiled import compile_once
@@ -19,19 +20,23 @@ from dense_xp.training.samples import Samples, model_input, slices
 
 
 def measured(
-    backend: Backend, values: list[tuple[Array, ...]], sizes: list[float], metrics: Mapping[str, Measure]
+    backend: Backend,
+    values: list[tuple[Array, ...]],
+    weights: tuple[list[float], list[float]],
+    metrics: Mapping[str, Measure],
 ) -> dict[str, float]:
     """Return the loss and the metrics over all batches; one transfer from the device for each.
 
-    A metric has a value for what it kept of all; anything else is averaged over the batches by their weight.
+    A metric has a value for what it kept of all; anything else is averaged over the batches by their weights, as
+    :meth:`Samples.weights` has them.
     """
-    total = sum(sizes) or 1.0
     measured = {}
     for (name, metric), column in zip({"loss": None, **metrics}.items(), zip(*values, strict=True), strict=True):
         if isinstance(metric, Metric):
             measured[name] = float(metric.value(backend.joined(column)))
         else:
-            measured[name] = float(backend.scalars(column) @ sizes) / total
+            sizes = weights[metric is not None]
+            measured[name] = float(counted(np.asarray(sizes), backend.scalars(column)).sum()) / (sum(sizes) or 1.0)
     return measured
 
 
@@ -50,13 +55,12 @@ def _predictor(model: Layer) -> Callable[[Array], Array]:
 def score(model: Layer, samples: Samples, metrics: Mapping[str, Measure], batch_size: int) -> dict[str, float]:
     """Return the loss and the metrics of a model on samples."""
     output, statistics = _predictor(model), in_step(metrics)
-    values, sizes = [], []
-    for rows in slices(len(samples), batch_size):
+    values, batches = [], list(slices(len(samples), batch_size))
+    for rows in batches:
         X, y, weight = samples.take(rows)
         Y = widened(output(X))
         values.append((samples.loss(Y, y, weight), *(metric(Y, y, weight) for metric in statistics)))
-        sizes.append(samples.total_weight(rows))
-    means = measured(model.built(), values, sizes, metrics)
+    means = measured(model.built(), values, samples.weights(batches), metrics)
     penalty = model.penalty(model.params)
     if penalty is not None:  # the same for all batches
         means["loss"] += float(model.built().scalars([penalty])[0])

@@ -6,7 +6,7 @@ They may lie on the host, and then travel batch by batch, or on the model's devi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -155,13 +155,23 @@ class Samples:
         self.y.check_finite()
         self.loss.check_target(self.y.data, (*leading[1:], *outputs))
         self.weight = None if weight is None else Rows(weight, backend, model.dtype, "sample_weight")
-        if self.weight is not None:
-            if self.weight.shape != leading:
-                raise ValueError(f"sample_weight has shape {self.weight.shape} and needs {leading}")
-            self.weight.check_finite()
-            self._host_weight = to_numpy(self.weight.data)  # sums of it must not wait for the device
-            if (self._host_weight < 0).any() or not self._host_weight.any():
-                raise ValueError("sample_weight must not be negative, nor zero for every sample")
+        # sums of them must not wait for the device
+        self._host_weight = self._loss_weight = self._checked_weight(leading)
+        if type(self.loss).sample_weights is not Loss.sample_weights:
+            own = self.loss.sample_weights(to_numpy(self.y.data), len(leading) + 1)
+            if own is not None:
+                self._loss_weight = own if self._host_weight is None else own * self._host_weight
+
+    def _checked_weight(self, leading: tuple[int, ...]) -> np.ndarray[Any, Any] | None:
+        if self.weight is None:
+            return None
+        if self.weight.shape != leading:
+            raise ValueError(f"sample_weight has shape {self.weight.shape} and needs {leading}")
+        self.weight.check_finite()
+        host = to_numpy(self.weight.data)
+        if (host < 0).any() or not host.any():
+            raise ValueError("sample_weight must not be negative, nor zero for every sample")
+        return host
 
     def __len__(self) -> int:
         return len(self.X)
@@ -180,7 +190,8 @@ class Samples:
         here = any(part is not None and part.on_device for part in parts) and not backend.compiles
         order_there = backend.asarray(order) if here else order
         for i, fed in enumerate(feeder.batches(chunks) if feeder else [()] * len(chunks)):
-            arrived, rows, there = iter(fed), chunks[i], order_there[i * batch_size : (i + 1) * batch_size]
+            arrived, rows, start = iter(fed), chunks[i], i * batch_size
+            there = order_there[start : start + len(rows)]
             X, y, weight = (
                 None if part is None
                 else next(arrived) if feeder and part in travelling
@@ -198,11 +209,23 @@ class Samples:
             self._fed = batch_size, feeder
         return self._fed[1]
 
-    def total_weight(self, rows: np.ndarray[Any, Any] | slice) -> float:
-        """Return the weight of these rows in an average over the data set."""
-        if self.weight is None:
-            return float(len(rows) if not isinstance(rows, slice) else rows.stop - rows.start)
-        return float(np.sum(self._host_weight[rows], dtype=np.float64))
+    def weights(self, batches: Sequence[Any]) -> tuple[list[float], list[float]]:
+        """Return how much each batch counts in an average over all: of the loss, and of what is measured beside it.
+
+        Parameters
+        ----------
+        batches : sequence of numpy.ndarray or slice
+            The row numbers of each.
+        """
+        measured = _sums(self._host_weight, batches)
+        own = self._loss_weight is not self._host_weight
+        return _sums(self._loss_weight, batches) if own else measured, measured
+
+
+def _sums(weight: np.ndarray[Any, Any] | None, batches: Sequence[Any]) -> list[float]:
+    if weight is None:
+        return [float(rows.stop - rows.start if isinstance(rows, slice) else len(rows)) for rows in batches]
+    return [float(np.sum(weight[rows], dtype=np.float64)) for rows in batches]
 
 
 def _loss_for(spec: Any, y: Rows, outputs: tuple[int, ...]) -> Loss:

@@ -233,6 +233,14 @@ def test_softmax_cross_entropy_of_huge_logits(kernel: Any, dtype: str) -> None:
     np.testing.assert_allclose(to_numpy(Z), [[0, 0], [0.25, -0.25]], atol=1e-7)
 
 
+def test_softmax_cross_entropy_of_what_is_ruled_out(kernel: Any, dtype: str) -> None:
+    put = get_backend().asarray
+    Z = put(np.asarray([[0.0, -np.inf, 1.0], [-np.inf, 2.0, -np.inf]], dtype=dtype))
+    value = kernel.softmax_cross_entropy(Z, put(np.asarray([2, 1])), 0.0)
+    assert float(value) == pytest.approx(0.31326166 / 2, rel=1e-6)
+    np.testing.assert_allclose(to_numpy(Z), [[0.13447071, 0, -0.13447071], [0, 0, 0]], rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_squared_error(kernel: Any, dtype: str, shape: tuple[int, int]) -> None:
     case = parity.loss_case(MeanSquaredError(), RNG.normal(size=shape), RNG.normal(size=shape))

@@ -275,3 +275,64 @@ def test_losses_by_name() -> None:
         LOSSES.made(lambda p, t: 0)
     with pytest.raises(NotImplementedError, match=r"^Loss has no sample_losses"):
         Loss()(LOGITS, LABELS)
+
+
+# ------------------------------------------------------------------ infinities, and what counts nothing
+
+INF, LARGEST = float("inf"), 3e38
+
+
+@pytest.mark.parametrize(
+    ("loss", "prediction", "target", "value"),
+    [
+        (SoftmaxCrossEntropy(), [0.0, -INF, 1.0], 2, 0.31326166),
+        (SoftmaxCrossEntropy(), [0.0, -INF, 1.0], 1, INF),
+        (SoftmaxCrossEntropy(), [-INF, 0.0, -INF], 1, 0.0),
+        (SoftmaxCrossEntropy(), [LARGEST, -LARGEST], 0, 0.0),
+        (SoftmaxCrossEntropy(class_weight=(1.0, 0.0, 2.0)), [0.0, -INF, 1.0], 2, 0.31326166),
+        (SoftmaxCrossEntropy(), [0.0, -INF, 1.0], [0.5, 0.0, 0.5], 0.81326166),
+        (SigmoidCrossEntropy(), [INF], [1.0], 0.0),
+        (SigmoidCrossEntropy(), [-INF], [0.0], 0.0),
+        (SigmoidCrossEntropy(), [INF], [0.0], INF),
+        (SigmoidCrossEntropy(3.0), [-INF], [1.0], INF),
+        (SigmoidCrossEntropy(), [LARGEST], [1.0], 0.0),
+        (SigmoidCrossEntropy(), [-LARGEST], [1.0], LARGEST),
+        (MeanSquaredError(), [INF], [1.0], INF),
+        (MeanAbsoluteError(), [-INF], [1.0], INF),
+        (MeanAbsoluteError(), [LARGEST], [0.0], LARGEST),
+        (Huber(), [INF], [1.0], INF),
+        (Huber(2.0), [-LARGEST / 4], [0.0], LARGEST / 2),
+    ],
+)
+def test_infinite_predictions(backend: Backend, loss: Loss, prediction: Any, target: Any, value: float) -> None:
+    put = backend.asarray
+    kind = None if isinstance(target, int) else "float32"
+    found, gradient = loss.value_and_grad(put([prediction], "float32"), put([target], kind))
+    assert float(found) == pytest.approx(value, rel=1e-6)
+    assert not np.isnan(to_numpy(gradient)).any()
+
+
+@pytest.mark.parametrize("loss", [MeanSquaredError(), MeanAbsoluteError(), Huber(), SigmoidCrossEntropy()], ids=repr)
+def test_what_weighs_nothing_may_be_infinite(backend: Backend, loss: Loss) -> None:
+    put = backend.asarray
+    prediction, target = put([[1.0], [INF]], "float32"), put([[0.0], [0.0]], "float32")
+    value, gradient = loss.value_and_grad(prediction, target, put([1.0, 0.0], "float32"))
+    alone, slope = loss.value_and_grad(prediction[:1, :], target[:1, :])
+    assert float(value) == pytest.approx(float(alone))
+    np.testing.assert_allclose(to_numpy(gradient), [[float(slope[0, 0])], [0.0]], rtol=1e-6)
+
+
+def test_a_nan_stays_one(backend: Backend) -> None:
+    put = backend.asarray
+    for loss in (SoftmaxCrossEntropy(), SigmoidCrossEntropy(), MeanSquaredError(), MeanAbsoluteError(), Huber()):
+        target = put([0]) if isinstance(loss, SoftmaxCrossEntropy) else put([[0.0, 0.0, 0.0]], "float32")
+        assert np.isnan(float(loss(put([[1.0, float("nan"), 2.0]], "float32"), target)))
+
+
+def test_the_weights_of_a_loss_are_those_that_it_counts_with(backend: Backend) -> None:
+    loss = SoftmaxCrossEntropy(class_weight=(1.0, 5.0, 0.1))
+    prediction = np.random.default_rng(0).normal(size=(6, 3))
+    for target in (np.asarray([0, 1, 2, 2, 1, 0]), np.eye(3)[[0, 1, 2, 2, 1, 0]], np.full((6, 3), 1 / 3)):
+        own = loss.sample_losses(backend.asarray(prediction, "float32"), backend.asarray(target))[2]
+        np.testing.assert_allclose(loss.sample_weights(target, 2), to_numpy(own), rtol=1e-6)
+    assert SoftmaxCrossEntropy().sample_weights(np.asarray([0]), 2) is None

@@ -26,7 +26,7 @@ from dense_xp import (
     get_backend,
     set_backend,
 )
-from dense_xp.backend import Backend, ForeignArrayError, backend_of, to_numpy
+from dense_xp.backend import Backend, ForeignArrayError, backend_of, to_numpy, use_backend
 from tests.comparing import assert_same_kind
 from tests.training.test_sequential import Doubling
 
@@ -494,3 +494,29 @@ def test_the_counts_of_steps_after_a_compiled_step(backend: Backend, uneven: boo
         np.testing.assert_allclose(
             to_numpy(getattr(model.layers[0], key)), getattr(reference.layers[0], key), atol=1e-5
         )
+
+
+@pytest.mark.parametrize("target", ["labels", "one-hot"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_measures_do_not_depend_on_the_size_of_batches(backend: Backend, target: str, weighted: bool) -> None:
+    """Also where the loss lets classes count differently, and something else is measured beside it."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(50, 4)), rng.integers(0, 3, size=50)
+    given = y if target == "labels" else np.eye(3)[y]
+    weight = rng.uniform(size=50) * (rng.uniform(size=50) > 0.3) if weighted else None
+    loss = SoftmaxCrossEntropy(class_weight=(1.0, 5.0, 0.1))
+    with use_backend(backend):
+        model = Sequential([Dense(3)], rng=0)
+        model.fit(X, given, 1, loss=loss)
+        kwargs: dict[str, Any] = {"loss": loss, "sample_weight": weight, "metrics": ["accuracy"]}
+        found = [model.evaluate(X, given, batch_size=size, **kwargs) for size in (50, 1, 7)]
+        history = model.fit(
+            X, given, 1, loss=loss, validation_data=(X, given) if weight is None else (X, given, weight)
+        )
+    own = np.asarray([1.0, 5.0, 0.1])[y] * (1.0 if weight is None else weight)
+    logits = model.predict(X).astype("float64")
+    before = found[0]
+    for measured in found[1:]:
+        assert measured == pytest.approx(before, rel=2e-5)
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(50), y]
+    assert history["val_loss"][0] == pytest.approx(float(losses @ own / own.sum()), rel=2e-5)

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tqdm.auto import tqdm
 
 from dense_xp import Adam, Dense, Dropout, ReduceLROnPlateau, Sequential
 from dense_xp.backend import Backend, get_backend, to_numpy
 from dense_xp.learning.metrics import accuracy
 from dense_xp.support.trees import flatten
 from dense_xp.training.interrupts import Interrupts
-from dense_xp.training.samples import Samples
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(40, 5)).astype("float32"), RNG.integers(0, 3, size=40)
@@ -51,15 +51,14 @@ def after_steps(backend: Backend, n: int) -> dict[str, Any]:
 @pytest.mark.parametrize("n", [1, 3, 10])
 def test_an_interrupt_ends_after_the_step(backend: Backend, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It arrives between the step and the next one, in the midst of the loop's own work."""
-    model, counted, total_weight = network(backend), [0], Samples.total_weight
+    model, counted = network(backend), [0]
 
-    def interrupting(self: Samples, rows: Any) -> float:
+    def interrupting(self: tqdm) -> None:
         counted[0] += 1
         if counted[0] == n:
             signal.raise_signal(signal.SIGINT)
-        return total_weight(self, rows)
 
-    monkeypatch.setattr(Samples, "total_weight", interrupting)
+    monkeypatch.setattr(tqdm, "update", interrupting)
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, Y, 1, 4, shuffle=False, rng=1)
     monkeypatch.undo()
