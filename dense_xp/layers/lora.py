@@ -20,6 +20,7 @@ from dense_xp.layers.dense import Dense, product, rows_of
 from dense_xp.layers.initializers import LeCunNormal
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.surgery import in_place_of, replaced
+from dense_xp.learning.special import row_for
 from dense_xp.support.checks import integer, real
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.seeds import Rng
@@ -129,7 +130,7 @@ class LoRA(Layer):
         low = product(X, params["A"])
         Z = product(X, params["W"])
         if "w0" in params:
-            Z += params["w0"]
+            Z += row_for(params["w0"], Z)
         Z += self.scale * product(low, params["B"])
         if self.activation is None:
             return Z, (X, low, None)

@@ -16,6 +16,7 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.layers.layer import Layer
+from dense_xp.learning.special import row_for
 from dense_xp.support.checks import real
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.seeds import Rng
@@ -41,7 +42,7 @@ class _Normalization(Layer):
         xp = array_namespace(X)
         inverse = 1.0 / xp.sqrt(variance + self.epsilon)
         normed = (widened(X) - mean) * inverse
-        gamma, beta = (_row(params[key], normed) for key in ("gamma", "beta"))
+        gamma, beta = (row_for(widened(params[key]), normed) for key in ("gamma", "beta"))
         return in_dtype(normed * gamma + beta, X.dtype), normed, inverse
 
     def _gradients(self, normed: Array, grad_Y: Array) -> Params:
@@ -138,7 +139,7 @@ class BatchNorm(_Normalization):
         """Normalize each feature; see :meth:`Layer.forward`."""
         wide = widened(X)
         if not training:
-            mean, variance = (_row(params[key], wide) for key in self.buffers)
+            mean, variance = (row_for(widened(params[key]), wide) for key in self.buffers)
             Y, normed, inverse = self._normalized(params, X, mean, variance)
             return Y, (normed, inverse, None)
         mean, variance = _moments(wide, tuple(range(X.ndim - 1)))
@@ -162,7 +163,7 @@ class BatchNorm(_Normalization):
         normed, inverse, updated = cache
         grads = self._gradients(normed, grad_Y)
         if updated is None:  # the statistics were constants
-            wide = widened(grad_Y) * _row(params["gamma"], normed) * inverse
+            wide = widened(grad_Y) * row_for(widened(params["gamma"]), normed) * inverse
             return in_dtype(wide, grad_Y.dtype), grads
         return _back(params, normed, inverse, grad_Y, tuple(range(grad_Y.ndim - 1))), grads
 
@@ -184,13 +185,7 @@ def _moments(X: Array, axis: int | tuple[int, ...]) -> tuple[Array, Array]:
 
 def _back(params: Params, normed: Array, inverse: Array, grad_Y: Array, axis: int | tuple[int, ...]) -> Array:
     xp = array_namespace(grad_Y)
-    grad = widened(grad_Y) * _row(params["gamma"], normed)
+    grad = widened(grad_Y) * row_for(widened(params["gamma"]), normed)
     along = xp.mean(grad * normed, axis=axis, keepdims=True)
     grad_X = (grad - xp.mean(grad, axis=axis, keepdims=True) - normed * along) * inverse
     return in_dtype(grad_X, grad_Y.dtype)
-
-
-def _row(param: Array, like: Array) -> Array:
-    """Return a (1, n) parameter as what fits an array with any number of leading axes."""
-    param = widened(param)
-    return param if like.ndim >= 2 else array_namespace(param).reshape(param, tuple(param.shape[-1:]))

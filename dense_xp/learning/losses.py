@@ -11,13 +11,13 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array, Backend
-from dense_xp.learning.special import clipped, counted, log_softmax, sigmoid, sign, softplus
+from dense_xp.learning.special import clipped, counted, log_softmax, row_for, sigmoid, sign, softplus
 from dense_xp.support.checks import real, real_fields
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import Registry
@@ -28,6 +28,8 @@ class Loss:
 
     A loss is called with a prediction, a target and, if wanted, the weight of each sample.
     """
+
+    greater_is_better: ClassVar[bool] = False
 
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Compute the loss of each sample.
@@ -298,7 +300,7 @@ class SoftmaxCrossEntropy(Loss):
         xp = array_namespace(prediction)
         n_classes = prediction.shape[-1]
         if target.ndim < prediction.ndim:
-            labels = xp.arange(n_classes, device=device(prediction))
+            labels = row_for(xp.arange(n_classes, device=device(prediction)), prediction)
             target = xp.expand_dims(in_dtype(target, labels.dtype), axis=-1) == labels
         target = in_dtype(target, prediction.dtype)
         own = None
@@ -306,7 +308,8 @@ class SoftmaxCrossEntropy(Loss):
         if self.label_smoothing:
             wanted = (1.0 - self.label_smoothing) * target + self.label_smoothing / n_classes
         if self.class_weight is not None:
-            per_class = xp.asarray(self.class_weight, dtype=prediction.dtype, device=device(prediction))
+            given = xp.asarray(self.class_weight, dtype=prediction.dtype, device=device(prediction))
+            per_class = row_for(given, prediction)
             own = xp.sum(target * per_class, axis=-1)
             wanted = wanted * per_class
         log_p, p = log_softmax(prediction)

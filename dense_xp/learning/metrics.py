@@ -1,123 +1,47 @@
-"""What a person reads off a prediction, computed where the prediction is; nothing here has a gradient.
-
-A plain function of (prediction, target), or of (prediction, target, weight), is a mean: over the samples of a
-batch, and then by weight over the batches of a data set. Where the measure of the whole is no mean of those of
-its parts, as with F1, AUC and R², a :class:`Metric` says what to keep of each batch, and what to make of it all.
-The size of the batches then changes nothing.
-"""
+"""What a person reads off a prediction, computed where the prediction is; nothing here has a gradient."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from dense_xp.backend import Array, to_numpy
+from dense_xp.backend import Array
 from dense_xp.learning.losses import LOSSES
-from dense_xp.learning.special import log_softmax
+from dense_xp.learning.metric import Measure, Metric, MetricLike, Unweighted
+from dense_xp.learning.special import counted, row_for
 from dense_xp.support.checks import integer_fields, real_fields
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import by_name
 
-Statistics: TypeAlias = Callable[[Array, Array, Any], Array]
-"""What is computed in a step: a pure function of prediction, target and the samples' weights, or None for these."""
-
-
-class Metric:
-    """Base class: a subclass writes :meth:`~Metric.statistics` and :meth:`~Metric.value`.
-
-    Called with a prediction, a target and, if wanted, the weight of each sample, it returns its value for these.
-
-    Attributes
-    ----------
-    name : str
-        Under which it stands in the history; that of the class if it is empty.
-
-    Examples
-    --------
-    The largest error of a whole data set, which no mean over batches gives:
-
-    >>> import numpy as np
-    >>> from array_api_compat import array_namespace
-    >>> class LargestError(Metric):
-    ...     def statistics(self, prediction, target, weight=None):
-    ...         xp = array_namespace(prediction)
-    ...         return xp.reshape(xp.max(xp.abs(prediction - target)), (1,))
-    ...
-    ...     def value(self, statistics):
-    ...         return float(statistics.max())
-    >>> LargestError()(np.asarray([[1.0], [5.0]]), np.asarray([[1.5], [3.0]]))
-    2.0
-    """
-
-    name: str = ""
-
-    def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Return what there is to keep of a batch: a pure function of arrays, which may be compiled.
-
-        Parameters
-        ----------
-        prediction : array, shape (..., n_outputs)
-            What the model returned.
-        target : array
-            What it should have returned.
-        weight : array, shape (...), optional
-            How much each sample counts.
-
-        Returns
-        -------
-        array, shape (n_rows, ...)
-            One row for what adds up, one for each sample where all of them are needed. It stays on the device
-            until the epoch ends.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no statistics(prediction, target, weight)")
-
-    def value(self, statistics: np.ndarray[Any, Any]) -> float:
-        """Return the number that all the batches have come to.
-
-        Parameters
-        ----------
-        statistics : numpy.ndarray, shape (n_rows, ...)
-            The rows of all batches, one after the other, on the host and in float64.
-
-        Returns
-        -------
-        float
-            NaN if it is not defined for these data.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no value(statistics)")
-
-    def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> float:
-        """Return the value for one batch."""
-        with np.errstate(all="ignore"):
-            return self.value(to_numpy(self.statistics(prediction, target, weight)).astype(np.float64))
-
-
 # ------------------------------------------------------------------------------------- means
 
 
-def accuracy(prediction: Array, target: Array, weight: Array | None = None) -> Array:
+def accuracy(prediction: Array, target: Array, weight: Array | None = None, *, threshold: float = 0.0) -> Array:
     """Return the share of samples whose largest output is the right class.
 
     Parameters
     ----------
     prediction : array, shape (..., n_outputs)
-        Logits or probabilities; with a single output a logit, whose sign is the class.
+        Logits or probabilities.
     target : array
         Class labels of shape (...), or one-hot rows of the prediction's shape. For a single output: 0 or 1.
     weight : array, shape (...), optional
         How much each sample counts.
+    threshold : float, default 0.0
+        Above which a single output is a yes: 0 for logits, 0.5 for probabilities.
 
     Returns
     -------
     array, shape ()
-        Between 0 and 1, in the prediction's dtype, or float32 where that has 16 bits.
+        Between 0 and 1, in the prediction's dtype, or float32 where that has 16 bits; NaN if a prediction is.
 
     Raises
     ------
@@ -133,10 +57,49 @@ def accuracy(prediction: Array, target: Array, weight: Array | None = None) -> A
     xp = array_namespace(prediction)
     target = _fitting(prediction, target)
     if prediction.shape[-1] == 1:
-        right = ((prediction > 0) == (_numbers(target, prediction) > 0))[..., 0]
+        right = ((prediction > threshold) == (_numbers(target, prediction) > 0))[..., 0]
     else:
         right = xp.argmax(prediction, axis=-1) == _labels(prediction, target)
     return _share(right, prediction, weight)
+
+
+accuracy.greater_is_better = True  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The share of samples whose largest output is the right class; :func:`accuracy` with a threshold of its own.
+
+    Parameters
+    ----------
+    threshold : float, optional
+        Above which a single output is a yes. By default 0, for logits, and in a training 0.5 for a model that ends
+        in a sigmoid.
+    name : str, default "accuracy"
+        In the history.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(Accuracy(0.5)(np.asarray([[0.4], [0.9]]), np.asarray([0, 1])))
+    1.0
+    """
+
+    threshold: float | None = None
+    name: str = field(default="accuracy", kw_only=True)
+    greater_is_better: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check_threshold(self)
+
+    def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
+        """Return the share as a 0-d array; for the arguments see :func:`accuracy`."""
+        return accuracy(prediction, target, weight, threshold=self.threshold or 0.0)
+
+
+def _check_threshold(metric: Any) -> None:
+    if metric.threshold is not None:
+        real_fields(metric, "(-inf, inf)", "threshold")
 
 
 @dataclass(frozen=True)
@@ -166,6 +129,7 @@ class TopK:
 
     k: int = 5
     name: str = field(default="", kw_only=True)
+    greater_is_better: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         integer_fields(self, 1, "k")
@@ -186,11 +150,12 @@ def _share(right: Array, prediction: Array, weight: Array | None) -> Array:
     """Return the mean of yes and no, by weight."""
     xp = array_namespace(prediction)
     right = xp.astype(right, prediction.dtype if xp.finfo(prediction.dtype).bits >= 32 else xp.float32)
+    right = xp.where(xp.any(xp.isnan(prediction), axis=-1), math.nan, right)  # who knows
     if weight is None:
         return xp.mean(right)
     weight = in_dtype(weight, right.dtype)
     total = xp.sum(weight)
-    return xp.sum(right * weight) / xp.where(total > 0, total, 1.0)
+    return xp.sum(counted(weight, right)) / xp.where(total > 0, total, 1.0)
 
 
 def _fitting(prediction: Array, target: Array) -> Array:
@@ -221,7 +186,7 @@ def _labels(prediction: Array, target: Array) -> Array:
 def _classes(prediction: Array, labels: Array) -> tuple[Array, Array]:
     """Return the numbers of all classes, and labels in a dtype and a shape to be compared with them."""
     xp = array_namespace(prediction)
-    classes = xp.arange(prediction.shape[-1], device=device(prediction))
+    classes = row_for(xp.arange(prediction.shape[-1], device=device(prediction)), prediction)
     return classes, xp.expand_dims(in_dtype(labels, classes.dtype), axis=-1)
 
 
@@ -240,7 +205,7 @@ def _rows(prediction: Array, target: Array, weight: Array | None) -> tuple[Array
 
 
 def _weighted(x: Array, weight: Array | None) -> Array:
-    return x if weight is None else x * weight
+    return x if weight is None else counted(weight, x)
 
 
 _AVERAGES = ("macro", "micro", "weighted")
@@ -251,39 +216,46 @@ class _Counting(Metric):
 
     average: str
     multilabel: bool
-    threshold: float
+    threshold: float | None
+    greater_is_better: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.average not in _AVERAGES:
             raise ValueError(f"average must be one of {', '.join(_AVERAGES)}, and is {self.average!r}")
-        real_fields(self, "(-inf, inf)", "threshold")
+        _check_threshold(self)
 
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Count, for each class, where it is predicted and there, predicted, and there."""
+        """Count, for each class, where it is predicted and there, predicted, and there; and where it occurs at all."""
         xp = array_namespace(prediction)
         prediction, target, weight = _rows(prediction, target, weight)
         if prediction.shape[-1] == 1 or self.multilabel:
             if target.ndim == 1:
                 raise ValueError(f"{type(self).__name__}(multilabel=True) needs a target with 0 or 1 for each label")
-            predicted, there = prediction > self.threshold, _numbers(target, prediction) > 0
+            predicted, there = prediction > (self.threshold or 0.0), _numbers(target, prediction) > 0
         else:
             classes, label = _classes(prediction, _labels(prediction, target))
             predicted, there = xp.argmax(prediction, axis=-1, keepdims=True) == classes, label == classes
-        counts = [_numbers(x, prediction) for x in (predicted & there, predicted, there)]
-        return xp.stack([xp.sum(_weighted(x, weight), axis=0) for x in counts])[None, ...]
+        unknown = xp.isnan(prediction)  # a NaN is no answer
+        counts = [
+            _weighted(xp.where(unknown, math.nan, _numbers(x, prediction)), weight)
+            for x in (predicted & there, predicted, there)
+        ]
+        occurs = _numbers(predicted | there, prediction)
+        return xp.stack([xp.sum(x, axis=0) for x in (*counts, occurs)])[None, ...]
 
     def value(self, statistics: np.ndarray[Any, Any]) -> float:
         """Return the average over the classes of a ratio of these counts."""
-        both, predicted, there = statistics.sum(axis=0)
+        both, predicted, there, occurs = statistics.sum(axis=0)
+        if np.isnan(both).any():
+            return math.nan
         if self.average == "micro":
             both, predicted, there = (np.atleast_1d(x.sum()) for x in (both, predicted, there))
         above, below = self.ratio(both, predicted, there)
         ratios = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
         if self.average == "weighted":
             return float(ratios @ there / max(there.sum(), np.finfo(float).tiny))
-        known = predicted + there > 0
-        if len(ratios) > 1 and not self.multilabel and known.any():
-            ratios = ratios[known]
+        if len(ratios) > 1 and not self.multilabel and self.average == "macro":
+            ratios = ratios[occurs > 0]
         return float(ratios.mean())
 
     def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:
@@ -304,8 +276,9 @@ class F1(_Counting):
         often each class is there.
     multilabel : bool, default False
         Whether several outputs are as many questions of yes or no, instead of one of them being right.
-    threshold : float, default 0.0
-        Above which an output is a yes: 0 for logits, 0.5 for a model that ends in a sigmoid.
+    threshold : float, optional
+        Above which an output is a yes. By default 0, for logits, and in a training 0.5 for a model that ends in a
+        sigmoid.
     name : str, default "f1"
         In the history.
 
@@ -328,7 +301,7 @@ class F1(_Counting):
 
     average: str = "macro"
     multilabel: bool = field(default=False, kw_only=True)
-    threshold: float = field(default=0.0, kw_only=True)
+    threshold: float | None = field(default=None, kw_only=True)
     name: str = field(default="f1", kw_only=True)
 
     def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:
@@ -354,7 +327,7 @@ class Precision(_Counting):
 
     average: str = "macro"
     multilabel: bool = field(default=False, kw_only=True)
-    threshold: float = field(default=0.0, kw_only=True)
+    threshold: float | None = field(default=None, kw_only=True)
     name: str = field(default="precision", kw_only=True)
 
     def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:
@@ -380,7 +353,7 @@ class Recall(_Counting):
 
     average: str = "macro"
     multilabel: bool = field(default=False, kw_only=True)
-    threshold: float = field(default=0.0, kw_only=True)
+    threshold: float | None = field(default=None, kw_only=True)
     name: str = field(default="recall", kw_only=True)
 
     def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:
@@ -401,8 +374,9 @@ class AUC(Metric):
     ----------
     multilabel : bool, default False
         Whether several outputs are as many questions of yes or no, instead of one of them being right.
-    logits : bool, default True
-        Whether several classes have logits; False for a model that ends in a softmax.
+    logits : bool, optional
+        Whether the outputs of several classes are logits. By default they are, but not in a training of a model that
+        ends in a softmax.
     name : str, default "auc"
         In the history.
 
@@ -424,8 +398,9 @@ class AUC(Metric):
     """
 
     multilabel: bool = field(default=False, kw_only=True)
-    logits: bool = field(default=True, kw_only=True)
+    logits: bool | None = field(default=None, kw_only=True)
     name: str = field(default="auc", kw_only=True)
+    greater_is_better: ClassVar[bool] = True
 
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
         """Return a row for each sample: its scores, its label or what it has of each, its weight."""
@@ -433,8 +408,6 @@ class AUC(Metric):
         prediction, target, weight = _rows(prediction, target, weight)
         if prediction.shape[-1] > 1 and not self.multilabel:
             target = _labels(prediction, target)[:, None]
-            if self.logits:
-                prediction = log_softmax(prediction)[0]
         elif target.ndim == 1:
             raise ValueError("AUC(multilabel=True) needs a target with 0 or 1 for each label")
         if weight is None:
@@ -446,10 +419,23 @@ class AUC(Metric):
         columns = statistics.shape[1] - 1
         n_scores = columns // 2 if self.multilabel else columns - 1
         scores, target, weight = statistics[:, :n_scores], statistics[:, n_scores:-1], statistics[:, -1]
-        there = target == np.arange(n_scores) if n_scores > target.shape[1] else target > 0
+        if np.isnan(scores[weight > 0]).any():
+            return math.nan
+        if n_scores > target.shape[1]:
+            there = target == np.arange(n_scores)
+            scores = scores if self.logits is False else _log_probabilities(scores)
+        else:
+            there = target > 0
         areas = [_area(*column, weight) for column in zip(scores.T, there.T, strict=True)]
         defined = [area for area in areas if not math.isnan(area)]
         return sum(defined) / len(defined) if defined else math.nan
+
+
+def _log_probabilities(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the logarithm of the softmax so that what is equal by its formula is equal, and nothing else."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    others = np.sort(np.exp(shifted), axis=1)[:, :-1].sum(axis=1, keepdims=True)  # in an order that is always the same
+    return np.asarray(shifted - np.log1p(others))
 
 
 def _area(score: np.ndarray[Any, Any], there: np.ndarray[Any, Any], weight: np.ndarray[Any, Any]) -> float:
@@ -489,6 +475,7 @@ class R2(Metric):
     """
 
     name: str = field(default="r2", kw_only=True)
+    greater_is_better: ClassVar[bool] = True
 
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
         """Return, for each output, the weight, the mean as a sum of two, the squares around it, and the errors'."""
@@ -517,28 +504,12 @@ class R2(Metric):
         offset -= (weight * offset).sum(axis=0) / weight.sum(axis=0)
         squares = (around + weight * offset**2).sum(axis=0)
         error = errors.sum(axis=0)
-        explained = 1.0 - np.divide(error, squares, out=np.zeros_like(error), where=squares > 0)
-        return float(np.where(squares > 0, explained, error == 0).mean())
+        explained = 1.0 - np.divide(error, squares, out=error.copy(), where=squares > 0)
+        return float(np.where((squares > 0) | np.isnan(error), explained, error == 0).mean())
 
 
 # ------------------------------------------------------------------------------------- by name
 
-
-@dataclass(frozen=True)
-class _Unweighted:
-    """A function of prediction and target alone."""
-
-    function: Callable[[Array, Array], Array]
-
-    def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        return self.function(prediction, target)
-
-
-Measure: TypeAlias = Metric | Statistics
-"""A metric, or a function of (prediction, target, weight) that is averaged over batches."""
-
-MetricLike: TypeAlias = str | Metric | Callable[..., Array]
-"""What :meth:`dense_xp.Sequential.fit` takes for a metric."""
 
 _METRICS: dict[str, Callable[[], Measure]] = {
     "accuracy": lambda: accuracy,
@@ -577,7 +548,7 @@ def get_metric(spec: MetricLike) -> tuple[str, Measure]:
     if not callable(spec):
         raise TypeError(f"a metric is a name, a Metric or a function of (prediction, target), and this is {spec!r}")
     name = getattr(spec, "name", "") or getattr(spec, "__name__", type(spec).__name__)
-    return name, spec if isinstance(spec, Metric) or _takes_weight(spec) else _Unweighted(spec)
+    return name, spec if isinstance(spec, Metric) or _takes_weight(spec) else Unweighted(spec)
 
 
 def _takes_weight(function: Callable[..., Any]) -> bool:
@@ -605,6 +576,41 @@ def named_metrics(specs: Sequence[MetricLike]) -> dict[str, Measure]:
     return named
 
 
-def in_step(metrics: Mapping[str, Measure]) -> tuple[Statistics, ...]:
-    """Return what a step computes for metrics: pure functions of (prediction, target, weight)."""
-    return tuple(metric.statistics if isinstance(metric, Metric) else metric for metric in metrics.values())
+def suited(metrics: Mapping[str, Measure], probabilities: bool) -> dict[str, Measure]:
+    """Return metrics that read the outputs of a model as what they are.
+
+    Parameters
+    ----------
+    metrics : mapping of str to Measure
+        Those that say themselves what a yes is, or that logits are no probabilities, stay as they are.
+    probabilities : bool
+        Whether the model ends in a sigmoid or a softmax, and so does not give logits.
+    """
+    if not probabilities:
+        return dict(metrics)
+    read: dict[str, Measure] = {}
+    for name, metric in metrics.items():
+        found: Any = Accuracy() if metric is accuracy else metric
+        if getattr(found, "threshold", 0.0) is None:
+            found = dataclasses.replace(found, threshold=0.5)
+        if getattr(found, "logits", True) is None:
+            found = dataclasses.replace(found, logits=False)
+        read[name] = found
+    return read
+
+
+def better(name: str, metrics: Mapping[str, Measure]) -> str:
+    """Return whether small or large values of a column of the history are good: "min", "max", or "" if unknown.
+
+    A metric says so by its attribute ``greater_is_better``, which a function may have too.
+
+    Examples
+    --------
+    >>> better("val_loss", {}), better("val_accuracy", {"accuracy": accuracy}), better("mine", {"mine": abs})
+    ('min', 'max', '')
+    """
+    name = name.removeprefix("val_")
+    measure = metrics.get(name)
+    function = measure.function if isinstance(measure, Unweighted) else measure
+    greater = False if name == "loss" else getattr(function, "greater_is_better", None)
+    return "" if greater is None else "max" if greater else "min"

@@ -15,6 +15,27 @@ from dense_xp.backend import Array
 # array-api-compat's clip and sign for CuPy write through a boolean mask, for which the host waits for the device
 
 
+def row_for(x: Array, like: Array) -> Array:
+    """Return numbers for the last axis with as many axes as another array, which some libraries ask for.
+
+    Parameters
+    ----------
+    x : array, shape (n,) or (1, n)
+        One number for each place of the last axis.
+    like : array, shape (..., n)
+        What it is to be combined with.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> row_for(np.ones(3), np.ones((2, 4, 3))).shape
+    (1, 1, 3)
+    """
+    if x.ndim == like.ndim:
+        return x
+    return array_namespace(x).reshape(x, (*(1 for _ in like.shape[:-1]), x.shape[-1]))
+
+
 def clipped(x: Array, low: float, high: float) -> Array:
     """Return an array with its entries limited to an interval; a NaN stays one.
 

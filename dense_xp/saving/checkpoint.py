@@ -24,8 +24,8 @@ class Checkpoint:
         Save after each so many epochs.
     monitor : str, optional
         Name in the history: save only when this is better than ever before in this training.
-    mode : {"min", "max"}, default "min"
-        Whether small or large values of `monitor` are good.
+    mode : {"auto", "min", "max"}, default "auto"
+        Whether small or large values of `monitor` are good; the loss and each metric of this package say so themselves.
 
     Raises
     ------
@@ -45,13 +45,15 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, every: int = 1, monitor: str | None = None, mode: str = "min"
+        self, path: str | os.PathLike[str], *, every: int = 1, monitor: str | None = None, mode: str = "auto"
     ) -> None:
         self.path, self.every, self.monitor, self.mode = os.fspath(path), integer("every", every), monitor, mode
         self._best = Best(monitor or "", mode)
 
     def begin(self, run: Run) -> None:
         """Forget the best of an earlier training, but for what is in the history."""
+        if self.monitor is None:
+            return
         for value in self._best.begin(run):
             self._best.beaten(value)
 

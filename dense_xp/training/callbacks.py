@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from typing import Any, NoReturn
 
+from dense_xp.learning.metrics import better
 from dense_xp.support.checks import integer, real
 from dense_xp.support.trees import Params, copies
 from dense_xp.training.history import Run
@@ -21,8 +22,8 @@ class Best:
     ----------
     monitor : str
         Its name.
-    mode : {"min", "max"}
-        Whether small or large values are good.
+    mode : {"min", "max", "auto"}
+        Whether small or large values are good. With "auto" the loss and each metric say so themselves.
     min_delta : float, default 0.0
         By how much a value must be better to count.
 
@@ -44,10 +45,11 @@ class Best:
     """
 
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', and is {mode!r}")
+        if mode not in ("min", "max", "auto"):
+            raise ValueError(f"mode must be 'min', 'max' or 'auto', and is {mode!r}")
         self.min_delta = real("min_delta", min_delta, "[0, inf)")
-        self.monitor, self._sign = monitor, 1.0 if mode == "min" else -1.0
+        self.monitor, self.mode = monitor, mode
+        self._sign = -1.0 if mode == "max" else 1.0
         self.epoch, self._seen, self._value = 0, 0, math.inf
 
     def beaten(self, value: float) -> bool:
@@ -59,7 +61,18 @@ class Best:
         return True
 
     def begin(self, run: Run) -> list[float]:
-        """Forget everything; return the values that the history has from before this training."""
+        """Forget everything; return the values that the history has from before this training.
+
+        Raises
+        ------
+        ValueError
+            If the mode is "auto" and nothing says whether large values are good.
+        """
+        if self.mode == "auto":
+            good = better(self.monitor, run.metrics)
+            self._sign = {"min": 1.0, "max": -1.0}.get(good, 0.0)
+            if not good and self.monitor.removeprefix("val_") in run.metrics:
+                self._must_be_told()
         self.epoch, self._seen, self._value = 0, 0, math.inf
         return list(run.history.get(self.monitor, ()))
 
@@ -70,7 +83,14 @@ class Best:
             raise ValueError(
                 f"{type(who).__name__} watches {self.monitor!r}, and the history has only {list(run.measured)}{hint}"
             )
+        if not self._sign:
+            self._must_be_told()
         return run.measured[self.monitor]
+
+    def _must_be_told(self) -> NoReturn:
+        raise ValueError(
+            f"nothing says whether large values of {self.monitor!r} are good: pass mode='max' or mode='min'"
+        )
 
 
 class EarlyStopping:
@@ -84,8 +104,8 @@ class EarlyStopping:
         How many epochs in a row may pass without a new best.
     min_delta : float, default 0.0
         By how much it must improve to count.
-    mode : {"min", "max"}, default "min"
-        Whether small or large values are good.
+    mode : {"auto", "min", "max"}, default "auto"
+        Whether small or large values are good; the loss and each metric of this package say so themselves.
     restore_best_weights : bool, default True
         Whether the model ends with the weights of its best epoch, also if it was never stopped.
 
@@ -106,7 +126,7 @@ class EarlyStopping:
         *,
         patience: int = 5,
         min_delta: float = 0.0,
-        mode: str = "min",
+        mode: str = "auto",
         restore_best_weights: bool = True,
     ) -> None:
         self.monitor, self.patience = monitor, integer("patience", patience, 0)
@@ -224,8 +244,8 @@ class ReduceLROnPlateau:
         How many epochs after a reduction are not counted.
     min_lr : float, default 0.0
         Below this the rate is not reduced. What a schedule does by itself is its own matter.
-    mode : {"min", "max"}, default "min"
-        Whether small or large values are good.
+    mode : {"auto", "min", "max"}, default "auto"
+        Whether small or large values are good; the loss and each metric of this package say so themselves.
 
     Raises
     ------
@@ -257,7 +277,7 @@ class ReduceLROnPlateau:
         min_delta: float = 0.0,
         cooldown: int = 0,
         min_lr: float = 0.0,
-        mode: str = "min",
+        mode: str = "auto",
     ) -> None:
         self.factor, self.min_lr = real("factor", factor, "(0, 1)"), real("min_lr", min_lr, "[0, inf)")
         self.patience, self.cooldown = integer("patience", patience, 0), integer("cooldown", cooldown, 0)

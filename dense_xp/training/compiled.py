@@ -12,7 +12,7 @@ from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
 from dense_xp.learning import loss_scaling
 from dense_xp.learning.losses import Loss
-from dense_xp.learning.metrics import Measure, in_step
+from dense_xp.learning.metric import Measure, in_step
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params, copied, flatten

@@ -9,12 +9,13 @@ from dense_xp.backend import resolve, use_backend
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.placed import unchanged_on_failure
 from dense_xp.learning.losses import Loss
-from dense_xp.learning.metrics import Measure, MetricLike, named_metrics
+from dense_xp.learning.metric import Measure, MetricLike
+from dense_xp.learning.metrics import named_metrics, suited
 from dense_xp.support.checks import integer
 from dense_xp.support.seeds import Rng, as_rng
 from dense_xp.training.history import Callback, History, Run
 from dense_xp.training.loop import run_epochs
-from dense_xp.training.prediction import needs_built
+from dense_xp.training.prediction import gives_probabilities, needs_built
 from dense_xp.training.samples import Samples
 from dense_xp.training.steps import stepper
 
@@ -95,7 +96,7 @@ def fit(
         If the loss becomes NaN or infinite. The model keeps its weights from before that epoch.
     """
     epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
-    named = named_metrics(metrics)
+    named = suited(named_metrics(metrics), gives_probabilities(model))
     history = _continued(history, named, validation_data is not None)
     hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in callbacks]
     with unchanged_on_failure(model):  # everything is checked before anything is learned
@@ -108,7 +109,7 @@ def fit(
             if validation_data is not None:
                 validation = Samples(model, *_three(validation_data), samples.loss)
             step = stepper(model, samples.loss, named, samples.X.data.ndim, min(int(batch_size), len(samples)))
-        run = Run(model, history, int(epochs))
+        run = Run(model, history, int(epochs), named)
         for hook in hooks:
             hook.begin(run)
     with backend.scope():

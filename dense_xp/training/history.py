@@ -10,6 +10,7 @@ import numpy as np
 
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
+from dense_xp.learning.metric import Measure
 from dense_xp.learning.optimizer import ForeignOptimizer, Optimizer
 
 
@@ -94,6 +95,8 @@ class Run:
         What was measured so far.
     epochs : int
         How many epochs were asked for.
+    metrics : mapping of str to Measure
+        What is measured beside the loss.
     learning_rate : float or None
         That of the last step; None before the first, and where the optimizer keeps it to itself.
     """
@@ -101,6 +104,7 @@ class Run:
     model: Layer
     history: History
     epochs: int
+    metrics: Mapping[str, Measure] = field(default_factory=dict)
     learning_rate: float | None = None
 
     @property

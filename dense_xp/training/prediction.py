@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from dense_xp.backend import Array, Backend
+from dense_xp.layers.activations import Sigmoid, Softmax
 from dense_xp.layers.contract import is_pure
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
-from dense_xp.learning.metrics import Measure, Metric, MetricLike, in_step, named_metrics
+from dense_xp.learning.metric import Measure, Metric, MetricLike, in_step
+from dense_xp.learning.metrics import named_metrics, suited
 from dense_xp.learning.special import counted
 from dense_xp.support.dtypes import widened
 from dense_xp.support.trees import Params
@@ -65,6 +67,14 @@ def score(model: Layer, samples: Samples, metrics: Mapping[str, Measure], batch_
     if penalty is not None:  # the same for all batches
         means["loss"] += float(model.built().scalars([penalty])[0])
     return means
+
+
+def gives_probabilities(model: Layer) -> bool:
+    """Whether a model ends in a sigmoid or a softmax, and so does not give logits."""
+    last: Any = model
+    while inner := list(last.children.values()):
+        last = inner[-1]
+    return isinstance(getattr(last, "activation", None) or last, Sigmoid | Softmax)
 
 
 def needs_built(model: Layer) -> Backend:
@@ -148,4 +158,4 @@ def evaluate(
     backend = needs_built(model)
     with backend.scope():
         samples = Samples(model, X, y, sample_weight, loss)
-        return score(model, samples, named_metrics(metrics), batch_size)
+        return score(model, samples, suited(named_metrics(metrics), gives_probabilities(model)), batch_size)

@@ -9,7 +9,7 @@ from dense_xp.backend import Array
 from dense_xp.layers.layer import Layer
 from dense_xp.learning import loss_scaling
 from dense_xp.learning.losses import Loss
-from dense_xp.learning.metrics import Statistics
+from dense_xp.learning.metric import Statistics
 from dense_xp.learning.optimizer import apply_gradients
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.trees import Params, copied, merged

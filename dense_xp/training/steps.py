@@ -9,7 +9,7 @@ from dense_xp.backend import Array
 from dense_xp.layers.contract import is_pure
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
-from dense_xp.learning.metrics import Measure, in_step
+from dense_xp.learning.metric import Measure, in_step
 from dense_xp.support.dtypes import widened
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import copied, copies

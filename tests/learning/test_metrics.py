@@ -13,6 +13,8 @@ from dense_xp import (
     F1,
     R2,
     SGD,
+    Accuracy,
+    Adam,
     Dense,
     MeanAbsoluteError,
     MeanSquaredError,
@@ -20,12 +22,13 @@ from dense_xp import (
     Precision,
     Recall,
     Sequential,
+    Sigmoid,
     SigmoidCrossEntropy,
     TopK,
     accuracy,
 )
 from dense_xp.backend import Backend, to_numpy
-from dense_xp.learning.metrics import get_metric, named_metrics
+from dense_xp.learning.metrics import better, get_metric, named_metrics
 from tests.comparing import assert_same_kind
 from tests.training.test_sequential import Doubling
 
@@ -403,3 +406,84 @@ def test_jax_does_not_compile_a_metric_anew() -> None:
     for _ in range(2):
         model.fit(X, LABELS, 1, 25, metrics=[F1("micro"), AUC()])
     assert len(traces) == 1
+
+
+# ------------------------------------------------------------------ what is not known, what weighs nothing
+
+MEASURES = [accuracy, Accuracy(0.5), TopK(2), F1(), F1("micro"), Precision("weighted"), Recall(), AUC(), R2()]
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=repr)
+def test_a_prediction_that_is_nan_measures_nan(backend: Backend, measure: Any) -> None:
+    put = backend.asarray
+    prediction = RNG.normal(size=(6, 1 if measure in (R2(), Accuracy(0.5)) else 3))
+    target = prediction if isinstance(measure, R2) else np.arange(6) % max(2, prediction.shape[1])
+    assert not np.isnan(float(measure(put(prediction, "float32"), put(target))))
+    prediction = prediction.copy()
+    prediction[2, 0] = np.nan
+    assert np.isnan(float(measure(put(prediction, "float32"), put(target))))
+    if measure is accuracy:  # what weighs nothing is not asked
+        assert float(measure(put(prediction, "float32"), put(target), put(np.arange(6) != 2, "float32"))) >= 0.0
+
+
+def test_several_labels_and_regressions_of_nan() -> None:
+    logits, labels = RNG.normal(size=(6, 3)), RNG.integers(0, 2, size=(6, 3))
+    logits[1, 1] = np.nan
+    for metric in (F1(multilabel=True), Recall("micro", multilabel=True), AUC(multilabel=True), R2()):
+        assert np.isnan(metric(logits, labels))
+    assert np.isnan(R2()(np.asarray([[np.nan], [1.0]]), np.asarray([[1.0], [1.0]])))  # of a constant
+
+
+@pytest.mark.parametrize("metric", [F1(), Precision(), Recall()], ids=repr)
+def test_a_class_whose_samples_weigh_nothing_is_still_a_class(backend: Backend, metric: Any) -> None:
+    target, guess, weight = np.asarray([0, 1, 2, 2]), np.asarray([0, 1, 2, 1]), np.asarray([1.0, 1.0, 0.0, 0.0])
+    logits = np.eye(3)[guess]
+    found = metric(backend.asarray(logits), backend.asarray(target), backend.asarray(weight))
+    reference = sk(f"{metric.name}_score", average="macro", zero_division=0.0)
+    assert found == pytest.approx(reference(target, guess, sample_weight=weight), rel=1e-6)
+    assert found == pytest.approx(2 / 3)
+
+
+def test_rounding_breaks_no_tie(backend: Backend) -> None:
+    """The softmax of the same logits in another order is the same number by its formula."""
+    rows = np.random.default_rng(0).normal(size=(40, 5)).astype("float32")
+    logits = np.concatenate([rows, rows[:, [0, 1, 3, 4, 2]], rows[:, [0, 1, 4, 2, 3]]])
+    assert AUC()(backend.asarray(logits), backend.asarray(np.repeat([0, 1, 1], 40))) == 0.5
+
+
+def test_confident_scores_are_told_apart() -> None:
+    """Next to 1 a probability has no digits left, and its logarithm has."""
+    logits = np.asarray([[50.0, 0.0], [60.0, 0.0], [70.0, 0.0], [40.0, 0.0]])
+    assert AUC()(logits, np.asarray([1, 0, 0, 1])) == 1.0
+
+
+@pytest.mark.parametrize("last", [Dense(1, activation="sigmoid"), Sequential([Dense(1), Sigmoid()])], ids=repr)
+def test_a_model_that_ends_in_a_sigmoid_says_yes_from_one_half(backend: Backend, last: Any) -> None:
+    y = (X[:, 0] > 0).astype("int64")
+    model = Sequential([last], backend=backend, rng=0)
+    metrics = ["accuracy", "f1", Recall(name="at_zero", threshold=0.0)]
+    history = model.fit(X, y, 20, 16, loss="mean_squared_error", optimizer=Adam(0.05), metrics=metrics)
+    found, p = model.evaluate(X, y, metrics=metrics), to_numpy(model.predict(X))
+    assert found["accuracy"] == pytest.approx(sk("accuracy_score")(y, p > 0.5), rel=1e-6)
+    assert found["f1"] == pytest.approx(sk("f1_score")(y, p > 0.5), rel=1e-6)
+    assert found["at_zero"] == 1.0
+    assert history["accuracy"][-1] > 0.8
+
+
+def test_a_model_that_ends_in_a_softmax_has_probabilities() -> None:
+    y = RNG.integers(0, 3, size=len(X))
+    model = Sequential([Dense(3, activation="softmax")], rng=0)
+    model.fit(X, np.eye(3)[y], 1, loss="mean_squared_error")
+    found = model.evaluate(X, np.eye(3)[y], loss="mean_squared_error", metrics=["auc", AUC(logits=True, name="twice")])
+    roc = sk("roc_auc_score", multi_class="ovr", average="macro")
+    p = model.predict(X).astype("float64")
+    assert found["auc"] == pytest.approx(roc(y, p / p.sum(axis=1, keepdims=True)), rel=1e-6)
+
+
+def test_each_measure_says_what_is_good() -> None:
+    named = named_metrics(["accuracy", "top_2", "f1", "auc", "r2", "mean_absolute_error", abs])
+    assert [better(name, named) for name in ("loss", "val_loss", "val_r2", "top_2", "f1", "auc")] == [
+        "min", "min", "max", "max", "max", "max",
+    ]  # fmt: skip
+    assert better("val_mean_absolute_error", named) == "min"
+    assert better("abs", named) == ""

@@ -144,7 +144,7 @@ def test_a_log_without_a_learning_rate(tmp_path: Path) -> None:
 
 def test_a_history_goes_on(tmp_path: Path) -> None:
     log = CSVLog(tmp_path / "log.csv", append=True)
-    best = Checkpoint(tmp_path / "best-{epoch}", monitor="score")
+    best = Checkpoint(tmp_path / "best-{epoch}", monitor="score", mode="min")
     net = model()
     first = net.fit(X, Y, 3, 10, callbacks=[Scores([3.0, 1.0, 2.0]), log, best])
     before = {name: list(values) for name, values in first.items()}
@@ -166,12 +166,12 @@ def test_what_is_no_longer_measured_is_not_watched() -> None:
     net = model()
     history = net.fit(X, Y, 2, 10, callbacks=[Scores([3.0, 1.0])])
     with pytest.raises(ValueError, match=r"Checkpoint watches 'score', and the history has only \['loss'\]"):
-        net.fit(X, Y, 1, 10, history=history, callbacks=[Checkpoint("never", monitor="score")])
+        net.fit(X, Y, 1, 10, history=history, callbacks=[Checkpoint("never", monitor="score", mode="min")])
 
 
 def test_patience_goes_on() -> None:
     scores = [3.0, 1.0, 2.0, 1.5, 1.2, 0.1]
-    stopping = EarlyStopping("score", patience=2)
+    stopping = EarlyStopping("score", mode="min", patience=2)
     through = model().fit(X, Y, 6, 10, callbacks=[Scores(scores), stopping])
     assert (through.epochs, through.best_epoch) == (5, 2)
     net = model()
@@ -289,7 +289,7 @@ def test_a_reduced_training_goes_on_to_the_same_bits(backend: Backend, tmp_path:
     scores = [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 0.5, 2.0]
 
     def callbacks(scores: Sequence[float]) -> list[Any]:
-        reduce = ReduceLROnPlateau("score", factor=0.3, patience=1, cooldown=1)
+        reduce = ReduceLROnPlateau("score", mode="min", factor=0.3, patience=1, cooldown=1)
         return [Scores(scores), reduce, Checkpoint(tmp_path / "model")]
 
     through, stopped = model(backend), model(backend)
@@ -367,3 +367,44 @@ def test_tensorboard_without_its_package(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r'pip install "dense-xp\[tensorboard\]"'):
         TensorBoard(tmp_path)
+
+
+# ------------------------------------------------------------------ which way is up
+
+
+def rising(epochs: int = 6) -> tuple[list[Any], Any]:
+    """Return the callbacks that watch a measure, and data that are learned so that it rises."""
+    watch: list[Any] = [EarlyStopping("val_accuracy", patience=1), ReduceLROnPlateau("val_accuracy", patience=1)]
+    return watch, (X, (X[:, 0] > 0).astype("int64"))
+
+
+def test_a_rising_accuracy_is_progress(tmp_path: Path) -> None:
+    watch, data = rising()
+    best = Checkpoint(tmp_path / "best", monitor="val_accuracy")
+    net = Sequential([Dense(2)], rng=0)
+    history = net.fit(
+        *data, 12, 8, optimizer=SGD(0.05), metrics=["accuracy"], validation_data=data, callbacks=[*watch, best]
+    )
+    column = history["val_accuracy"]
+    assert column[-1] > column[0]
+    assert history.best_epoch == int(np.argmax(column)) + 1
+    assert load(tmp_path / "best").evaluate(*data, metrics=["accuracy"])["accuracy"] == pytest.approx(max(column))
+
+
+def mine(prediction: Any, target: Any) -> Any:
+    return (prediction * 0.0).sum()
+
+
+@pytest.mark.parametrize("make", [EarlyStopping, ReduceLROnPlateau, lambda name: Checkpoint("x", monitor=name)])
+def test_a_measure_that_does_not_say_so_must_be_explained(make: Any) -> None:
+    net = model()
+    before = {name: value.copy() for name, value in net.weights.items()} if net.backend else {}
+    with pytest.raises(ValueError, match=r"whether large values of 'mine' are good: pass mode='max' or mode='min'"):
+        net.fit(X, Y, 1, metrics=[mine], callbacks=[make("mine")])
+    assert all(np.array_equal(value, net.weights[name]) for name, value in before.items())
+    told = mine
+    told.greater_is_better = False  # type: ignore[attr-defined]
+    try:
+        net.fit(X, Y, 1, metrics=[told], callbacks=[EarlyStopping("mine")])
+    finally:
+        del told.greater_is_better  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import pytest
 from dense_xp import SGD, Dense, Dropout, Sequential
 from dense_xp.backend import Backend, BackendError, get_backend, to_numpy, use_backend
 from dense_xp.kernels import lane_for
-from dense_xp.learning.metrics import Metric
+from dense_xp.learning.metric import Metric
 from dense_xp.training.feeding import Feeder, NoiseFeeder
 from dense_xp.training.samples import Rows
 from tests.kernels.kernel_sets import used_by_trainings

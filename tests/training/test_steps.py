@@ -12,7 +12,7 @@ from dense_xp import Adam, BatchNorm, Dense, Sequential
 from dense_xp.backend import Backend
 from dense_xp.layers.contract import with_inner
 from dense_xp.learning.losses import Loss, SoftmaxCrossEntropy
-from dense_xp.learning.metrics import Measure
+from dense_xp.learning.metric import Measure
 from dense_xp.support.trees import flatten
 from dense_xp.training.compiled import CompiledStep
 from dense_xp.training.fused.step import FusedStep

@@ -20,7 +20,7 @@ from dense_xp.backend import Array, Backend
 from dense_xp.kernels import Recorder
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
-from dense_xp.learning.metrics import Statistics
+from dense_xp.learning.metric import Statistics
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import at_path, copied, tree_of
 from dense_xp.training.feeding import NoiseFeeder

@@ -1,0 +1,117 @@
+"""What a metric is: what it keeps of each batch, and what it makes of all.
+
+A plain function of (prediction, target), or of (prediction, target, weight), is a mean: over the samples of a
+batch, and then by weight over the batches of a data set. Where the measure of the whole is no mean of those of
+its parts, as with F1, AUC and R², a :class:`Metric` says what to keep of each batch, and what to make of it all.
+The size of the batches then changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from dense_xp.backend import Array, to_numpy
+
+Statistics: TypeAlias = Callable[[Array, Array, Any], Array]
+"""What is computed in a step: a pure function of prediction, target and the samples' weights, or None for these."""
+
+
+class Metric:
+    """Base class: a subclass writes :meth:`~Metric.statistics` and :meth:`~Metric.value`.
+
+    Called with a prediction, a target and, if wanted, the weight of each sample, it returns its value for these.
+
+    Attributes
+    ----------
+    name : str
+        Under which it stands in the history; that of the class if it is empty.
+    greater_is_better : bool or None
+        Whether a large value is good, for callbacks that look for the best; None if it does not say.
+
+    Examples
+    --------
+    The largest error of a whole data set, which no mean over batches gives:
+
+    >>> import numpy as np
+    >>> from array_api_compat import array_namespace
+    >>> class LargestError(Metric):
+    ...     def statistics(self, prediction, target, weight=None):
+    ...         xp = array_namespace(prediction)
+    ...         return xp.reshape(xp.max(xp.abs(prediction - target)), (1,))
+    ...
+    ...     def value(self, statistics):
+    ...         return float(statistics.max())
+    >>> LargestError()(np.asarray([[1.0], [5.0]]), np.asarray([[1.5], [3.0]]))
+    2.0
+    """
+
+    name: str = ""
+    greater_is_better: ClassVar[bool | None] = None
+
+    def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
+        """Return what there is to keep of a batch: a pure function of arrays, which may be compiled.
+
+        Parameters
+        ----------
+        prediction : array, shape (..., n_outputs)
+            What the model returned.
+        target : array
+            What it should have returned.
+        weight : array, shape (...), optional
+            How much each sample counts.
+
+        Returns
+        -------
+        array, shape (n_rows, ...)
+            One row for what adds up, one for each sample where all of them are needed. It stays on the device
+            until the epoch ends.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no statistics(prediction, target, weight)")
+
+    def value(self, statistics: np.ndarray[Any, Any]) -> float:
+        """Return the number that all the batches have come to.
+
+        Parameters
+        ----------
+        statistics : numpy.ndarray, shape (n_rows, ...)
+            The rows of all batches, one after the other, on the host and in float64.
+
+        Returns
+        -------
+        float
+            NaN if it is not defined for these data.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no value(statistics)")
+
+    def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> float:
+        """Return the value for one batch."""
+        with np.errstate(all="ignore"):
+            return self.value(to_numpy(self.statistics(prediction, target, weight)).astype(np.float64))
+
+
+@dataclass(frozen=True)
+class Unweighted:
+    """A function of prediction and target alone."""
+
+    function: Callable[[Array, Array], Array]
+
+    def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
+        """Return what the function does."""
+        return self.function(prediction, target)
+
+
+Measure: TypeAlias = Metric | Statistics
+"""A metric, or a function of (prediction, target, weight) that is averaged over batches."""
+
+
+MetricLike: TypeAlias = str | Metric | Callable[..., Array]
+"""What :meth:`dense_xp.Sequential.fit` takes for a metric."""
+
+
+def in_step(metrics: Mapping[str, Measure]) -> tuple[Statistics, ...]:
+    """Return what a step computes for metrics: pure functions of (prediction, target, weight)."""
+    return tuple(metric.statistics if isinstance(metric, Metric) else metric for metric in metrics.values())
