@@ -34,7 +34,7 @@ def _elementwise(inputs: str, outputs: str, body: str, name: str) -> Any:
 
 _BLOCKS = r"""
 // Adds up over the threads of a row; every thread gets the sum.
-__device__ T row_sum(T value, T* shared) {
+template <typename S> __device__ S row_sum(S value, S* shared) {
     int width = blockDim.x, t = threadIdx.x;
     __syncthreads();  // what was here before has been read
     shared[t] = value;
@@ -177,17 +177,25 @@ extern "C" __global__ void __launch_bounds__(1024) cross_entropy(
         z[j] = (exp(z[j] - top) / total - (j == label ? on : off)) * T(share);
 }
 
-// Each block adds up, times `scale`, its part of all numbers or of their squares.
-extern "C" __global__ void __launch_bounds__(1024) partial_sums(
-    const T* x, T* sums, long long n, long long squared, double scale
-) {
+// Each block adds up, times `scale`, its part of all numbers.
+extern "C" __global__ void __launch_bounds__(1024) partial_sums(const T* x, T* sums, long long n, double scale) {
     __shared__ T shared[1024];
     T sum = 0;
     long long step = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
-        sum += squared ? x[i] * x[i] : x[i];
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step) sum += x[i];
     sum = row_sum(sum, shared);
     if (threadIdx.x == 0) sums[blockIdx.x] = sum * T(scale);
+}
+
+// Each block adds up its part of the squares, which may be beyond the largest float.
+extern "C" __global__ void __launch_bounds__(1024) partial_squares(const T* x, double* sums, long long n) {
+    __shared__ double shared[1024];
+    double sum = 0;
+    long long step = (long long)gridDim.x * blockDim.x;
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += step)
+        sum += (double)x[i] * (double)x[i];
+    sum = row_sum(sum, shared);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 """
 
@@ -216,10 +224,9 @@ def _by_columns(name: str, shape: tuple[int, ...], *arguments: Any) -> None:
     _compiled(name, arguments[0].dtype.name)((blocks,), (COLUMNS, ROWS), (*arguments, rows, columns))
 
 
-def _partial_sums(x: Array, out: Array, squared: bool = False, scale: float = 1.0) -> None:
+def _partial_sums(x: Array, out: Array, scale: float = 1.0) -> None:
     """Write sums of as many parts of x as `out` has entries."""
-    arguments = x, out, x.size, int(squared), scale
-    _compiled("partial_sums", x.dtype.name)((out.size,), (THREADS,), arguments)
+    _compiled("partial_sums", x.dtype.name)((out.size,), (THREADS,), (x, out, x.size, scale))
 
 
 def _parts(size: int) -> int:
@@ -449,7 +456,7 @@ def clip(grad: Array, limit: float) -> None:
 
 
 _scale_down = _elementwise(
-    "T squares, T allowed",
+    "float64 squares, T allowed",
     "T g",
     "T norm = sqrt(squares); g *= allowed / (allowed >= norm ? allowed : norm)",  # a NaN stays one
     "scale_down",
@@ -459,10 +466,10 @@ _scale_down = _elementwise(
 def clip_norm(grads: list[Array], allowed: float) -> None:
     """As :func:`dense_xp.kernels.numpy.clip_norm`; nothing waits for the device."""
     parts = [_parts(grad.size) for grad in grads]
-    sums = cupy.empty(sum(parts), dtype=grads[0].dtype)
+    sums = cupy.empty(sum(parts), dtype=cupy.float64)
     start = 0
     for grad, n in zip(grads, parts, strict=True):
-        _partial_sums(grad, sums[start : start + n], squared=True)
+        _compiled("partial_squares", grad.dtype.name)((n,), (THREADS,), (grad, sums[start : start + n], grad.size))
         start += n
     squares = cupy.empty((), dtype=sums.dtype)
     _partial_sums(sums, squares)

@@ -319,6 +319,9 @@ def clip(grad: Array, limit: float) -> None:
 def clip_norm(grads: list[Array], allowed: float) -> None:
     """Scale gradients down so that their Euclidean norm, over all of them, is at most what is allowed."""
     norm = math.sqrt(sum(float(np.dot(grad, grad)) for grad in grads))
+    if norm == math.inf:  # squares of large numbers are beyond the largest one
+        largest = max(float(np.max(np.abs(grad))) for grad in grads)
+        norm = largest * math.sqrt(sum(float(np.sum(np.square(grad / largest))) for grad in grads))
     scale = allowed / max(norm, allowed)
     for grad in grads:
         grad *= scale

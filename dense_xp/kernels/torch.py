@@ -228,7 +228,8 @@ def clip(grad: Array, limit: float) -> None:
 
 def clip_norm(grads: list[Array], allowed: float) -> None:
     """As :func:`dense_xp.kernels.numpy.clip_norm`; nothing waits for the device."""
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad) for grad in grads]))
-    scale = allowed / norm.clamp(min=allowed)
+    wide = torch.float64  # squares of large numbers are beyond the largest float
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad, dtype=wide) for grad in grads]))
+    scale = (allowed / norm.clamp(min=allowed)).to(grads[0].dtype)
     for grad in grads:
         grad.mul_(scale)

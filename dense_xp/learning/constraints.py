@@ -14,7 +14,7 @@ from typing import TypeAlias
 from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
-from dense_xp.learning.special import clipped
+from dense_xp.learning.special import clipped, euclidean
 from dense_xp.support.checks import real_fields
 from dense_xp.support.registry import Registry
 
@@ -128,7 +128,7 @@ class NonNegative:
 
 def _with_norms_between(W: Array, low: float, high: float) -> Array:
     xp = array_namespace(W)
-    norm = xp.sqrt(xp.sum(xp.square(W), axis=0, keepdims=True))
+    norm = euclidean(W, axis=0)
     norm = xp.where(norm > 0, norm, 1.0)  # a column of zeros stays one, whatever it is scaled by
     return W * (clipped(norm, low, high) / norm)
 

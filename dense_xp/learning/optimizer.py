@@ -21,7 +21,7 @@ from array_api_compat import array_namespace, is_array_api_obj
 
 from dense_xp.backend import Array
 from dense_xp.learning.schedules import Schedule, rate_at, scaled
-from dense_xp.learning.special import clipped
+from dense_xp.learning.special import clipped, euclidean
 from dense_xp.support.checks import real_fields
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.trees import Params, flatten, mapped
@@ -216,8 +216,7 @@ class Optimizer:
         if self.clip_norm is None or not leaves:
             return grads
         xp = array_namespace(leaves[0])
-        squares = [xp.sum(xp.square(widened(grad))) for grad in leaves]
-        norm = xp.sqrt(sum(squares[1:], squares[0]))
+        norm = euclidean(*map(widened, leaves))
         scale = self.clip_norm / xp.maximum(norm, self.clip_norm)
         limited: dict[str, Any] = mapped(lambda grad: grad * in_dtype(scale, grad.dtype), grads)
         return limited

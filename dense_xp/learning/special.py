@@ -6,7 +6,9 @@ is one.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 
 from array_api_compat import array_namespace
 
@@ -54,6 +56,31 @@ def clipped(x: Array, low: float, high: float) -> Array:
     """
     xp = array_namespace(x)
     return xp.minimum(xp.maximum(x, low), high)
+
+
+def euclidean(*arrays: Array, axis: int | None = None) -> Array:
+    r"""Return the norm :math:`\sqrt{\sum x^2}` over all arrays, also where a square would overflow or vanish.
+
+    Parameters
+    ----------
+    *arrays : array
+        Real floating numbers.
+    axis : int, optional
+        Along which, and it stays with the length 1; by default over all, as an array without axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(euclidean(np.asarray([3e200]), np.asarray([4e200, 0.0])))
+    5e+200
+    """
+    xp, kept = array_namespace(arrays[0]), axis is not None
+    largest = functools.reduce(xp.maximum, (xp.max(xp.abs(x), axis=axis, keepdims=kept) for x in arrays))
+    one = xp.ones_like(largest)
+    small = xp.where(largest > 1e-15, one, xp.where(largest > 0.0, largest, one))
+    unit = xp.where(largest > 1e15, largest, small)
+    squares = (xp.sum(xp.square(x / unit), axis=axis, keepdims=kept) for x in arrays)
+    return unit * xp.sqrt(functools.reduce(operator.add, squares))
 
 
 def sign(x: Array) -> Array:

@@ -45,8 +45,9 @@ def test_elementwise_kernels(kernels: Any, real: str) -> None:
     found = [value for value in vars(kernels).values() if isinstance(value, cupy_on_host.ElementwiseKernel)]
     assert len(found) > 8
     for kernel in found:
-        inputs = [f"const {param[-2]}& {param[-1]}" for param in kernel.inputs]
-        outputs = [f"{param[-2]}& {param[-1]}" for param in kernel.outputs]
+        kinds = {"T": "T", **cupy_on_host.TYPES}
+        inputs = [f"const {kinds[param[-2]]}& {param[-1]}" for param in kernel.inputs]
+        outputs = [f"{kinds[param[-2]]}& {param[-1]}" for param in kernel.outputs]
         source = f"__device__ void body({', '.join(inputs + outputs)}) {{ {kernel.body}; }}"
         assert compiled(f'typedef {real} T;\n{source}\nextern "C" __global__ void kernel() {{}}') == "", kernel.name
 

@@ -416,3 +416,11 @@ def test_a_norm_that_is_no_number_is_not_hidden(kernel: Any, dtype: str) -> None
     grads = [get_backend().asarray(np.asarray(values, dtype=dtype)) for values in ([math.nan, 1.0], [2.0])]
     kernel.clip_norm(grads, 1.0)
     assert all(np.isnan(to_numpy(grad)).all() for grad in grads)
+
+
+def test_clip_norm_of_gradients_whose_squares_overflow(kernel: Any) -> None:
+    put = get_backend().asarray
+    for dtype, size in (("float32", 1e25), ("float64", 1e120)):
+        grads = [put(np.asarray([3.0, 0.0]) * size, dtype), put(np.asarray([-4.0]) * size, dtype)]
+        kernel.clip_norm(grads, 1.0)
+        np.testing.assert_allclose(np.concatenate([to_numpy(grad) for grad in grads]), [0.6, 0.0, -0.8], rtol=1e-6)

@@ -376,3 +376,13 @@ def test_defaults_and_schedules() -> None:
     np.testing.assert_array_equal(zero.step(PARAM, GRADS[0], zero.init(PARAM))[0], PARAM)
     with pytest.raises(NotImplementedError, match="Optimizer has no direction"):
         Optimizer().step(PARAM, GRADS[0], {})
+
+
+@pytest.mark.parametrize("size", [1e25, 1e-25, 0.0, 1.0])
+def test_gradients_of_any_size_are_clipped_by_norm(backend: Backend, size: float) -> None:
+    grads = {"a": {"W": backend.asarray([[3 * size, 0.0]], "float32")}, "b": backend.asarray([-4 * size], "float32")}
+    allowed = 1e-26 if size < 1.0 else 1.0
+    clipped = SGD(0.1, clip_norm=allowed).clip(grads)
+    found = [*to_numpy(clipped["a"]["W"]).ravel(), *to_numpy(clipped["b"])]
+    expected = np.asarray([3.0, 0.0, -4.0]) * (min(1.0, allowed / (5 * size)) * size if size else 0.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

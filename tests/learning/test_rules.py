@@ -416,3 +416,9 @@ def test_a_rule_for_a_parameter_that_is_not_there() -> None:
 def test_names() -> None:
     assert PENALTIES.made("soft_orthogonality") == SoftOrthogonality()
     assert BY_NAME.made({"name": "min_max_norm", "low": 0.1}) == MinMaxNorm(0.1)
+
+
+@pytest.mark.parametrize("size", [1e25, 1e-25])
+def test_columns_of_any_size_have_a_norm(backend: Backend, size: float) -> None:
+    W = backend.asarray([[3.0 * size, 0.0], [4.0 * size, 1.0]], "float32")
+    np.testing.assert_allclose(to_numpy(UnitNorm()(W)), [[0.6, 0.0], [0.8, 1.0]], rtol=1e-6)

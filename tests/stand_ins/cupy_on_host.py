@@ -45,7 +45,8 @@ class ElementwiseKernel:
         assert all(a.shape == shape and a.flags.c_contiguous for a in results), f"{self.name}: {shape}"
         placed = []
         for param, argument in zip(params, arguments, strict=True):
-            wanted = dtype if param[-2] == "T" else {"int64": "int64", "bool": "bool"}[param[-2]]
+            wanted = dtype if param[-2] == "T" else param[-2]
+            assert wanted in TYPES, f"{self.name}: {param}"
             if isinstance(argument, np.ndarray):
                 assert argument.dtype == wanted, f"{self.name}: {param} is {argument.dtype}"
             else:
@@ -190,7 +191,7 @@ class RawKernel:
         placed = []
         for param, argument in zip(self.params, arguments, strict=True):
             if "*" in param:
-                wanted = self.T if " T*" in f" {param}" else "int64"
+                wanted = self.T if " T*" in f" {param}" else "float64" if "double*" in param else "int64"
                 assert isinstance(argument, np.ndarray), f"{self.name}: {param} is no array"
                 assert argument.dtype == wanted, f"{self.name}: {param} is {argument.dtype}"
                 assert argument.flags.c_contiguous, f"{self.name}: {param}"
