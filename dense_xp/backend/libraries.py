@@ -363,6 +363,8 @@ class Strict(Library):
 
     everyday = False
 
+    scope = NumPy.scope  # its arrays are NumPy's
+
     def devices(self) -> tuple[str, ...]:
         info = importlib.import_module(self.module).__array_namespace_info__()
         return tuple(map(self.device_name, info.devices()))

@@ -338,7 +338,7 @@ class SoftmaxCrossEntropy(Loss):
                 f"{(n, *sample_shape[:-1])} or one-hot rows of shape {(n, *sample_shape)}"
             )
         else:
-            rows = xp.astype(target, xp.float32) if not xp.isdtype(target.dtype, "real floating") else target
+            rows = widened(target) if xp.isdtype(target.dtype, "real floating") else xp.astype(target, xp.float32)
             if bool(xp.any(rows < 0)) or bool(xp.any(xp.abs(xp.sum(rows, axis=-1) - 1) > 1e-3)):
                 raise ValueError("each row of one-hot targets must be probabilities: not negative, with sum 1")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dense_xp.backend import Array, Backend, backend_of, to_numpy
+from dense_xp.backend import Array, Backend, backend_of, get_backend, to_numpy
 from dense_xp.backend.lookup import real_numbers
 from dense_xp.kernels import lane_for
 from dense_xp.layers.layer import Layer
@@ -31,7 +31,7 @@ class Rows:
             backend.accept(data, None, what)  # raises: it names both sides and the remedy
         self.backend, self.dtype, self.what = backend, dtype, what
         self.on_device = owner == backend and backend.name != "numpy"
-        self.data: Any = data if self.on_device else real_numbers(data, what)
+        self.data: Any = backend.library.plain(data) if self.on_device else real_numbers(data, what)
         if not self.on_device:
             self._settle()
         if self.data.ndim == 0:
@@ -83,22 +83,33 @@ class Rows:
             out[...] = self.read(rows)
 
     def check_finite(self) -> None:
-        """Raise with the place of the first NaN or infinity."""
+        """Raise with the place of the first number that is NaN or infinite, or becomes so in the model's dtype."""
+        xp, labels = self.backend.xp, self.what == "y"
+        narrow = np.dtype("float32" if self.dtype == "bfloat16" else self.dtype)
         if self.on_device:
-            xp = self.backend.xp
-            if not xp.isdtype(self.data.dtype, "real floating") or bool(xp.all(xp.isfinite(self.data))):
+            floating = xp.isdtype(self.data.dtype, "real floating")
+            in_use = self.backend.cast(self.data, self.backend.dtype(self.dtype), self.what) if floating else None
+            if (labels and not floating) or (in_use is not None and bool(xp.all(xp.isfinite(in_use)))):
                 return
         block = max(1, 2**20 // max(1, math.prod(self.shape[1:])))
         for chunk in slices(len(self), block):
             host = to_numpy(self.data[chunk, ...]) if self.on_device else self.read(chunk)
-            if host.dtype.kind == "f" and not (good := np.isfinite(host)).all():
+            if host.dtype.kind != "f" and (labels or narrow.itemsize > 2):
+                return  # whole numbers, which every other dtype can hold
+            with np.errstate(over="ignore"):
+                good = np.isfinite(host if host.dtype == narrow else host.astype(narrow))
+            if not good.all():
                 first = np.argwhere(~good)[0]
                 value = host[tuple(first)]
                 index = ", ".join(str(i) for i in (chunk.start + first[0], *first[1:]))
-                raise ValueError(
-                    f"{self.what}[{index}] is {value}: training needs finite numbers; "
-                    "drop or fill such samples first (for example with numpy.nan_to_num)"
+                remedy = (
+                    f"{self.dtype} cannot hold it. Scale the data, for example to mean 0 and variance 1, or take a "
+                    "wider dtype"
+                    if np.isfinite(value)
+                    else "training needs finite numbers; drop or fill such samples first (for example with "
+                    "numpy.nan_to_num)"
                 )
+                raise ValueError(f"{self.what}[{index}] is {value}: {remedy}")
 
 
 class SparseRows(Rows):
@@ -118,8 +129,10 @@ class SparseRows(Rows):
         out[...] = self.read(rows)
 
     def check_finite(self) -> None:
-        """Raise with the place of the first NaN or infinity; zeros that are not stored are finite."""
-        if self.data.dtype.kind == "f" and not np.isfinite(self.data.data).all():
+        """Raise with the place of the first number that is not finite; zeros that are not stored are."""
+        with np.errstate(over="ignore"):
+            stored = self.data.data.astype("float32" if self.dtype == "bfloat16" else self.dtype)
+        if not np.isfinite(stored).all():
             super().check_finite()
 
 
@@ -142,7 +155,9 @@ class Samples:
         assert backend is not None
         self._fed: tuple[int, Feeder | None] | None = None
         self.X = model_input(model, X, backend)
-        self.y = Rows(y, backend, model.dtype, "y")
+        # the loss is computed in float32 at least, and its targets keep their digits
+        wide = "float32" if model.dtype in ("float16", "bfloat16") else model.dtype
+        self.y = Rows(y, backend, wide, "y")
         outputs = model.output_shape()
         leading = self.X.shape[:-1]
         if len(self.y) != len(self.X):
@@ -154,24 +169,18 @@ class Samples:
         self.X.check_finite()
         self.y.check_finite()
         self.loss.check_target(self.y.data, (*leading[1:], *outputs))
-        self.weight = None if weight is None else Rows(weight, backend, model.dtype, "sample_weight")
-        # sums of them must not wait for the device
-        self._host_weight = self._loss_weight = self._checked_weight(leading)
+        self.weight: Rows | None = None
+        self._host_weight = None  # sums of them must not wait for the device
+        if weight is not None:
+            given = Rows(weight, backend, "float64", "sample_weight")
+            self._host_weight = _ratios(given, leading)
+            there = backend.asarray(self._host_weight, wide) if given.on_device else self._host_weight
+            self.weight = Rows(there, backend, wide, "sample_weight")
+        self._loss_weight = self._host_weight
         if type(self.loss).sample_weights is not Loss.sample_weights:
             own = self.loss.sample_weights(to_numpy(self.y.data), len(leading) + 1)
             if own is not None:
                 self._loss_weight = own if self._host_weight is None else own * self._host_weight
-
-    def _checked_weight(self, leading: tuple[int, ...]) -> np.ndarray[Any, Any] | None:
-        if self.weight is None:
-            return None
-        if self.weight.shape != leading:
-            raise ValueError(f"sample_weight has shape {self.weight.shape} and needs {leading}")
-        self.weight.check_finite()
-        host = to_numpy(self.weight.data)
-        if (host < 0).any() or not host.any():
-            raise ValueError("sample_weight must not be negative, nor zero for every sample")
-        return host
 
     def __len__(self) -> int:
         return len(self.X)
@@ -226,6 +235,18 @@ def _sums(weight: np.ndarray[Any, Any] | None, batches: Sequence[Any]) -> list[f
     if weight is None:
         return [float(rows.stop - rows.start if isinstance(rows, slice) else len(rows)) for rows in batches]
     return [float(np.sum(weight[rows], dtype=np.float64)) for rows in batches]
+
+
+def _ratios(given: Rows, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Return weights on the host, the largest between 1 and 2: in no dtype they overflow, and none vanishes alone."""
+    if given.shape != shape:
+        raise ValueError(f"sample_weight has shape {given.shape} and needs {shape}")
+    weight = to_numpy(given.data).astype(np.float64)
+    Rows(weight, get_backend("numpy"), "float64", given.what).check_finite()
+    if (weight < 0).any() or not weight.any():
+        raise ValueError("sample_weight must not be negative, nor zero for every sample")
+    ratios: np.ndarray[Any, Any] = np.ldexp(weight, 1 - int(np.frexp(weight.max())[1]))
+    return ratios  # a power of two changes no digit
 
 
 def _loss_for(spec: Any, y: Rows, outputs: tuple[int, ...]) -> Loss:

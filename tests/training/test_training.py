@@ -520,3 +520,68 @@ def test_measures_do_not_depend_on_the_size_of_batches(backend: Backend, target:
         assert measured == pytest.approx(before, rel=2e-5)
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(50), y]
     assert history["val_loss"][0] == pytest.approx(float(losses @ own / own.sum()), rel=2e-5)
+
+
+# ------------------------------------------------------------------ what a dtype makes of data
+
+
+@pytest.mark.parametrize("scale", [1e-50, 1e-30, 1.0, 1e30, 1e300])
+def test_only_the_ratios_of_weights_matter(backend: Backend, scale: float) -> None:
+    rng = np.random.default_rng(0)
+    X, y, weight = rng.normal(size=(20, 3)), rng.integers(0, 2, size=20), rng.uniform(0.1, 2.0, size=20)
+    results = []
+    with use_backend(backend):
+        for given in (weight, 2.0 ** round(np.log2(scale)) * weight):
+            model = Sequential([Dense(2)], rng=0)
+            history = model.fit(X, y, 2, 5, sample_weight=given, rng=1)
+            results.append((history["loss"], model.evaluate(X, y, sample_weight=given)["loss"]))
+    assert results[0] == results[1]
+
+
+def test_weights_fit_into_sixteen_bits() -> None:
+    X, y = np.ones((4, 2)), np.arange(4) % 2
+    model = Sequential([Dense(2)], rng=0, dtype="float16")
+    assert np.isfinite(model.fit(X, y, 1, sample_weight=[1e5, 2e5, 3e5, 1e5])["loss"][0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("float32", 1e300), ("float32", -1e39), ("float16", 1e5), ("float16", 100_000)]
+)
+@pytest.mark.parametrize("placed", [False, True])
+def test_what_the_dtype_cannot_hold_is_refused(backend: Backend, dtype: str, value: Any, placed: bool) -> None:
+    if dtype == "float16" and not hasattr(backend.xp, "float16"):
+        pytest.skip("it has no float16")
+    X = np.zeros((5, 2), dtype=type(value))
+    X[3, 1] = value
+    given: Any = X
+    if placed:
+        try:
+            given = backend.asarray(X)
+        except TypeError as error:
+            pytest.skip(str(error))
+        if not np.array_equal(to_numpy(given), X):
+            pytest.skip("the library narrows it by itself")
+    model = Sequential([Dense(1)], backend=backend, rng=0, dtype=dtype)
+    with pytest.raises(ValueError, match=rf"X\[3, 1\] is .*: {dtype} cannot hold it. Scale the data"):
+        model.fit(given, np.zeros(5), 1)
+
+
+def test_targets_of_sixteen_bit_models_keep_their_digits() -> None:
+    """Many classes with soft targets, and numbers that float16 would round."""
+    rows = np.full((4, 3000), 1 / 3000)
+    model = Sequential([Dense(3000)], rng=0, dtype="float16")
+    history = model.fit(np.ones((4, 2), "float16"), rows.astype("float16"), 1)
+    assert np.isfinite(history["loss"][0])
+    model = Sequential([Dense(1, kernel_initializer="zeros")], rng=0, dtype="float16")
+    model.fit(np.zeros((4, 2)), np.zeros(4), 1)
+    found = model.evaluate(np.zeros((4, 2)), np.full(4, 1000.25), metrics=["mean_absolute_error"])
+    assert found["mean_absolute_error"] == pytest.approx(1000.25, abs=0.01)
+
+
+def test_tensors_with_a_tape_are_data_like_others() -> None:
+    torch = pytest.importorskip("torch")
+    X, y = torch.randn(20, 3), torch.arange(20) % 2
+    plain, taped = (Sequential([Dense(2)], backend="torch", rng=0) for _ in range(2))
+    one, other = plain.fit(X, y, 2, rng=1), taped.fit(X.clone().requires_grad_(), y, 2, rng=1)
+    assert one["loss"] == other["loss"]
+    assert not taped.predict(X.clone().requires_grad_()).requires_grad
