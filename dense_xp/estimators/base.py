@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dense_xp.backend import Array, Backend, from_spec, get_backend, resolve
 from dense_xp.estimators.arrays import checked_weight, dispatches, home_of, on_host, taken
-from dense_xp.estimators.task import Task, in_units_of_training
+from dense_xp.estimators.task import Task
 from dense_xp.layers.activations import get_activation
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
@@ -64,7 +64,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     dtype: str = "auto"
 
     # what fit learns
-    model_: Sequential = field(init=False)
+    network_: Sequential = field(init=False)  # in the units in which it learns
     history_: History = field(init=False)
     n_iter_: int = field(init=False)
     loss_: float = field(init=False)
@@ -125,7 +125,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         DivergenceError
             If the loss becomes NaN or infinite.
         """
-        goes_on = self.warm_start and hasattr(self, "model_")
+        goes_on = self.warm_start and hasattr(self, "network_")
         return self._learn(X, y, sample_weight, goes_on=goes_on, epochs=self.max_epochs)
 
     def _learn(
@@ -152,28 +152,27 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         if self.early_stopping:
             data, validation = self._split(data, y)
         if goes_on:
-            model = self.model_
+            model = self.network_
         else:
             layers.append(Dense(task.learned["n_outputs_"], kernel_initializer=_START))
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
             model = Sequential(layers, dtype=dtype, backend=backend, rng=seed)
         n = data[0].shape[0]
-        with in_units_of_training(model, task.scaling):
-            history = model.fit(
-                data[0],
-                data[1],
-                epochs or 1,
-                min(200, n) if self.batch_size == "auto" else int(self.batch_size),
-                loss=task.loss,
-                optimizer=None if goes_on and epochs is None else optimizer,
-                validation_data=validation,
-                sample_weight=data[2],
-                callbacks=[*self.callbacks, *([] if epochs is None else [self._stopping(epochs)])],
-                verbose=bool(self.verbose),
-            )
+        history = model.fit(
+            data[0],
+            data[1],
+            epochs or 1,
+            min(200, n) if self.batch_size == "auto" else int(self.batch_size),
+            loss=task.loss,
+            optimizer=None if goes_on and epochs is None else optimizer,
+            validation_data=validation,
+            sample_weight=data[2],
+            callbacks=[*self.callbacks, *([] if epochs is None else [self._stopping(epochs)])],
+            verbose=bool(self.verbose),
+        )
         for name, value in task.learned.items():
             setattr(self, name, value)
-        self.model_, self.history_, self.n_iter_ = model, history, history.epochs
+        self.network_, self.history_, self.n_iter_ = model, history, history.epochs
         self.loss_ = history["loss"][(history.best_epoch or history.epochs) - 1]
         self._shape, self._on_device = shape, home_of(X).name != "numpy"
         return self
@@ -222,7 +221,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     def _place(self, X: Any, goes_on: bool) -> tuple[Backend, str | None]:
         """Return where to train, and in which dtype; None is that of the data."""
         if goes_on:
-            return self._model_backend, self.model_.dtype
+            return self._model_backend, self.network_.dtype
         home = home_of(X)
         backend = resolve(self.backend, *([X] if dispatches(X) else []))
         if self.dtype != "auto":
@@ -253,13 +252,13 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
 
     @property
     def _model_backend(self) -> Backend:
-        assert self.model_.backend is not None
-        return self.model_.backend
+        assert self.network_.backend is not None
+        return self.network_.backend
 
     def _outputs(self, X: Any, method: str) -> Array:
         """Return what the network says, on the host or on the device, wherever X is."""
-        check_is_fitted(self, "model_")
-        model, home = self.model_, home_of(X)
+        check_is_fitted(self, "network_")
+        model, home = self.network_, home_of(X)
         fed = home.name == "numpy" and not (self._on_device and get_config()["array_api_dispatch"])
         if home != model.backend and not fed:
             raise ValueError(
@@ -283,8 +282,8 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         self
             The same estimator.
         """
-        check_is_fitted(self, "model_")
-        self.model_.to(backend)
+        check_is_fitted(self, "network_")
+        self.network_.to(backend)
         return self
 
     # ------------------------------------------------------------------ pickles
@@ -293,12 +292,12 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         state: dict[str, Any] = dict(super().__getstate__())
         if isinstance(state["backend"], Backend):
             state["backend"] = state["backend"].spec
-        if "model_" in state:
-            model = state["model_"]
+        if "network_" in state:
+            model = state["network_"]
             state["home_of"] = model.backend.spec
             # a copy in which NumPy stands wherever that backend stood: no device is needed to read it
             numpy = get_backend("numpy")
-            state["model_"] = copy.deepcopy(model, {id(model.backend): numpy}).to(numpy)
+            state["network_"] = copy.deepcopy(model, {id(model.backend): numpy}).to(numpy)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from dense_xp.estimators.base import DenseEstimator
 from dense_xp.estimators.task import Task
 from dense_xp.learning.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from dense_xp.learning.special import log_softmax, sigmoid, softplus
+from dense_xp.training.sequential import Sequential
 
 
 @dataclass(eq=False, repr=False)
@@ -111,6 +112,11 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
 
+    @property
+    def model_(self) -> Sequential:
+        """The network; it returns logits."""
+        return self.network_
+
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, classes: Any = None) -> Self:
         """Go once through these data, and keep what was learned before, the optimizer's state included.
 
@@ -128,9 +134,9 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
         """
         if self.class_weight == "balanced":
             raise ValueError("class_weight='balanced' needs all data at once: give partial_fit a dict or sample_weight")
-        goes_on = hasattr(self, "model_")
-        if not goes_on and classes is None:
-            classes = ()
+        goes_on = hasattr(self, "network_")
+        if classes is None:
+            classes = getattr(self, "classes_", ())
         return self._learn(X, y, sample_weight, goes_on=goes_on, classes=classes)
 
     def _task(self, y: Any, weight: Any, goes_on: bool, classes: Any) -> Task:
@@ -143,9 +149,14 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
             known, target = np.arange(y.shape[1]), y.astype(np.int64)
         else:
             y = column_or_1d(y, warn=True)
-            known = self.classes_ if goes_on else np.unique(y if classes is None else classes)
+            known = np.unique(y if classes is None else classes)
             if not len(known):
                 raise ValueError("classes must be passed on the first call to partial_fit: all labels that will come")
+            if goes_on and not np.array_equal(known, self.classes_):
+                raise ValueError(
+                    f"the classes are {known.tolist()}, and the model that is to learn more has "
+                    f"{self.classes_.tolist()}: pass the same, or start anew with warm_start=False and fit"
+                )
             if unknown := sorted(set(np.unique(y).tolist()) - set(known.tolist())):
                 raise ValueError(f"y holds the labels {unknown}, and classes_ are {known.tolist()}")
             loss, target = SoftmaxCrossEntropy(), np.searchsorted(known, y)

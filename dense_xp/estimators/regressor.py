@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import RegressorMixin
 
-from dense_xp.backend import Array
+from dense_xp.backend import Array, Backend, to_numpy
 from dense_xp.estimators.base import DenseEstimator
 from dense_xp.estimators.task import Task
 from dense_xp.learning.losses import LOSSES, Loss
+from dense_xp.training.sequential import Sequential
 
 
 @dataclass(eq=False, repr=False)
@@ -19,8 +21,8 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     """A multi-layer perceptron that predicts numbers, with scikit-learn's interface.
 
     It learns targets that are brought to mean 0 and variance 1, so that learning rate and `tol` mean the same
-    whatever their units are. When training ends, the scale goes into the weights of the last layer: ``model_``
-    predicts in the units of y.
+    whatever their units are. ``predict`` brings them back in float64, where the device has it, so that no digit of a
+    large mean is lost.
 
     Parameters
     ----------
@@ -71,12 +73,15 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     ----------
     n_outputs_ : int
         How many numbers the last layer has.
+    y_mean_, y_scale_ : list of float
+        Of the targets: the network learns (y - y_mean_) / y_scale_.
     n_features_in_ : int
         How many features there are.
     feature_names_in_ : array of str
         Their names, if X was a data frame with names.
     model_ : Sequential
-        The network: ``dense_xp.save(clf.model_, path)``, ``clf.model_.weights``, ``clf.model_.summary()``.
+        A copy of the network that predicts in the units of y: ``dense_xp.save(regressor.model_, path)``. Its last
+        layer adds the mean in the dtype of the network, which for a large mean has fewer digits than ``predict``.
     history_ : History
         What each epoch of the last ``fit`` measured.
     n_iter_ : int
@@ -101,6 +106,15 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         "loss": [str, Loss],
     }
 
+    @property
+    def model_(self) -> Sequential:
+        """A copy of the network that predicts in the units of y: its last layer brings them back, in its own dtype."""
+        model, last = copy.deepcopy(self.network_), self.network_.layers[-1].weights
+        W, w0 = (to_numpy(last[name]).astype(np.float64) for name in ("W", "w0"))
+        scale = np.asarray(self.y_scale_)
+        model.layers[-1].set_weights({"W": W * scale, "w0": w0 * scale + np.asarray(self.y_mean_)})
+        return model
+
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Go once through these data, and keep what was learned before, the optimizer's state included.
 
@@ -116,7 +130,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         self
             The same estimator.
         """
-        return self._learn(X, y, sample_weight, goes_on=hasattr(self, "model_"))
+        return self._learn(X, y, sample_weight, goes_on=hasattr(self, "network_"))
 
     def _task(self, y: Any, weight: Any, goes_on: bool, classes: Any) -> Task:
         rows = y.astype(np.float64).reshape(len(y), -1)
@@ -124,13 +138,11 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         if goes_on:
             if any(getattr(self, name) != value for name, value in learned.items()):
                 raise ValueError(f"y has not the form that it had before, with {self.n_outputs_} outputs")
-            mean, scale = map(np.asarray, self._scaling)
+            mean, scale = np.asarray(self.y_mean_), np.asarray(self.y_scale_)
         else:
-            mean = np.average(rows, axis=0, weights=weight)
-            scale = np.sqrt(np.average(np.square(rows - mean), axis=0, weights=weight))
-            scale[scale <= 10 * np.finfo(np.float64).eps * np.abs(mean)] = 1.0  # a constant
-        learned["_scaling"] = mean.tolist(), scale.tolist()  # plain numbers know no device
-        return Task((rows - mean) / scale, weight, LOSSES.made(self.loss), learned, (mean, scale))
+            mean, scale = _mean_and_scale(rows, weight)
+        learned |= {"y_mean_": mean.tolist(), "y_scale_": scale.tolist()}  # plain numbers know no device
+        return Task((rows - mean) / scale, weight, LOSSES.made(self.loss), learned)
 
     def predict(self, X: Any) -> Array:
         """Return the expected target of each sample.
@@ -147,9 +159,36 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         """
         outputs = self._outputs(X, "predict")
         with self._model_backend.scope():
+            if isinstance(outputs, np.ndarray):
+                outputs = outputs * np.asarray(self.y_scale_) + np.asarray(self.y_mean_)
+            else:
+                mean, scale, wide = _widest(self._model_backend, self.y_mean_, self.y_scale_, outputs)
+                outputs = wide * scale + mean
             return outputs[:, 0] if self._one_output else outputs
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+def _mean_and_scale(rows: np.ndarray[Any, Any], weight: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return mean and standard deviation of each column; of a constant the latter is 1."""
+    # by a power of two, which changes no digit: squares neither overflow nor vanish
+    unit = np.ldexp(1.0, np.frexp(np.max(np.abs(rows), axis=0))[1] - 1)
+    mean = np.average(rows / unit, axis=0, weights=weight)
+    rest = rows / unit - mean
+    far = np.ldexp(1.0, np.frexp(np.max(np.abs(rest), axis=0))[1] - 1)
+    scale = far * np.sqrt(np.average(np.square(rest / far), axis=0, weights=weight))
+    constant = scale <= 10 * np.finfo(np.float64).eps * np.abs(mean)
+    return mean * unit, np.where(constant, 1.0, scale * unit)
+
+
+def _widest(backend: Backend, *arrays: Any) -> list[Array]:
+    """Return arrays on the device in float64, or in float32 where it has no wider one."""
+    for dtype in ("float64", "float32"):
+        try:
+            return [backend.asarray(array, dtype) for array in arrays]
+        except (TypeError, RuntimeError):  # JAX outside its 64-bit mode, a Mac's GPU
+            continue
+    raise AssertionError("every device has float32")

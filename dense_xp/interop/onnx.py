@@ -32,7 +32,7 @@ LIMIT = 2**31 - 1
 
 
 def export_onnx(
-    model: Layer,
+    model: Any,
     path: str | os.PathLike[str],
     *,
     activation: str | Layer | None = None,
@@ -49,8 +49,9 @@ def export_onnx(
 
     Parameters
     ----------
-    model : Layer
-        An initialized model, or a single layer.
+    model : Layer or estimator
+        An initialized model, a single layer, or a fitted :class:`~dense_xp.estimators.DenseClassifier` or
+        :class:`~dense_xp.estimators.DenseRegressor`; of a regressor the output is of float64, in the units of y.
     path : path-like
         Where to; a file that is there is replaced, at once and as a whole.
     activation : str or Layer, optional
@@ -93,6 +94,8 @@ def export_onnx(
     >>> [initializer.name for initializer in graph.initializer]
     ['W', 'w0']
     """
+    units = [getattr(model, name, None) for name in ("y_scale_", "y_mean_")]
+    model = getattr(model, "network_", model)
     model.built()
     if not is_pure(model):
         raise TypeError(
@@ -117,6 +120,8 @@ def export_onnx(
     try:
         Y = model.forward(unflatten(symbols), X)[0]
         Y = Y if final is None else final.forward({}, Y)[0]
+        if units[0] is not None:
+            Y = xp.astype(Y, xp.float64) * xp.asarray(np.asarray(units[0])) + xp.asarray(np.asarray(units[1]))
         traced = xp.build({input_name: X, **symbols}, {output_name: Y})
     except Exception as error:
         raise TypeError(

@@ -576,3 +576,48 @@ def test_without_scikit_learn_the_error_names_the_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 'pip install "dense-xp[sklearn]"' in done.stdout
+
+
+@pytest.mark.parametrize("place", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize("size", [1.0, 1e200, 1e-170, 1e-300])
+def test_targets_far_from_zero_and_of_any_size(place: str, size: float, tmp_path: Path) -> None:
+    pytest.importorskip(place)
+    wave = np.sin(3 * X[:, 0])
+    near = DenseRegressor(**FAST, backend=place).fit(X, wave)
+    for y in (size * wave, size * (1.7e9 + 100 * wave)):
+        far = DenseRegressor(**FAST, backend=place).fit(X, y)
+        unit = np.max(np.abs(y - y.mean()))
+        found = (far.predict(X) - y.mean()) / unit
+        assert 1 - np.var(found - (y - y.mean()) / unit) / np.var((y - y.mean()) / unit) > near.score(X, wave) - 0.01
+        assert pickle.loads(pickle.dumps(far)).predict(X).tolist() == far.predict(X).tolist()
+
+
+def test_a_regressor_in_onnx_keeps_the_digits_of_a_large_mean(tmp_path: Path) -> None:
+    pytest.importorskip("ndonnx")
+    runtime = pytest.importorskip("onnxruntime")
+    from dense_xp.interop import export_onnx
+
+    y = 1.7e9 + 100 * VALUES
+    regressor = DenseRegressor(**FAST, dtype="float32").fit(X, y)
+    export_onnx(regressor, tmp_path / "far.onnx")
+    (found,) = runtime.InferenceSession(str(tmp_path / "far.onnx")).run(None, {"X": X.astype("float32")})
+    np.testing.assert_allclose(found[:, 0] - 1.7e9, regressor.predict(X) - 1.7e9, atol=1e-2)
+    classifier = DenseClassifier(**FAST).fit(X, LABELS)
+    export_onnx(classifier, tmp_path / "classes.onnx", activation="softmax")
+    (p,) = runtime.InferenceSession(str(tmp_path / "classes.onnx")).run(None, {"X": X})
+    np.testing.assert_allclose(p, classifier.predict_proba(X), rtol=1e-5)
+
+
+def test_other_classes_are_refused() -> None:
+    first = DenseClassifier(**FAST).partial_fit(X, CODES, classes=[0, 1, 2])
+    before = first.predict_proba(X)
+    with pytest.raises(
+        ValueError, match=r"the classes are \[0, 1\], and the model that is to learn more has \[0, 1, 2\]"
+    ):
+        first.partial_fit(X, np.minimum(CODES, 1), classes=[0, 1])
+    np.testing.assert_array_equal(first.predict_proba(X), before)
+    first.partial_fit(X, np.minimum(CODES, 1))  # a part of the data may lack a class
+    first.partial_fit(X, CODES, classes=[2, 1, 0])
+    warm = DenseClassifier(**FAST, warm_start=True).fit(X, CODES)
+    with pytest.raises(ValueError, match="pass the same, or start anew with warm_start=False"):
+        warm.fit(X, np.minimum(CODES, 1))
