@@ -16,6 +16,8 @@ from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.learning.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
+from dense_xp.learning.regularizers import L1, L1L2, L2
 from dense_xp.support.trees import Params
 from dense_xp.training.sequential import Sequential
 
@@ -27,7 +29,8 @@ def from_keras(model: Any, *, backend: Any = None) -> Sequential:
     last axis, Dropout, Activation, ReLU, LeakyReLU, ELU, Softmax; as activations by name relu, leaky_relu, elu,
     gelu (the exact one), silu (swish), tanh, sigmoid, softplus, softmax, linear. Identity and Flatten are left
     out: a row is flat. An activation right behind a Dense that has none becomes its own. What is not trainable
-    in Keras is not trainable here; a normalization without scale or center gets 1 or 0 in its place.
+    in Keras is not trainable here; a normalization without scale or center gets 1 or 0 in its place. The
+    regularizers L1, L2 and L1L2 of weights come across, and the constraints MaxNorm, MinMaxNorm, UnitNorm and NonNeg.
 
     Parameters
     ----------
@@ -87,13 +90,55 @@ def _part(keras: Any, layer: Any) -> list[Part]:
         raise _refusal(
             layer, f"it computes in {layer.compute_dtype} with {layer.variable_dtype}: set one dtype for both"
         )
+    if getattr(layer, "activity_regularizer", None) is not None:
+        raise _refusal(layer, "outputs are not regularized here: activity_regularizer=None")
     own = _READERS[kind](keras, layer)
     if own is None:
         return []
     if type(own) not in _WITH_WEIGHTS:
         return [(own, {})]
+    own.regularized(**_rules(keras, layer, "regularizer", _regularizer))
+    own.constrained(**_rules(keras, layer, "constraint", _constraint))
     own.trainable = bool(layer.trainable_weights)
     return [(own, _params(keras, layer))]
+
+
+def _rules(keras: Any, layer: Any, kind: str, read: Callable[[Any, Any], Any]) -> dict[str, Any]:
+    """Return what is asked of the weights of a layer, under their names here."""
+    rules = {}
+    for theirs, ours in _NAMES.items():
+        rule = getattr(layer, f"{theirs}_{kind}", None)
+        if rule is not None and getattr(layer, theirs, None) is not None:
+            rules[ours] = read(keras, rule)
+            if rules[ours] is None:
+                raise _refusal(
+                    layer, f"its {theirs}_{kind} is {type(rule).__name__} {rule.get_config()}: set it to None"
+                )
+    return rules
+
+
+def _regularizer(keras: Any, rule: Any) -> Any:
+    kinds = keras.regularizers
+    if type(rule) is kinds.L1:
+        return L1(float(rule.l1))
+    if type(rule) is kinds.L2:
+        return L2(float(rule.l2))
+    return L1L2(float(rule.l1), float(rule.l2)) if type(rule) is kinds.L1L2 else None
+
+
+def _constraint(keras: Any, rule: Any) -> Any:
+    kinds = keras.constraints
+    if type(rule) is kinds.NonNeg:
+        return NonNegative()
+    if getattr(rule, "axis", 0) not in (0, [0]):  # here it is a column whose norm counts
+        return None
+    if type(rule) is kinds.UnitNorm:
+        return UnitNorm()
+    if type(rule) is kinds.MaxNorm:
+        return MaxNorm(float(rule.max_value))
+    if type(rule) is kinds.MinMaxNorm and rule.rate == 1.0:
+        return MinMaxNorm(float(rule.min_value), float(rule.max_value))
+    return None
 
 
 def _params(keras: Any, layer: Any) -> Params:
@@ -160,6 +205,14 @@ def _layer_norm(keras: Any, layer: Any) -> Layer:
     return LayerNorm(epsilon=layer.epsilon)
 
 
+def _dropout(keras: Any, layer: Any) -> Layer:
+    if layer.noise_shape is not None:
+        raise _refusal(
+            layer, f"every number is dropped by itself here: noise_shape=None, and it is {layer.noise_shape}"
+        )
+    return Dropout(float(layer.rate))
+
+
 def _check_axis(layer: Any) -> None:
     if layer.axis not in (-1, 1, [-1], [1]):
         raise _refusal(layer, f"it is along axis {layer.axis}, and here it is the last one")
@@ -169,7 +222,7 @@ _READERS: dict[str, Callable[[Any, Any], Layer | None]] = {
     "Dense": _dense,
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
-    "Dropout": lambda keras, layer: Dropout(float(layer.rate)),
+    "Dropout": _dropout,
     "Activation": lambda keras, layer: _activation(keras, layer, layer.activation),
     "ReLU": _relu,
     "LeakyReLU": lambda keras, layer: LeakyReLU(float(layer.negative_slope)),

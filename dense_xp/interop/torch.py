@@ -95,6 +95,7 @@ def from_torch(module: Any, model: Sequential | None = None, *, backend: Any = N
 
 def _parts(nn: Any, module: Any, path: str) -> list[Part]:
     """Return the layers of a module, and the weights of each."""
+    _check_hooks(module, path)
     if not _is_chain(nn, module) and type(module) not in (nn.Identity, nn.Flatten):
         return [_part(nn, module, path)]
     parts: list[Part] = []
@@ -107,6 +108,28 @@ def _parts(nn: Any, module: Any, path: str) -> list[Part]:
         else:
             parts += _parts(nn, inner, here)
     return parts
+
+
+def _check_hooks(module: Any, path: str) -> None:
+    """Refuse a module that does more than its class says."""
+    if hasattr(module, "parametrizations"):
+        names = ", ".join(module.parametrizations)
+        raise _refusal(
+            module,
+            path,
+            f"its {names} is computed: torch.nn.utils.parametrize.remove_parametrizations first",
+            TypeError,
+        )
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    hooks = [hook for kind in kinds for hook in getattr(module, kind, {}).values()]
+    if hooks:
+        names = ", ".join(getattr(hook, "__name__", type(hook).__name__) for hook in hooks)
+        raise _refusal(
+            module,
+            path,
+            f"it has hooks ({names}): remove them first, with the handle's remove(), or with "
+            "torch.nn.utils.remove_weight_norm or remove_spectral_norm",
+        )
 
 
 def _is_chain(nn: Any, module: Any) -> bool:
@@ -131,7 +154,10 @@ def _part(nn: Any, module: Any, path: str) -> Part:
     if len(flags) > 1:
         raise _refusal(module, path, "a layer learns as a whole or not at all: set requires_grad alike for its weights")
     layer.trainable = flags == {True}
-    return layer, _params(layer, module.state_dict())
+    state = module.state_dict()
+    if unknown := sorted(set(state) - {*(_DENSE if type(layer) is Dense else _NORM), _COUNTER}):
+        raise _refusal(module, path, f"it has more weights than its class: {', '.join(unknown)}")
+    return layer, _params(layer, state)
 
 
 def _params(layer: Layer, state: Mapping[str, Any]) -> Params:

@@ -26,6 +26,8 @@ from dense_xp import (
 )
 from dense_xp.backend import Backend
 from dense_xp.interop import from_keras
+from dense_xp.learning.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
+from dense_xp.learning.regularizers import L1, L1L2, L2
 from tests.references import check, erf_gelu, folded_batch_norm, plain_softplus
 
 # without a word it asks for TensorFlow; what is read from it is the same on each
@@ -256,3 +258,50 @@ def test_keras_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keras", None)
     with pytest.raises(ImportError, match=r'this needs keras, .* pip install "dense-xp\[keras\]"'):
         from_keras(theirs)
+
+
+def test_what_is_asked_of_weights_comes_across() -> None:
+    regularizers, constraints = keras.regularizers, keras.constraints
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(
+                3,
+                kernel_regularizer=regularizers.L2(0.25),
+                bias_regularizer=regularizers.L1L2(0.5, 0.125),
+                kernel_constraint=constraints.MinMaxNorm(0.5, 2.0),
+                bias_constraint=constraints.NonNeg(),
+            ),
+            keras.layers.BatchNormalization(gamma_regularizer=regularizers.L1(0.5), beta_constraint="non_neg"),
+            keras.layers.LayerNormalization(gamma_constraint=None),
+            keras.layers.Dense(2, kernel_constraint=constraints.MaxNorm(3.0), bias_constraint=constraints.UnitNorm()),
+        ]
+    )
+    own = from_keras(model)
+    dense, norm, plain, last = own.layers
+    assert dense.regularizers == {"W": L2(0.25), "w0": L1L2(0.5, 0.125)}
+    assert dense.constraints == {"W": MinMaxNorm(0.5, 2.0), "w0": NonNegative()}
+    assert norm.regularizers == {"gamma": L1(0.5)}
+    assert norm.constraints == {"beta": NonNegative()}
+    assert not plain.regularizers
+    assert last.constraints == {"W": MaxNorm(3.0), "w0": UnitNorm()}
+    assert float(own.penalty(own.params)) == pytest.approx(float(sum(map(float, model.losses))), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (
+            lambda: {"kernel_regularizer": keras.regularizers.OrthogonalRegularizer()},
+            "kernel_regularizer is Orthogonal",
+        ),
+        (lambda: {"activity_regularizer": "l2"}, "activity_regularizer=None"),
+        (lambda: {"kernel_constraint": keras.constraints.MaxNorm(2, axis=1)}, "kernel_constraint is MaxNorm"),
+        (lambda: {"kernel_constraint": keras.constraints.MinMaxNorm(rate=0.5)}, "kernel_constraint is MinMaxNorm"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused_by_name(make: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=rf"the Keras layer 'mine' \(Dense\) .*{says}"):
+        from_keras(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="mine", **make())]))
+    with pytest.raises(ValueError, match="noise_shape"):
+        from_keras(keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5, noise_shape=(None, 1))]))

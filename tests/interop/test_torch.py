@@ -379,3 +379,32 @@ def test_torch_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for call in (lambda: from_torch(module), lambda: to_torch(layer)):
         with pytest.raises(ImportError, match=r'this needs torch, .* pip install "dense-xp\[torch\]"'):
             call()
+
+
+def hooked(nn: Any) -> Any:
+    linear = nn.Linear(3, 2)
+    linear.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return linear
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (hooked, r"it has hooks \(<lambda>\): remove them first"),
+        (lambda nn: nn.utils.weight_norm(nn.Linear(3, 2)), "remove_weight_norm"),
+        (lambda nn: nn.utils.spectral_norm(nn.Linear(3, 2)), "remove_spectral_norm"),
+        (lambda nn: nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)), "remove_parametrizations"),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_module_that_does_more_than_its_class_says_is_refused(make: Any, says: str, inside: bool) -> None:
+    nn = pytest.importorskip("torch.nn")
+    module = nn.Sequential(nn.Sequential(make(nn))) if inside else make(nn)
+    with pytest.raises((TypeError, ValueError), match=says):
+        from_torch(module)
+    if inside:
+        outer = nn.Sequential(nn.Linear(3, 2))
+        outer.register_forward_pre_hook(lambda module, inputs: None)
+        with pytest.raises(ValueError, match="it has hooks"):
+            from_torch(outer)
