@@ -184,6 +184,7 @@ class Optimizer:
 
         Examples
         --------
+        >>> from dense_xp import SGD
         >>> SGD(0.5).scaled(0.1).learning_rate
         0.05
         """
