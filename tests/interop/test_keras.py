@@ -24,7 +24,7 @@ from dense_xp import (
     Tanh,
     to_numpy,
 )
-from dense_xp.backend import Backend, to_numpy
+from dense_xp.backend import Backend
 from dense_xp.interop import from_keras
 from dense_xp.learning.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
 from dense_xp.learning.regularizers import L1, L1L2, L2
