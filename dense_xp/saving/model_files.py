@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.learning.schedules import SCHEDULES
 from dense_xp.support.files import write_atomically
 from dense_xp.support.registry import Registry
+from dense_xp.support.seeds import random_state, restored
 from dense_xp.support.trees import flatten, merged, unflatten
 from dense_xp.training.history import History
 
@@ -39,7 +41,6 @@ _RULES: Registry[Any] = Registry(
     key="class",
     brief=False,
 )
-_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 
 
 class ModelFileError(ValueError):
@@ -94,6 +95,8 @@ def save(
     ...     bool((load(f"{folder}/layer.safetensors").W == layer.W).all())
     True
     """
+    if not isinstance(model, Layer):
+        raise TypeError(f"save takes a model and a path, and the model is {model!r:.60}")
     model.built()
     import json  # here and below, what only files need
 
@@ -110,7 +113,7 @@ def save(
         about["optimizer"] = _RULES.written(model.optimizer)
         about["steps"] = model.steps
         about["loss_scale"] = model.loss_scale
-        about["random"] = _random_state(model.rng)
+        about["random"] = random_state(model.rng)
         arrays |= {_STATE + name: value for name, value in flatten(model.optimizer_state).items()}
     if history is not None:
         about["history"] = dataclasses.asdict(history)
@@ -145,19 +148,6 @@ def _anywhere(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: None if key == "backend" else _anywhere(value) for key, value in config.items()}
     return [_anywhere(item) for item in config] if isinstance(config, list) else config
-
-
-def _random_state(rng: Any) -> Any:
-    """Return the state of a Generator as plain values; None for what is NumPy's global state or a legacy one."""
-    if not isinstance(rng, np.random.Generator) or type(rng.bit_generator).__name__ not in _GENERATORS:
-        return None
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
-        return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-
-    return plain(rng.bit_generator.state)
 
 
 # ------------------------------------------------------------------------------------- reading
@@ -216,7 +206,7 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
             model.optimizer_state = merged(model.optimizer_state, unflatten(placed))
         model.steps = _count(about.get("steps", 0))
         model.loss_scale = _loss_scale(about.get("loss_scale", model.loss_scale))
-        rng = _restored(about.get("random"))
+        rng = restored(about.get("random"))
         for layer in with_inner(model):
             layer.rng = rng
     except ModelFileError:
@@ -279,7 +269,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]]
 
     from safetensors import SafetensorError, safe_open
 
-    os.stat(path)  # FileNotFoundError, with its name
+    if not stat.S_ISREG(os.stat(path).st_mode):  # FileNotFoundError, with its name
+        raise ModelFileError(f"{os.fspath(path)} is no file: a model is a file that dense_xp.save wrote")
     try:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(_KEY)
@@ -287,7 +278,9 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]]
                 raise ModelFileError(f"{path} is a safetensors file, but not one that dense_xp.save wrote")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         about = json.loads(text)
-    except (SafetensorError, json.JSONDecodeError, RecursionError, OSError, TypeError) as error:
+    except ModelFileError:
+        raise
+    except (SafetensorError, ValueError, LookupError, RecursionError, OSError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{path} is no model, or is damaged: {error}") from error
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         version = about.get("format") if isinstance(about, dict) else None
@@ -311,9 +304,14 @@ def _check_state(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
 
 def _history(config: Any) -> History:
     history = History(**config)
+    if not isinstance(history.metrics, dict) or not all(isinstance(x, list) for x in history.metrics.values()):
+        raise ValueError("its history is not made of columns")
     numbers = [history.seconds, history.best_epoch or 0, *(x for column in history.metrics.values() for x in column)]
     if not all(isinstance(number, int | float) for number in numbers):
         raise ValueError("its history is not made of numbers")
+    whole = (history.best_epoch or 0, history.samples)
+    if not all(type(number) is int for number in whole) or not isinstance(history.stopped, str):
+        raise ValueError(f"its best epoch is {history.best_epoch!r}, and it has seen {history.samples!r:.40} samples")
     if not 0 <= (history.best_epoch or 0) <= history.epochs:
         raise ValueError(f"its best epoch is {history.best_epoch!r}, of {history.epochs}")
     return history
@@ -329,14 +327,3 @@ def _loss_scale(value: Any) -> tuple[float, float]:
     if not isinstance(value, list | tuple) or len(value) != 2 or not (value[0] >= 1.0 and value[1] >= 0.0):
         raise ModelFileError(f"its loss scale is {value!r}")
     return float(value[0]), float(value[1])
-
-
-def _restored(state: Any) -> Any:
-    if state is None:
-        return None
-    name = state.get("bit_generator") if isinstance(state, dict) else None
-    if name not in _GENERATORS:
-        raise ModelFileError(f"its random state is that of {name!r}")
-    generator = getattr(np.random, name)(0)
-    generator.state = state
-    return np.random.Generator(generator)

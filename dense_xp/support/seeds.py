@@ -35,3 +35,69 @@ def as_rng(rng: Any) -> Rng:
     if isinstance(rng, int | np.integer) and not isinstance(rng, bool):
         return np.random.default_rng(int(rng))
     raise TypeError(f"rng is a seed (int), a numpy.random.Generator or None, and not a {type(rng).__name__}")
+
+
+_GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+_RANGES = {"pos": 624, "buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1, "state": 2**128 - 1, "inc": 2**128 - 1}
+"""The largest values of the numbers in a state. NumPy takes others, and then reads memory that is not its own."""
+
+
+def random_state(rng: Any) -> Any:
+    """Return the state of a Generator as plain values; None for NumPy's global state and for a legacy one.
+
+    Examples
+    --------
+    >>> random_state(np.random.default_rng(0))["bit_generator"]
+    'PCG64'
+    """
+    if not isinstance(rng, np.random.Generator) or type(rng.bit_generator).__name__ not in _GENERATORS:
+        return None
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+    return plain(rng.bit_generator.state)
+
+
+def restored(state: Any) -> np.random.Generator | None:
+    """Return a Generator in a state that :func:`random_state` returned.
+
+    Raises
+    ------
+    ValueError
+        If it is no state that such a generator can be in.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> bool(restored(random_state(rng)).uniform() == rng.uniform())
+    True
+    """
+    if state is None:
+        return None
+    name = state.get("bit_generator") if isinstance(state, dict) else None
+    if name not in _GENERATORS:
+        raise ValueError(f"the random state is that of {name!r:.40}")
+    generator = getattr(np.random, name)(0)
+    generator.state = _like(generator.state, state, "random state")
+    return np.random.Generator(generator)
+
+
+def _like(known: Any, given: Any, what: str) -> Any:
+    """Return plain values in the form of a state that is known to be one, or raise."""
+    if isinstance(known, dict):
+        if not isinstance(given, dict) or set(given) != set(known):
+            raise ValueError(f"the {what} has not the entries {sorted(known)}")
+        return {key: _like(value, given[key], key) for key, value in known.items()}
+    if isinstance(known, str):
+        return known
+    largest = np.iinfo(known.dtype).max if isinstance(known, np.ndarray) else _RANGES[what]
+    numbers = given if isinstance(known, np.ndarray) else [given]
+    if not isinstance(numbers, list) or len(numbers) != np.size(known):
+        raise ValueError(f"{what} of the random state does not hold {np.size(known)} numbers")
+    for number in numbers:
+        if type(number) is not int or not 0 <= number <= largest:
+            raise ValueError(f"{what} of the random state is {number!r:.40}, and lies between 0 and {largest}")
+    return np.asarray(numbers, known.dtype) if isinstance(known, np.ndarray) else given

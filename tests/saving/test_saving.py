@@ -233,8 +233,8 @@ def test_files_that_do_not_fit_together(path: Path, change: Any, arrays: Any, me
     [
         ([], "must be a mapping"),
         ({"rogue": 1}, "unexpected keyword argument 'rogue'"),
-        ({"metrics": []}, "no attribute 'values'"),
-        ({"metrics": {"loss": 3}}, "not iterable"),
+        ({"metrics": []}, "not made of columns"),
+        ({"metrics": {"loss": 3}}, "not made of columns"),
         ({"metrics": {"loss": ["low"]}}, "not made of numbers"),
         ({"metrics": {"loss": [1.0]}, "seconds": "long"}, "not made of numbers"),
         ({"metrics": {"loss": [1.0]}, "best_epoch": 2}, "its best epoch is 2, of 1"),
@@ -332,3 +332,30 @@ def test_a_file_is_read_by_those_who_may_read_the_others(path: Path) -> None:
     other = path.with_name("other")
     other.touch()
     assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_what_is_no_model_and_no_file(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="save takes a model and a path, and the model is 3"):
+        save(3, tmp_path / "x")  # type: ignore[arg-type]
+    with pytest.raises(ModelFileError, match=r"is no file: a model is a file that dense_xp.save wrote"):
+        load(tmp_path)
+    layer = Dense(1, (1,))
+    layer.initialize()
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*: make it first"):
+        save(layer, tmp_path / "missing" / "x")
+
+
+@pytest.mark.parametrize("digits", [4301, 20_000])
+def test_numbers_that_python_does_not_read(tmp_path: Path, digits: int) -> None:
+    layer = Dense(1, (1,))
+    layer.initialize("sgd")
+    save(layer, tmp_path / "x", training=True)
+    data = (tmp_path / "x").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    key = next(iter(header["__metadata__"]))
+    header["__metadata__"][key] = header["__metadata__"][key].replace('"steps": 0', f'"steps": {"9" * digits}')
+    text = json.dumps(header).encode()
+    (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with pytest.raises(ModelFileError):
+        load(tmp_path / "x")
