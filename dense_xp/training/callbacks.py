@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from dense_xp.learning.metrics import better
 from dense_xp.support.checks import integer, real
+from dense_xp.support.files import replacing
 from dense_xp.support.trees import Params, copies
 from dense_xp.training.history import Run
 
@@ -166,7 +168,8 @@ class CSVLog:
     path : path-like
         The file.
     append : bool, default False
-        Whether to go on with a file that is there, as after a resumed training, instead of replacing it.
+        Whether to go on with a file that is there instead of replacing it. After a resumed training, lines beyond
+        the epoch from which it goes on are taken out, and a line that was not written to its end.
 
     Examples
     --------
@@ -188,24 +191,43 @@ class CSVLog:
 
     def begin(self, run: Run) -> None:
         """Read how far an earlier log came, or start a new one."""
+        header, rows = self._read() if self.append else ([], [])
+        self._names = header[3:]
+        first, kept = self._shared(rows, run)
+        self._before = first + int(rows[0][0]) - 1 if rows else 0
+        missing = [self._line(run.history, epoch, "", "") for epoch in range(kept - first, run.epoch)] if kept else []
+        lines = [header, *rows[:kept], *missing] if header else []
+        with replacing(self.path) as file:
+            file.write(_csv(lines).encode())
+
+    def _read(self) -> tuple[list[str], list[list[str]]]:
+        """Return the header and the lines of a log that is there; those that are torn or blank are left out."""
         import csv
 
-        self._names, self._before = [], 0
-        if self.append and os.path.exists(self.path):
-            with open(self.path, newline="", encoding="utf-8") as file:
-                header, *rows = list(csv.reader(file)) or [[]]
-            self._names = header[3:]
-            self._before = int(rows[-1][0]) - run.epoch if rows else 0
-        else:
-            with open(self.path, "w", encoding="utf-8"):
-                pass
+        if not os.path.exists(self.path):
+            return [], []
+        with open(self.path, newline="", encoding="utf-8") as file:
+            whole = [line for line in file if line.endswith("\n")]
+        header, *rows = [row for row in csv.reader(whole) if row] or [[]]
+        return header, [row for row in rows if len(row) == len(header) and row[0].isdigit()]
+
+    def _shared(self, rows: Sequence[list[str]], run: Run) -> tuple[int, int]:
+        """Return where the epochs of the run begin among these lines, and how many lines of its past stand there."""
+        past = [self._line(run.history, epoch, "", "")[3:] for epoch in range(run.epoch)]
+        for first in range(len(rows)) if past and set(self._names) <= set(run.history) else ():
+            there = [row[3:] for row in rows[first : first + run.epoch]]
+            if there == past[: len(there)]:
+                return first, first + len(there)
+        return max(0, len(rows) - run.epoch) if run.epoch else len(rows), len(rows)
+
+    def _line(self, columns: Mapping[str, Sequence[float]], epoch: int, seconds: str, rate: str) -> list[str]:
+        values = [repr(columns[name][epoch]) if name in columns else "" for name in self._names]
+        return [str(self._before + epoch + 1), seconds, rate, *values]
 
     def epoch_end(self, run: Run) -> None:
         """Append a line."""
-        import csv
-
         values = run.measured
-        lines: list[list[Any]] = []
+        lines: list[list[str]] = []
         if not self._names:
             self._names = list(values)
             lines.append(["epoch", "seconds", "learning_rate", *self._names])
@@ -216,12 +238,21 @@ class CSVLog:
             )
         seconds = f"{run.history.seconds:.6f}"
         rate = "" if run.learning_rate is None else repr(run.learning_rate)
-        lines.append([self._before + run.epoch, seconds, rate, *(repr(values[name]) for name in self._names)])
+        lines.append(self._line(run.history, run.epoch - 1, seconds, rate))
         with open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows(lines)
+            file.write(_csv(lines))
 
     def end(self, run: Run) -> None:
         """Do nothing: every line is in the file."""
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    import csv
+    import io
+
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 class ReduceLROnPlateau:

@@ -29,6 +29,7 @@ from dense_xp import (
     TensorBoard,
     describe,
     load,
+    save,
 )
 from dense_xp.backend import Backend, to_numpy
 from tests.training.test_sequential import Doubling
@@ -408,3 +409,41 @@ def test_a_measure_that_does_not_say_so_must_be_explained(make: Any) -> None:
         net.fit(X, Y, 1, metrics=[told], callbacks=[EarlyStopping("mine")])
     finally:
         del told.greater_is_better  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------ a log after a kill
+
+
+@pytest.mark.parametrize("earlier", [0, 2])  # epochs of another training in the same file
+@pytest.mark.parametrize("logged", [1, 2, 3, 5])
+@pytest.mark.parametrize("tail", ["", "\n", "4,0.1", "4,0.5,0.001,0.9", '"4,', "4,0.1,0.001,0.5,7\n", "x,y,z,w\n\n"])
+def test_a_resumed_training_has_one_line_for_each_epoch(tmp_path: Path, earlier: int, logged: int, tail: str) -> None:
+    """Killed after some lines, perhaps within one; the checkpoint is of epoch 3."""
+    path = tmp_path / "log.csv"
+    if earlier:
+        model().fit(X[::-1], Y, earlier, 10, callbacks=[CSVLog(path)])
+    net = model()
+    log = CSVLog(path, append=True)
+
+    def checkpoint(run: Any) -> None:
+        if run.epoch == 3:
+            save(run.model, tmp_path / "model", training=True, history=run.history)
+
+    net.fit(X, Y, 5, 10, callbacks=[log, checkpoint])
+    through = rows(log.path)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: 1 + earlier + logged]) + tail)
+
+    again = load(tmp_path / "model")
+    again.fit(X, Y, 2, 10, history=describe(tmp_path / "model")["history"], callbacks=[CSVLog(path, append=True)])
+    found = rows(log.path)
+    assert [row["epoch"] for row in found] == [str(i + 1) for i in range(earlier + 5)]
+    assert [row["loss"] for row in found] == [row["loss"] for row in through]
+    assert path.read_text().endswith("\n")
+
+
+def test_an_empty_or_torn_header_is_a_new_log(tmp_path: Path) -> None:
+    for text in ("", "\n\n", "epoch,sec"):
+        (tmp_path / "log.csv").write_text(text)
+        model().fit(X, Y, 2, 10, callbacks=[CSVLog(tmp_path / "log.csv", append=True)])
+        assert [row["epoch"] for row in rows(str(tmp_path / "log.csv"))] == ["1", "2"]
