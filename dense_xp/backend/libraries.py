@@ -64,7 +64,7 @@ class Library:
         raise self.no_device(text)
 
     def device_name(self, device: Any) -> str:
-        """Return the text from which :meth:`device` makes this device again."""
+        """Return the text from which ``device`` makes this device again."""
         return str(device)
 
     def no_device(self, text: str, why: str = "") -> NoDeviceError:

@@ -74,7 +74,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     n_outputs_ : int
         How many numbers the last layer has.
     y_mean_, y_scale_ : list of float
-        Of the targets: the network learns (y - y_mean_) / y_scale_.
+        Of the targets: the network learns ``(y - y_mean_) / y_scale_``.
     n_features_in_ : int
         How many features there are.
     feature_names_in_ : array of str

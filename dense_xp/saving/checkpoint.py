@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import string
 
 from dense_xp.saving.model_files import save
 from dense_xp.support.checks import integer
@@ -19,11 +20,12 @@ class Checkpoint:
     Parameters
     ----------
     path : path-like
-        Where to; ``"{epoch}"`` in it becomes the number of the epoch, and without it each file replaces the last.
+        Where to. ``"{epoch}"`` in it becomes the number of the epoch, ``"{val_loss:.3f}"`` that measure, as
+        :meth:`str.format` writes them; without a field each file replaces the last.
     every : int, default 1
         Save after each so many epochs.
     monitor : str, optional
-        Name in the history: save only when this is better than ever before in this training.
+        Name in the history: save only when this is better than in every epoch before, also those that `every` skips.
     mode : {"auto", "min", "max"}, default "auto"
         Whether small or large values of `monitor` are good; the loss and each metric of this package say so themselves.
 
@@ -51,19 +53,28 @@ class Checkpoint:
         self._best = Best(monitor or "", mode)
 
     def begin(self, run: Run) -> None:
-        """Forget the best of an earlier training, but for what is in the history."""
-        if self.monitor is None:
-            return
-        for value in self._best.begin(run):
-            self._best.beaten(value)
+        """Look at the path, and forget the best of an earlier training, but for what is in the history."""
+        names = ["epoch", "loss", *run.metrics]
+        known = [*names, *(f"val_{name}" for name in names[1:])]
+        used = [name for _, name, _, _ in string.Formatter().parse(self.path) if name is not None]
+        if unknown := [name for name in used if name not in known]:
+            raise ValueError(
+                f"the path {self.path!r} has the field {unknown[0]!r}, and known are {', '.join(known)}; "
+                "a brace that is meant as one is written twice: {{ }}"
+            )
+        folder = os.path.dirname(self.path)
+        if folder and "{" not in folder and not os.path.isdir(folder):
+            raise FileNotFoundError(f"there is no folder {folder}: make it first")
+        if self.monitor is not None:
+            for value in self._best.begin(run):
+                self._best.beaten(value)
 
     def epoch_end(self, run: Run) -> None:
-        """Save, if it is time to."""
-        if run.epoch % self.every:
-            return
-        if self.monitor is not None and not self._best.beaten(self._best.read(run, self)):
-            return
-        save(run.model, self.path.replace("{epoch}", str(run.epoch)), training=True, history=run.history)
+        """Save, if it is time to: what is measured is compared in every epoch."""
+        best = self.monitor is None or self._best.beaten(self._best.read(run, self))
+        if best and run.epoch % self.every == 0:
+            path = self.path.format(epoch=run.epoch, **run.measured)
+            save(run.model, path, training=True, history=run.history)
 
     def end(self, run: Run) -> None:
         """Do nothing: what there is to save has been saved."""

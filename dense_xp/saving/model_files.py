@@ -33,7 +33,7 @@ FORMAT = 1
 """Version of what is in the metadata."""
 
 _KEY = "dense_xp"
-_WEIGHT, _STATE = "weight:", "optimizer:"
+_WEIGHT, _STATE, _BEST = "weight:", "optimizer:", "best:"
 _RULES: Registry[Any] = Registry(
     "optimizer or schedule",
     {kind.__name__: kind for kind in (*OPTIMIZERS.values(), *SCHEDULES)},
@@ -116,7 +116,12 @@ def save(
         about["random"] = random_state(model.rng)
         arrays |= {_STATE + name: value for name, value in flatten(model.optimizer_state).items()}
     if history is not None:
-        about["history"] = dataclasses.asdict(history)
+        about["history"] = {
+            column.name: getattr(history, column.name)
+            for column in dataclasses.fields(history)
+            if column.name != "best_weights"
+        }
+        arrays |= {_BEST + name: value for name, value in flatten(history.best_weights or {}).items()}
     if extra is not None:
         about["extra"] = _plain(extra)
     try:
@@ -257,6 +262,10 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             found["history"] = _history(about["history"])
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(f"{path} does not fit together: {error}") from error
+        best = {name.removeprefix(_BEST): value for name, value in arrays.items() if name.startswith(_BEST)}
+        if best and {name: value.shape for name, value in best.items()} != shapes:
+            raise ModelFileError(f"{path} does not fit together: its best weights are not those of its layers")
+        found["history"].best_weights = unflatten(best) or None
     if "extra" in about:
         if not isinstance(about["extra"], dict):
             raise ModelFileError(f"{path} does not fit together: its extra values are {about['extra']!r:.60}")
@@ -286,8 +295,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]]
         version = about.get("format") if isinstance(about, dict) else None
         raise ModelFileError(f"{path} has format {version!r}, and this version of dense_xp reads {FORMAT}")
     for name, value in arrays.items():
-        of_a_model = value.dtype.kind == "f" or (value.dtype == np.int8 and name.startswith(_WEIGHT))
-        if not name.startswith((_WEIGHT, _STATE)) or not of_a_model:
+        of_a_model = value.dtype.kind == "f" or (value.dtype == np.int8 and not name.startswith(_STATE))
+        if not name.startswith((_WEIGHT, _STATE, _BEST)) or not of_a_model:
             raise ModelFileError(f"{path} holds {name!r} of dtype {value.dtype}, which is no part of a model")
     return arrays, about
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from dense_xp.learning.metrics import better
 from dense_xp.support.checks import integer, real
 from dense_xp.support.files import replacing
-from dense_xp.support.trees import Params, copies
+from dense_xp.support.trees import Params, copies, moved
 from dense_xp.training.history import Run
 
 
@@ -138,18 +138,30 @@ class EarlyStopping:
         self._weights: Params = {}
 
     def begin(self, run: Run) -> None:
-        """Forget an earlier training, but for what is in the history; its weights are not there."""
-        self._weights = {}
+        """Go on where the training of the history was: if that has stopped, this one ends at once."""
         for value in self._best.begin(run):
             self._best.beaten(value)
+        self._weights = self._earlier(run) if self.restore_best_weights and self._best.epoch else {}
+        self._stop_if_due(run)
+
+    def _earlier(self, run: Run) -> Params:
+        """Return the best weights of the training that goes on, if they are still known."""
+        history, model = run.history, run.model
+        if history.best_weights is not None and history.best_epoch == self._best.epoch:
+            return dict(moved(history.best_weights, model.built(), model.dtype))
+        return copies(model.params) if self._best.epoch == run.epoch else {}
 
     def epoch_end(self, run: Run) -> None:
         """Look at the last epoch, and keep its weights if it is the best so far."""
         best = self._best
-        if best.beaten(best.read(run, self)):
-            if self.restore_best_weights:
-                self._weights = copies(run.model.params)
-        elif run.epoch - best.epoch > self.patience:
+        if best.beaten(best.read(run, self)) and self.restore_best_weights:
+            self._weights = run.history.best_weights = copies(run.model.params)
+            run.history.best_epoch = best.epoch
+        self._stop_if_due(run)
+
+    def _stop_if_due(self, run: Run) -> None:
+        best = self._best
+        if best.epoch and run.epoch - best.epoch > self.patience:
             run.stop(f"{self.monitor} has not improved for {self.patience + 1} epochs (best: epoch {best.epoch})")
 
     def end(self, run: Run) -> None:
@@ -157,7 +169,7 @@ class EarlyStopping:
         if self._weights:
             run.model.params = self._weights
             run.history.best_epoch = self._best.epoch
-        self._weights = {}
+        self._weights, run.history.best_weights = {}, None
 
 
 class CSVLog:

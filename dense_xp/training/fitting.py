@@ -199,7 +199,10 @@ def _continued(history: History | None, metrics: Mapping[str, Measure], validate
             "or start a new one with history=None"
         )
     columns = {name: list(values) for name, values in history.items()}
-    return History(columns, history.seconds, history.samples)
+    going_on = History(columns, history.seconds, history.samples)
+    if history.best_weights is not None:
+        going_on.best_weights, going_on.best_epoch = history.best_weights, history.best_epoch
+    return going_on
 
 
 def _three(data: Any) -> tuple[Any, Any, Any]:

@@ -12,6 +12,7 @@ from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.metric import Measure
 from dense_xp.learning.optimizer import ForeignOptimizer, Optimizer
+from dense_xp.support.trees import Params
 
 
 class DivergenceError(ArithmeticError):
@@ -45,7 +46,9 @@ class History(Mapping[str, list[float]]):
     stopped : str
         Why training ended before its last epoch; empty if it did not.
     best_epoch : int or None
-        The epoch (from 1) whose weights early stopping brought back.
+        The epoch (from 1) whose weights early stopping keeps, or has brought back.
+    best_weights : dict or None
+        Those weights, while a training goes on: a checkpoint saves them with it.
     unrecorded : str
         Why the steps were not replayed as one recorded CUDA graph; empty if they were, or if the library has none.
     """
@@ -56,6 +59,7 @@ class History(Mapping[str, list[float]]):
     stopped: str = ""
     best_epoch: int | None = None
     unrecorded: str = ""
+    best_weights: Params | None = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> list[float]:
         return self.metrics[name]

@@ -64,6 +64,8 @@ def run_epochs(
     try:
         with Interrupts() as interrupts:
             for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
+                if history.stopped:
+                    break
                 order = rng.permutation(n) if shuffle else np.arange(n)
                 before = step.moment()
                 with _whole_steps(step, before), interrupts.held():
@@ -91,8 +93,6 @@ def run_epochs(
                 bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
                 for hook in hooks:
                     hook.epoch_end(run)
-                if history.stopped:
-                    break
     finally:
         bar.close()
         for hook in hooks:

@@ -447,3 +447,56 @@ def test_an_empty_or_torn_header_is_a_new_log(tmp_path: Path) -> None:
         (tmp_path / "log.csv").write_text(text)
         model().fit(X, Y, 2, 10, callbacks=[CSVLog(tmp_path / "log.csv", append=True)])
         assert [row["epoch"] for row in rows(str(tmp_path / "log.csv"))] == ["1", "2"]
+
+
+# ------------------------------------------------------------------ what is part of a training
+
+
+@pytest.mark.parametrize("killed", [2, 5, 7, 9, 12])
+@pytest.mark.parametrize("first", ["stopping", "checkpoint"])
+def test_early_stopping_goes_on_to_the_same_bits(backend: Backend, tmp_path: Path, killed: int, first: str) -> None:
+    """Also when it has stopped already: a training that has ended does not begin again."""
+    scores = [9.0, 8.0, 3.0, 4.0, 5.0, 2.5, 6.0, 7.0, 8.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0]
+
+    def train(net: Sequential, epochs: int, start: int, history: History | None = None) -> History:
+        save_it = Checkpoint(tmp_path / "at-{epoch}")
+        stopping = EarlyStopping("score", patience=4, mode="min")
+        last = [stopping, save_it] if first == "stopping" else [save_it, stopping]
+        plateau = ReduceLROnPlateau("score", mode="min", factor=0.5, patience=1)
+        return net.fit(X, Y, epochs, 10, callbacks=[Scores(scores[start:]), plateau, *last], history=history)
+
+    through = model(backend)
+    whole = train(through, 15, 0)
+    assert (whole.epochs, whole.best_epoch) == (11, 6)
+    assert whole.best_weights is None
+    at = min(killed, whole.epochs)
+    history = describe(tmp_path / f"at-{at}")["history"]
+    for _ in range(2):  # the second time there is nothing left to do
+        again = load(tmp_path / f"at-{at}", backend=backend)
+        resumed = train(again, 15 - at, at, history)
+        assert (dict(resumed), resumed.best_epoch) == (dict(whole), 6)
+        assert_same(again, through)
+        again.fit(X, Y, 5, 10, callbacks=[EarlyStopping("score", patience=4, mode="min")], history=resumed)
+        assert_same(again, through)
+
+
+def test_skipped_epochs_are_compared_too(tmp_path: Path) -> None:
+    best = Checkpoint(tmp_path / "{epoch}", every=2, monitor="score", mode="min")
+    model().fit(X, Y, 6, 10, callbacks=[Scores([1.0, 2.0, 5.0, 0.5, 0.4, 0.3]), best])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["4", "6"]
+
+
+def test_the_path_of_a_checkpoint(tmp_path: Path) -> None:
+    net = model()
+    history = net.fit(
+        X, Y, 2, 10, validation_data=(X, Y), callbacks=[Checkpoint(tmp_path / "{epoch:03d}-{val_loss:.3f}-{{x}}")]
+    )
+    expected = [f"{i + 1:03d}-{value:.3f}-{{x}}" for i, value in enumerate(history["val_loss"])]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected
+    before = {name: to_numpy(value) for name, value in net.weights.items()}
+    with pytest.raises(ValueError, match=r"has the field 'epochs', and known are epoch, loss, val_loss; a brace"):
+        net.fit(X, Y, 1, 10, callbacks=[Checkpoint(tmp_path / "{epochs}")])
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing: make it first"):
+        net.fit(X, Y, 1, 10, callbacks=[Checkpoint(tmp_path / "missing" / "{epoch}")])
+    for name, value in net.weights.items():
+        np.testing.assert_array_equal(to_numpy(value), before[name])
