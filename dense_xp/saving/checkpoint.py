@@ -21,7 +21,7 @@ class Checkpoint:
     ----------
     path : path-like
         Where to. ``"{epoch}"`` in it becomes the number of the epoch, ``"{val_loss:.3f}"`` that measure, as
-        :meth:`str.format` writes them; without a field each file replaces the last.
+        ``str.format`` writes them; without a field each file replaces the last.
     every : int, default 1
         Save after each so many epochs.
     monitor : str, optional
