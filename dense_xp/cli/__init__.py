@@ -10,6 +10,7 @@ import dense_xp
 from dense_xp.backend import BackendError, set_backend
 from dense_xp.cli import library, models, train
 from dense_xp.cli.arguments import Parser, backend_options, on_device
+from dense_xp.cli.reports import plain
 
 
 def _parser() -> Parser:
@@ -51,12 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _refused(str(error) or "there is not enough memory")
     except OSError as error:
-        return _refused(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+        return _refused(": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error))
     except KeyboardInterrupt:
         return 130
     return status
 
 
 def _refused(*lines: str) -> int:
-    print(f"dense-xp: {lines[0]}", *lines[1:], sep="\n", file=sys.stderr)
+    print(f"dense-xp: {plain(lines[0])}", *map(plain, lines[1:]), sep="\n", file=sys.stderr)
     return 2

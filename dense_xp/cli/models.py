@@ -11,7 +11,7 @@ import numpy as np
 
 from dense_xp import tables
 from dense_xp.cli.arguments import DATA, Parser, example, names
-from dense_xp.cli.reports import Lines, check_place, epochs, first_of, in_words, scores, shortened
+from dense_xp.cli.reports import Lines, check_place, epochs, first_of, in_words, plain, scores, shortened, show
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.layer import Layer
 from dense_xp.saving import ModelFileError, describe, load
@@ -75,7 +75,7 @@ def predict(arguments: argparse.Namespace) -> int:
     """Write what a model predicts for each row."""
     if arguments.output:
         table_files.check_format(arguments.output, output=True)
-        check_place(arguments.output)
+        check_place(arguments.output, arguments.data, arguments.model)
     model, encoder, frame = _model_and_table(arguments)
     tables.check_columns(frame, arguments.keep)
     predicted = encoder.decode(_output(model, encoder, frame))
@@ -85,9 +85,10 @@ def predict(arguments: argparse.Namespace) -> int:
         predicted = frame.select(list(dict.fromkeys(arguments.keep))).hstack(predicted)
     if arguments.output:
         table_files.write(predicted, arguments.output)
-        print(f"{counted(predicted.height, 'row')}: {arguments.output}")
+        show(f"{counted(predicted.height, 'row')}: {arguments.output}")
     else:
-        print(predicted.write_csv(), end="")
+        text = predicted.write_csv()
+        print(plain(text) if sys.stdout.isatty() else text, end="")
     return 0
 
 
@@ -97,7 +98,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     y = encoder.encode_target(frame)
     found = scores(encoder, _output(model, encoder, frame), y)
     if arguments.json:
-        print(json.dumps({"rows": frame.height, "target": encoder.target.name, **found}, indent=1))
+        show(json.dumps({"rows": frame.height, "target": encoder.target.name, **found}, indent=1))
         return 0
     say = Lines()
     say("data", f"{arguments.data}: {counted(frame.height, 'row')}")
@@ -105,10 +106,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
     say("scores", in_words(encoder, found))
     if isinstance(encoder.target, Classes):
         width = max(5, *map(len, encoder.target.labels))
-        print(f"\n{'class':{width}}  {'rows':>9}  predicted  precision  recall")
+        show(f"\n{'class':{width}}  {'rows':>9}  predicted  precision  recall")
         for label, row in found["classes"].items():
             precision, recall = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall"))
-            print(f"{label:{width}}  {row['rows']:9,}  {row['predicted']:9,}  {precision:>9}  {recall:>6}")
+            show(f"{label:{width}}  {row['rows']:9,}  {row['predicted']:9,}  {precision:>9}  {recall:>6}")
     return 0
 
 
@@ -148,7 +149,7 @@ def _load(path: str) -> tuple[Any, Encoder | None, dict[str, Any]]:
 def _output(model: Any, encoder: Encoder, frame: Any) -> np.ndarray[Any, Any]:
     """Say what is taken for something else, and return what the model gives for each row."""
     for note in first_of(encoder.notes(frame), "column"):
-        print(f"dense-xp: {note}", file=sys.stderr)
+        print(f"dense-xp: {plain(str(note))}", file=sys.stderr)
     parts = [model.predict(encoder.encode(chunk)) for chunk in frame.iter_slices(_CHUNK)]
     return np.concatenate(parts, axis=0)
 
@@ -159,7 +160,7 @@ def export(arguments: argparse.Namespace) -> int:
 
     if not arguments.output.endswith(".onnx"):
         raise ValueError(f"{arguments.output}: the ending must be .onnx")
-    check_place(arguments.output)
+    check_place(arguments.output, arguments.model)
     model, encoder, _ = _load(arguments.model)
     say = Lines()
     activation, metadata = None, {}
@@ -197,11 +198,11 @@ def summary(arguments: argparse.Namespace) -> int:
     if isinstance(model, Sequential):
         model.summary()
     else:
-        print(f"{model!r}: {model.parameters():,} parameters, {model.dtype} on {model.backend}")
+        show(f"{model!r}: {model.parameters():,} parameters, {model.dtype} on {model.backend}")
     say = Lines()
     if encoder is not None:
         target = encoder.target
-        print()
+        show()
         say("target", f"{target.name}: {shortened(target.labels) if isinstance(target, Classes) else 'a number'}")
         say.columns(encoder)
         for name, value in about.get("training", {}).items():

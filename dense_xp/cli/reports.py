@@ -22,7 +22,7 @@ class Lines:
     def __call__(self, name: str, text: str) -> None:
         """Print a line."""
         if not self.quiet:
-            print(f"{name if name != self._last else '':10}  {text}", flush=True)
+            show(f"{name if name != self._last else '':10}  {text}")
         self._last = name
 
     def columns(self, encoder: Encoder) -> None:
@@ -31,6 +31,22 @@ class Lines:
         width = min(30, max(len(name) for name, _, _ in rows))
         for line in first_of([f"{name:{width}}  {kind:8}  {text}" for name, kind, text in rows], "column"):
             self("columns", line)
+
+
+def plain(text: str) -> str:
+    r"""Return a text in which control characters, which a file may send to the terminal, are written as ``\x1b``.
+
+    Examples
+    --------
+    >>> print(plain("a\x1b[31mred\n"), end="")
+    a\x1b[31mred
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def show(text: str = "") -> None:
+    """Print a text that may have come from a file."""
+    print(plain(text), flush=True)
 
 
 def first_of(lines: Sequence[str], noun: str, most: int = 40) -> list[str]:
@@ -93,10 +109,13 @@ def in_words(encoder: Encoder, scores: dict[str, Any]) -> str:
     return f"{r2}root mean square error {scores['rmse']:.4g}, mean absolute error {scores['mae']:.4g}"
 
 
-def check_place(path: str | None) -> None:
-    """Raise if a file cannot be written there: better before the work than after it."""
+def check_place(path: str | None, *others: str | None) -> None:
+    """Raise if a file cannot be written there, or one of the others stands there: better before the work than after."""
     if path is None:
         return
+    for other in others:
+        if other is not None and os.path.realpath(other) == os.path.realpath(path):
+            raise ValueError(f"{path} would be written over {other}, which is used here too: name another file")
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {folder!r}")

@@ -92,8 +92,9 @@ def add(commands: Any, backend: Parser) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """Learn from a table, and save the model: also after Ctrl-C, and with the last good weights after a divergence."""
     say = Lines(quiet=arguments.quiet)
-    for path in (arguments.save, arguments.log, arguments.plot):
-        check_place(path)
+    outputs = (arguments.save, arguments.log, arguments.plot)
+    for i, path in enumerate(outputs):
+        check_place(path, arguments.data, *outputs[:i])
     if arguments.plot:
         check_plot(arguments.plot)
     optimizer = _optimizer(arguments)

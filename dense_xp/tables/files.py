@@ -14,10 +14,13 @@ import io
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from dense_xp.support.files import replacing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,6 +32,10 @@ _CSV = (".csv", ".tsv", ".txt")
 _SEPARATORS = (",", ";", "\t", "|")
 _DATE = r"\d{1,4}[-/.:]\d{1,2}[-/.:]\d"
 _SAMPLE = 2**16
+
+
+_DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+"""What the readers of Python raise for a file that is cut off, flipped, encrypted or compressed in another way."""
 
 
 class TableError(ValueError):
@@ -92,7 +99,7 @@ def read(path: str, *, texts: Sequence[str] = (), missing: Sequence[str] = ()) -
     _check_there(path)
     try:
         frame = {"csv": _read_csv, "parquet": _read_parquet, "npz": _read_npz}[kind](path, texts, missing)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, *_DAMAGED) as error:
         raise TableError(f"{path} cannot be read as {kind}: {_first_line(error)}") from error
     if not frame.height:
         raise TableError(f"{path} has no rows" + (" below its first line" if kind == "csv" else ""))
@@ -110,19 +117,20 @@ def write(frame: pl.DataFrame, path: str) -> None:
         Ends in ``.csv``, ``.tsv``, ``.txt``, ``.parquet`` or ``.npz``.
     """
     kind = check_format(path, output=True)
-    if kind == "csv":
-        frame.write_csv(path, separator="\t" if path.lower().endswith(".tsv") else ",")
-    elif kind == "parquet":
-        frame.write_parquet(path)
-    else:
-        columns = {name: frame[name].to_numpy() for name in frame.columns}
-        with open(path, "wb") as file:  # savez takes names as keywords: one of them may not be "file"
+    with replacing(path) as file:
+        if kind == "csv":
+            frame.write_csv(file, separator="\t" if path.lower().endswith(".tsv") else ",")
+        elif kind == "parquet":
+            frame.write_parquet(file)
+        else:
+            columns = {name: frame[name].to_numpy() for name in frame.columns}
             _savez(
                 file, {name: array.astype("U") if array.dtype == object else array for name, array in columns.items()}
             )
 
 
 def _savez(file: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+    # numpy.savez takes names as keywords: one of them may not be "file"
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w") as member:
@@ -141,7 +149,7 @@ def _check_there(path: str) -> None:
     raise FileNotFoundError(f"there is no file {path!r}{hint}")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
@@ -230,9 +238,9 @@ def _read_parquet(path: str, texts: Sequence[str], missing: Sequence[str]) -> pl
 def _read_npz(path: str, texts: Sequence[str], missing: Sequence[str]) -> pl.DataFrame:
     pl = require_polars()
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError) as error:
         raise TableError(f"{path} cannot be read as npz: {_first_line(error)}") from error
     X, y = arrays.get("X"), arrays.get("y")
     if X is None or X.ndim != 2:

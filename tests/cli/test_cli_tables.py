@@ -503,3 +503,72 @@ def test_the_page_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def _without_digits(text: str) -> str:
     lines = (re.sub(r"-?\d[\d.,]*", "#", re.sub(r"\s+", " ", line)) for line in text.strip().splitlines())
     return "\n".join(lines)
+
+
+# ------------------------------------------------------------------ what is given is never lost, nor believed
+
+
+def test_a_command_does_not_write_over_what_it_reads(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(*TRAIN, *QUICK)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "link.csv").symlink_to("shop.csv")
+    for arguments in (
+        ["train", "shop.csv", "--target", "left", "--save", "shop.csv"],
+        ["train", "shop.csv", "--target", "left", "--save", "./shop.csv"],
+        ["train", "shop.csv", "--target", "left", "--save", "link.csv"],
+        ["train", "shop.csv", "--target", "left", "--save", "n", "--log", "shop.csv"],
+        ["train", "shop.csv", "--target", "left", "--save", "n", "--log", "n"],
+        ["predict", "m", "shop.csv", "--output", "shop.csv"],
+        ["predict", "m", "shop.csv", "--output", str(folder / "link.csv")],
+    ):
+        assert "would be written over" in refused(capsys, *arguments)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_predictions_are_written_whole_or_not_at_all(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(*TRAIN, *QUICK)
+    for name in ("out.csv", "out.parquet", "out.npz"):
+        run("predict", "m", "shop.csv", "--output", name)
+        before = (folder / name).read_bytes()
+
+        def full(number: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            assert cli.main(["predict", "m", "shop.csv", "--output", name]) == 2
+        assert f"dense-xp: {name} was not written (No space left on device)" in capsys.readouterr().err
+        assert (folder / name).read_bytes() == before
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("cut", [1, 10, 200, -8, -1])
+def test_files_that_are_cut_off_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str], cut: int) -> None:
+    import gzip
+
+    (folder / "shop.csv.gz").write_bytes(gzip.compress((folder / "shop.csv").read_bytes()))
+    shop().write_parquet("shop.parquet")
+    np.savez_compressed("shop.npz", X=np.ones((50, 3)), y=np.arange(50) % 2)
+    for name in ("shop.csv.gz", "shop.parquet", "shop.npz"):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[:cut])
+        target = [] if name.endswith("npz") else ["--target", "left"]
+        line = refused(capsys, "train", name, *target, "--save", "m")
+        assert name in line
+
+
+def test_files_do_not_speak_to_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b[31mred\x07"
+    frame = shop().with_columns(
+        pl.when(pl.col("left") == "yes").then(pl.lit(evil)).otherwise(pl.lit("no")).alias("left")
+    )
+    frame.rename({"age": f"age{evil}"}).write_csv("evil.csv")
+    assert "\x1b" not in refused(capsys, "train", "evil.csv", "--target", evil, "--save", "m")
+    run("train", "evil.csv", "--target", "left", "--save", "m", *QUICK)
+    run("evaluate", "m", "evil.csv")
+    run("summary", "m")
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert r"\x1b[31mred\x07" in said.out
