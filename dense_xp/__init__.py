@@ -17,7 +17,7 @@ from dense_xp.backend import (
     to_numpy,
     use_backend,
 )
-from dense_xp.layers.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from dense_xp.layers.activations import ELU, GELU, SELU, LeakyReLU, Mish, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.initializers import (
@@ -77,6 +77,7 @@ __all__ = [
     "L1L2",
     "L2",
     "R2",
+    "SELU",
     "SGD",
     "Accuracy",
     "Adagrad",
@@ -119,6 +120,7 @@ __all__ = [
     "MeanSquaredError",
     "Metric",
     "MinMaxNorm",
+    "Mish",
     "ModelFileError",
     "NoDeviceError",
     "NonNegative",

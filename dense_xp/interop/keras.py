@@ -11,7 +11,7 @@ from typing import Any
 
 from dense_xp.backend import to_numpy
 from dense_xp.interop.building import Part, assembled, finished, imported
-from dense_xp.layers.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from dense_xp.layers.activations import ELU, GELU, SELU, LeakyReLU, Mish, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
@@ -27,8 +27,8 @@ def from_keras(model: Any, *, backend: Any = None) -> Sequential:
 
     Understood are Sequential (also within itself), Dense, BatchNormalization and LayerNormalization over the
     last axis, Dropout, Activation, ReLU, LeakyReLU, ELU, Softmax; as activations by name relu, leaky_relu, elu,
-    gelu (the exact one), silu (swish), tanh, sigmoid, softplus, softmax, linear. Identity and Flatten are left
-    out: a row is flat. An activation right behind a Dense that has none becomes its own. What is not trainable
+    gelu (the exact one), selu, silu (swish), mish, tanh, sigmoid, softplus, softmax, linear. Identity and Flatten
+    are left out: a row is flat. An activation right behind a Dense that has none becomes its own. What is not trainable
     in Keras is not trainable here; a normalization without scale or center gets 1 or 0 in its place. The
     regularizers L1, L2 and L1L2 of weights come across, and the constraints MaxNorm, MinMaxNorm, UnitNorm and NonNeg.
 
@@ -235,6 +235,8 @@ _FUNCTIONS: dict[str, Callable[[], Layer | None]] = {
     "elu": ELU,
     "gelu": GELU,
     "silu": SiLU,
+    "selu": SELU,
+    "mish": Mish,
     "tanh": Tanh,
     "sigmoid": Sigmoid,
     "softplus": Softplus,

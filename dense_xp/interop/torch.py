@@ -14,7 +14,7 @@ from typing import Any
 
 from dense_xp.backend import Backend, get_backend, to_numpy
 from dense_xp.interop.building import Part, assembled, build, finished, imported
-from dense_xp.layers.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from dense_xp.layers.activations import ELU, GELU, SELU, LeakyReLU, Mish, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from dense_xp.layers.contract import Contract
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
@@ -35,8 +35,8 @@ def from_torch(module: Any, model: Sequential | None = None, *, backend: Any = N
     """Make a model of a ``torch.nn.Sequential``, or of a state dict and a model that it fits.
 
     Understood are Sequential (also within itself), Linear, LayerNorm over the last axis, BatchNorm1d, Dropout,
-    ReLU, LeakyReLU, ELU, GELU (the exact one), SiLU, Tanh, Sigmoid, Softplus and Softmax. Identity and Flatten
-    are left out: a row is flat. A Linear and the activation right behind it become one :class:`Dense`. What
+    ReLU, LeakyReLU, ELU, GELU (the exact one), SELU, SiLU, Mish, Tanh, Sigmoid, Softplus and Softmax. Identity and
+    Flatten are left out: a row is flat. A Linear and the activation right behind it become one :class:`Dense`. What
     requires no gradient is not trainable; a normalization without weight and bias gets 1 and 0, not trainable.
 
     Parameters
@@ -211,6 +211,8 @@ _READERS: dict[str, Callable[[Any, str], Layer]] = {
     "ELU": lambda module, path: ELU(module.alpha),
     "GELU": _gelu,
     "SiLU": lambda module, path: SiLU(),
+    "SELU": lambda module, path: SELU(),
+    "Mish": lambda module, path: Mish(),
     "Tanh": lambda module, path: Tanh(),
     "Sigmoid": lambda module, path: Sigmoid(),
     "Softplus": _softplus,
@@ -364,6 +366,8 @@ _WRITERS: dict[type[Layer], Callable[[Any, Any], Any]] = {
     ELU: lambda nn, layer: nn.ELU(layer.alpha),
     GELU: lambda nn, layer: nn.GELU(),
     SiLU: lambda nn, layer: nn.SiLU(),
+    SELU: lambda nn, layer: nn.SELU(),
+    Mish: lambda nn, layer: nn.Mish(),
     Tanh: lambda nn, layer: nn.Tanh(),
     Sigmoid: lambda nn, layer: nn.Sigmoid(),
     Softplus: lambda nn, layer: nn.Softplus(threshold=_LINEAR_FROM),

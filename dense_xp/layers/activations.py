@@ -140,6 +140,37 @@ class ELU(Activation):
         return {"alpha": self.alpha, **super().get_config()}
 
 
+class SELU(Activation):
+    r"""Scaled exponential linear unit, :math:`λ x` where positive and :math:`λ α (e^x - 1)` elsewhere.
+
+    With λ = 1.0507… and α = 1.6732… mean 0 and variance 1 are kept from layer to layer, if the weights are drawn with
+    variance 1 / n_in.
+
+    References
+    ----------
+    .. [1] G. Klambauer, T. Unterthiner, A. Mayr and S. Hochreiter, "Self-normalizing neural networks", NeurIPS 2017,
+       https://arxiv.org/abs/1706.02515
+
+    Examples
+    --------
+    >>> SELU(input_shape=(2,)).forward_pass([[-100.0, 2.0]]).round(4)
+    array([[-1.7581,  2.1014]], dtype=float32)
+    """
+
+    scale, alpha = 1.0507009873554805, 1.6732632423543772
+
+    def function(self, X: Array) -> tuple[Array, Any]:
+        """Return the value, and X."""
+        xp = array_namespace(X)
+        return xp.where(X > 0, self.scale * X, self.scale * self.alpha * xp.expm1(xp.minimum(X, 0.0))), X
+
+    def derivative(self, cache: Any) -> Array:
+        """Return λ or λ α eˣ."""
+        xp = array_namespace(cache)
+        left = self.scale * self.alpha * xp.exp(xp.minimum(cache, 0.0))
+        return xp.where(cache > 0, self.scale * xp.ones_like(cache), left)
+
+
 class GELU(Activation):
     r"""Gaussian error linear unit, :math:`x\,Φ(x)`, exact to rounding (no tanh in its place).
 
@@ -187,6 +218,35 @@ class SiLU(Activation):
         """Return σ(x) (1 + x σ(-x))."""
         X, s = cache
         return s * (1.0 + X * sigmoid(-X))
+
+
+class Mish(Activation):
+    r"""Mish, :math:`x \tanh(\log(1 + e^x))`.
+
+    References
+    ----------
+    .. [1] D. Misra, "Mish: a self regularized non-monotonic activation function", BMVC 2020,
+       https://arxiv.org/abs/1908.08681
+
+    Examples
+    --------
+    >>> Mish(input_shape=(2,)).forward_pass([[1.0, 100.0]]).round(4)
+    array([[  0.8651, 100.    ]], dtype=float32)
+    """
+
+    def function(self, X: Array) -> tuple[Array, Any]:
+        """Return x t with t = tanh(softplus(x)); and x, t and 1 - t, each from e⁻ˡˣˡ alone, without a difference."""
+        xp = array_namespace(X)
+        small = xp.exp(-xp.abs(X))
+        above = xp.where(X < 0, small * (small + 2.0), 1.0 + 2.0 * small)
+        rest = xp.where(X < 0, 2.0 * xp.ones_like(X), 2.0 * small * small)
+        t = above / (above + rest)
+        return X * t, (X, t, rest / (above + rest))
+
+    def derivative(self, cache: Any) -> Array:
+        """Return t + x σ(x) (1 - t²)."""
+        X, t, rest = cache
+        return t + X * sigmoid(X) * (rest * (1.0 + t))
 
 
 class Tanh(Activation):
@@ -279,8 +339,10 @@ ACTIVATIONS: Registry[Layer] = Registry(
         "relu": ReLU,
         "leaky_relu": LeakyReLU,
         "elu": ELU,
+        "selu": SELU,
         "gelu": GELU,
         "silu": SiLU,
+        "mish": Mish,
         "tanh": Tanh,
         "sigmoid": Sigmoid,
         "softplus": Softplus,

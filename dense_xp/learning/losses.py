@@ -410,6 +410,10 @@ LOSSES: Registry[Loss] = Registry(
         "huber": Huber,
         "softmax_cross_entropy": SoftmaxCrossEntropy,
         "sigmoid_cross_entropy": SigmoidCrossEntropy,
+        # as everybody types them
+        "mse": MeanSquaredError,
+        "mae": MeanAbsoluteError,
+        "bce": SigmoidCrossEntropy,
     },
     "an object of a subclass of Loss",
     lambda spec: isinstance(spec, Loss),

@@ -45,7 +45,20 @@ def _same_numbers_in_any_order() -> None:
 
 
 KERAS = {BatchNorm: folded_batch_norm, GELU: erf_gelu, Softplus: plain_softplus}
-ACTIVATIONS = ["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "softplus", "softmax", "linear"]
+ACTIVATIONS = [
+    "relu",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "mish",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "softmax",
+    "linear",
+]
 LAYERS: dict[str, Any] = {name: lambda name=name: [layers.Activation(name)] for name in ACTIVATIONS} | {
     "dense": lambda: [layers.Dense(5)],
     "dense without bias": lambda: [layers.Dense(5, use_bias=False)],
@@ -216,7 +229,11 @@ def functional() -> Any:
     ("make", "kind", "message"),
     [
         (lambda: [layers.PReLU()], TypeError, r"layer 'p_?re_?lu.*' \(PReLU\) has no counterpart here: known are"),
-        (lambda: [layers.Dense(3, activation="mish")], ValueError, "its activation is mish, and known are relu"),
+        (
+            lambda: [layers.Dense(3, activation="hard_silu")],
+            ValueError,
+            "its activation is hard_silu, and known are relu",
+        ),
         (lambda: [layers.Activation(abs)], ValueError, "its activation is abs"),
         (lambda: [layers.Dense(3, activation=layers.ReLU(max_value=6))], ValueError, "no max_value"),
         (lambda: [layers.ReLU(threshold=1.0)], ValueError, "threshold 0"),

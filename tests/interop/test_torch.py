@@ -57,6 +57,8 @@ MODULES: dict[str, Any] = {
     "elu": lambda: nn.ELU(1.5),
     "gelu": lambda: nn.GELU(),
     "silu": lambda: nn.SiLU(),
+    "selu": lambda: nn.SELU(),
+    "mish": lambda: nn.Mish(),
     "tanh": lambda: nn.Tanh(),
     "sigmoid": lambda: nn.Sigmoid(),
     "softplus": lambda: nn.Softplus(),

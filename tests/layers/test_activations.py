@@ -7,7 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dense_xp import ELU, GELU, Dense, Dropout, Layer, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from dense_xp import (
+    ELU,
+    GELU,
+    SELU,
+    Dense,
+    Dropout,
+    Layer,
+    LeakyReLU,
+    Mish,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
 from dense_xp.backend import Backend, to_numpy
 from dense_xp.layers.activations import ACTIVATIONS, Activation, activation_config, get_activation
 from tests.comparing import assert_close, assert_same_kind
@@ -34,6 +49,8 @@ def both(layer: Layer, backend: Backend, x: Any, dtype: str = "float64") -> tupl
         (ELU(0.5), lambda f, x: f.elu(x, 0.5)),
         (GELU(), lambda f, x: f.gelu(x)),
         (SiLU(), lambda f, x: f.silu(x)),
+        (SELU(), lambda f, x: f.selu(x)),
+        (Mish(), lambda f, x: f.mish(x)),
         (Tanh(), lambda f, x: x.tanh()),
         (Sigmoid(), lambda f, x: x.sigmoid()),
         (Softplus(), lambda f, x: f.softplus(x, threshold=1000)),
@@ -71,6 +88,8 @@ def test_gradients_by_random_projection(backend: Backend, kind: type[Layer]) -> 
         (ELU(2.0), 0, 2),
         (GELU(), 0, 0.5),
         (SiLU(), 0, 0.5),
+        (SELU(), 0, 1.0507009873554805 * 1.6732632423543772),
+        (Mish(), 0, 0.6),
         (Tanh(), 0, 1),
         (Sigmoid(), 0.5, 0.25),
         (Softplus(), np.log(2), 0.5),
@@ -100,9 +119,10 @@ def test_huge_numbers_and_nan(backend: Backend, kind: type[Layer]) -> None:
     """Far right all are the identity or 1, far left 0, minus a slope or -1; nothing overflows; NaN stays NaN."""
     Y, grad = (to_numpy(part) for part in both(kind(), backend, [1e30, -1e30, np.nan], "float32"))
     flat = kind in (Tanh, Sigmoid)
-    assert Y[0] == np.float32(1 if flat else 1e30)
-    assert grad[0] == (0 if flat else 1)
-    left = {LeakyReLU: -1e28, ELU: -1, Tanh: -1}.get(kind, 0)
+    slope = SELU.scale if kind is SELU else 1
+    assert Y[0] == np.float32(1 if flat else slope * 1e30)
+    assert grad[0] == np.float32(0 if flat else slope)
+    left = {LeakyReLU: -1e28, ELU: -1, SELU: -SELU.scale * SELU.alpha, Tanh: -1}.get(kind, 0)
     np.testing.assert_allclose(Y[1], left, rtol=1e-6)
     np.testing.assert_allclose(grad[1], 0.01 if kind is LeakyReLU else 0, rtol=1e-6)
     assert np.isnan(Y[2])

@@ -336,3 +336,13 @@ def test_the_weights_of_a_loss_are_those_that_it_counts_with(backend: Backend) -
         own = loss.sample_losses(backend.asarray(prediction, "float32"), backend.asarray(target))[2]
         np.testing.assert_allclose(loss.sample_weights(target, 2), to_numpy(own), rtol=1e-6)
     assert SoftmaxCrossEntropy().sample_weights(np.asarray([0]), 2) is None
+
+
+def test_short_names_are_names_too() -> None:
+    for short, long in (
+        ("mse", "mean_squared_error"),
+        ("mae", "mean_absolute_error"),
+        ("bce", "sigmoid_cross_entropy"),
+    ):
+        assert LOSSES.made(short) == LOSSES.made(long)
+        assert LOSSES.written(LOSSES.made(short)) == long
