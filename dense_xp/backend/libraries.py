@@ -290,7 +290,10 @@ class JAX(Library):
         jax = importlib.import_module("jax")
         platform, _, index = (text or "cpu").partition(":")
         try:
-            return jax.devices(platform)[int(index or 0)]
+            number = int(index or 0)
+            if number < 0:
+                raise IndexError("devices are counted from 0")
+            return jax.devices(platform)[number]
         except Exception as error:
             raise self.no_device(text, f" ({first_line(error)})") from error
 

@@ -17,7 +17,7 @@ from dense_xp.backend import Array
 from dense_xp.learning.losses import LOSSES
 from dense_xp.learning.metric import Measure, Metric, MetricLike, Unweighted
 from dense_xp.learning.special import counted, row_for
-from dense_xp.support.checks import integer_fields, real_fields
+from dense_xp.support.checks import integer_fields, real_fields, several
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import by_name
 
@@ -567,7 +567,7 @@ def named_metrics(specs: Sequence[MetricLike]) -> dict[str, Measure]:
         As :func:`get_metric`; and if two have the same name.
     """
     named: dict[str, Measure] = {}
-    for name, metric in map(get_metric, specs):
+    for name, metric in map(get_metric, several("metrics", specs)):
         if name in named or name == "loss":
             raise ValueError(
                 f"two measures are called {name!r}: give one another name, as in F1('micro', name='micro')"

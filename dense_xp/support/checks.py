@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -92,6 +93,34 @@ def integer(name: str, value: Any, low: int = 1) -> int:
         return int(value)
     wanted = {0: "an integer that is not negative", 1: "a positive integer"}.get(low, f"an integer, at least {low}")
     raise ValueError(f"{name} must be {wanted}, and is {value!r}")
+
+
+def several(name: str, value: Any) -> list[Any]:
+    """Return what was given as a list; a single thing, also a text, is none.
+
+    Parameters
+    ----------
+    name : str
+        What it is called, for the error.
+    value : object
+        What was given.
+
+    Raises
+    ------
+    TypeError
+        If it is no list, tuple or the like.
+
+    Examples
+    --------
+    >>> several("metrics", ("accuracy",))
+    ['accuracy']
+    >>> several("metrics", "accuracy")
+    Traceback (most recent call last):
+    TypeError: metrics must be a list, and is 'accuracy': metrics=['accuracy']
+    """
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+        return list(value)
+    raise TypeError(f"{name} must be a list, and is {value!r:.60}: {name}=[{value!r:.60}]")
 
 
 def real_fields(thing: Any, interval: str, *names: str) -> None:

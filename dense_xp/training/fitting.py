@@ -11,7 +11,7 @@ from dense_xp.layers.placed import unchanged_on_failure
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metric import Measure, MetricLike
 from dense_xp.learning.metrics import named_metrics, suited
-from dense_xp.support.checks import integer
+from dense_xp.support.checks import integer, several
 from dense_xp.support.seeds import Rng, as_rng
 from dense_xp.training.history import Callback, History, Run
 from dense_xp.training.loop import run_epochs
@@ -98,7 +98,7 @@ def fit(
     epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
     named = suited(named_metrics(metrics), gives_probabilities(model))
     history = _continued(history, named, validation_data is not None)
-    hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in callbacks]
+    hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in several("callbacks", callbacks)]
     with unchanged_on_failure(model):  # everything is checked before anything is learned
         _prepare(model, X, optimizer)
         backend = model.built()
@@ -189,6 +189,8 @@ def _prepare(model: Layer, X: Any, optimizer: Any) -> None:
 
 def _continued(history: History | None, metrics: Mapping[str, Measure], validates: bool) -> History:
     """Return a history to go on with: a copy of one that has the same columns, or a new one."""
+    if history is not None and not isinstance(history, History):
+        raise TypeError(f"history is what an earlier fit returned, and this is {history!r:.60}")
     if history is None or not history.metrics:
         return History()
     names = ["loss", *metrics]

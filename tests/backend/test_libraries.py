@@ -696,3 +696,10 @@ def test_dpnp_and_its_devices() -> None:
     with pytest.raises(NoDeviceError, match=r"^the backend 'dpnp:x' has no usable device \(.+\)\. Usable here: dpnp:"):
         get_backend("dpnp:x")
     assert not lookup.LIBRARIES["dpnp"].owns(np.ones(1))
+
+
+@pytest.mark.parametrize("spec", ["jax:cpu:-1", "jax:cpu:99", "jax:cpu:x"])
+def test_devices_of_jax_are_counted_from_zero(spec: str) -> None:
+    pytest.importorskip("jax")
+    with pytest.raises(NoDeviceError, match="has no usable device"):
+        get_backend(spec)

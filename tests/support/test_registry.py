@@ -25,7 +25,9 @@ def test_each_is_made_by_name_and_written_as_its_name(registry: Registry[Any]) -
         if name != "constant":
             made = registry.made(name)
             assert type(made) is kind
-            assert registry.written(made) == name
+            assert registry.written(made) == next(
+                first for first, same in registry.items() if same is kind
+            )  # not a short one
             assert registry.made(made) is made
 
 

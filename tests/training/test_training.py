@@ -585,3 +585,18 @@ def test_tensors_with_a_tape_are_data_like_others() -> None:
     one, other = plain.fit(X, y, 2, rng=1), taped.fit(X.clone().requires_grad_(), y, 2, rng=1)
     assert one["loss"] == other["loss"]
     assert not taped.predict(X.clone().requires_grad_()).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"callbacks": 3}, r"callbacks must be a list, and is 3: callbacks=\[3\]"),
+        ({"callbacks": EarlyStopping("loss")}, r"callbacks must be a list"),
+        ({"metrics": "accuracy"}, r"metrics must be a list, and is 'accuracy': metrics=\['accuracy'\]"),
+        ({"metrics": 3}, r"metrics must be a list"),
+        ({"history": 3}, r"history is what an earlier fit returned, and this is 3"),
+    ],
+)
+def test_what_is_no_list_is_refused_with_the_remedy(given: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        Sequential([Dense(1)], rng=0).fit(np.ones((4, 2)), np.ones(4), 1, **given)
