@@ -25,6 +25,9 @@ THREADS = 256
 COLUMNS, ROWS = 32, 32
 """Threads of a block that adds up columns: as many neighbours as one memory access serves, and rows at a time."""
 
+BLOCKS, MOST_SHARES = 512, 64
+"""Of such blocks, some for each multiprocessor; and how many may share the rows of one column."""
+
 
 def _elementwise(inputs: str, outputs: str, body: str, name: str) -> Any:
     return cupy.ElementwiseKernel(inputs, outputs, body, f"dense_xp_{name}")
@@ -71,34 +74,33 @@ __device__ T column_sum(T value, T* shared) {
     return shared[threadIdx.x];
 }
 
+// The sums of columns: each block adds up some columns over its share of the rows, and column_totals over the shares.
+#define EACH_ROW                                                                                              \
+    long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x, step = (long long)gridDim.y * blockDim.y; \
+    _Pragma("unroll 4") for (long long i = blockIdx.y * blockDim.y + threadIdx.y; i < rows && j < columns; i += step)
+
+extern "C" __global__ void __launch_bounds__(1024) column_totals(
+    const T* __restrict__ parts, T* __restrict__ sums, long long rows, long long columns
+) {
+    long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (j >= columns) return;
+    T sum = 0;
+    for (long long i = 0; i < rows; ++i) sum += parts[i * columns + j];
+    sums[j] = sum;
+}
+
 extern "C" __global__ void __launch_bounds__(1024) linear_backward(
     const T* grad, T* z, T* sums, long long rows, long long columns
 ) {
     __shared__ T shared[1024];
-    long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     T sum = 0;
-    for (long long i = threadIdx.y; i < rows && j < columns; i += blockDim.y) {
+    EACH_ROW {
         T g = grad[i * columns + j];
         if (grad != z) z[i * columns + j] = g;
         sum += g;
     }
     sum = column_sum(sum, shared);
-    if (threadIdx.y == 0 && j < columns) sums[j] = sum;
-}
-
-extern "C" __global__ void __launch_bounds__(1024) relu_backward(
-    const T* grad, T* y, T* sums, long long rows, long long columns
-) {
-    __shared__ T shared[1024];
-    long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    T sum = 0;
-    for (long long i = threadIdx.y; i < rows && j < columns; i += blockDim.y) {
-        T g = y[i * columns + j] > T(0) ? grad[i * columns + j] : T(0);
-        y[i * columns + j] = g;
-        sum += g;
-    }
-    sum = column_sum(sum, shared);
-    if (threadIdx.y == 0 && j < columns) sums[j] = sum;
+    if (threadIdx.y == 0 && j < columns) sums[blockIdx.y * columns + j] = sum;
 }
 
 extern "C" __global__ void __launch_bounds__(1024) layer_norm(
@@ -140,19 +142,22 @@ extern "C" __global__ void __launch_bounds__(1024) layer_norm_backward(
 }
 
 extern "C" __global__ void __launch_bounds__(1024) layer_norm_sums(
-    const T* grad, const T* normed, T* grad_gamma, T* grad_beta, long long rows, long long columns
+    const T* __restrict__ grad, const T* __restrict__ normed, T* grad_gamma, T* grad_beta, long long rows,
+    long long columns
 ) {
     __shared__ T shared[1024];
-    long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     T sum = 0, along = 0;
-    for (long long i = threadIdx.y; i < rows && j < columns; i += blockDim.y) {
+    EACH_ROW {
         T g = grad[i * columns + j];
         sum += g;
         along += g * normed[i * columns + j];
     }
     sum = column_sum(sum, shared);
     along = column_sum(along, shared);
-    if (threadIdx.y == 0 && j < columns) { grad_beta[j] = sum; grad_gamma[j] = along; }
+    if (threadIdx.y == 0 && j < columns) {
+        grad_beta[blockIdx.y * columns + j] = sum;
+        grad_gamma[blockIdx.y * columns + j] = along;
+    }
 }
 
 extern "C" __global__ void __launch_bounds__(1024) cross_entropy(
@@ -199,11 +204,37 @@ extern "C" __global__ void __launch_bounds__(1024) partial_squares(const T* x, d
 }
 """
 
+_BACKWARD = r"""
+// Overwrites the output of an activation with its gradient.
+extern "C" __global__ void __launch_bounds__(1024) NAME_backward(
+    const T* __restrict__ grad, T* __restrict__ outputs, T* sums, long long rows, long long columns
+) {
+    __shared__ T shared[1024];
+    T sum = 0;
+    EACH_ROW {
+        T g = grad[i * columns + j], y = outputs[i * columns + j];
+        g = GRADIENT;
+        outputs[i * columns + j] = g;
+        sum += g;
+    }
+    sum = column_sum(sum, shared);
+    if (threadIdx.y == 0 && j < columns) sums[blockIdx.y * columns + j] = sum;
+}
+"""
+_GRADIENTS = {
+    "relu": "y > T(0) ? g : T(0)",
+    "tanh": "g * ((T(1) - y) * (T(1) + y))",
+    "sigmoid": "g * (y * (T(1) - y))",
+}
+_SOURCE = _BLOCKS + "".join(
+    _BACKWARD.replace("NAME", name).replace("GRADIENT", gradient) for name, gradient in _GRADIENTS.items()
+)
+
 
 @functools.cache
 def _module(dtype: str) -> Any:
     real = {"float32": "float", "float64": "double"}[dtype]
-    return cupy.RawModule(code=f"typedef {real} T;\n{_BLOCKS}")
+    return cupy.RawModule(code=f"typedef {real} T;\n{_SOURCE}")
 
 
 @functools.cache
@@ -217,11 +248,16 @@ def _by_rows(name: str, n: int, rows: int, *arguments: Any) -> None:
     _compiled(name, arguments[0].dtype.name)((rows,), (threads,), arguments)
 
 
-def _by_columns(name: str, shape: tuple[int, ...], *arguments: Any) -> None:
-    """Launch a kernel in which a block works on some columns."""
-    rows, columns = shape
+def _by_columns(name: str, arrays: tuple[Array, ...], sums: tuple[Array, ...]) -> None:
+    """Launch a kernel that adds up columns, and another that adds up its shares if the rows are shared out."""
+    (rows, columns), dtype = arrays[0].shape, arrays[0].dtype
     blocks = -(-columns // COLUMNS)
-    _compiled(name, arguments[0].dtype.name)((blocks,), (COLUMNS, ROWS), (*arguments, rows, columns))
+    # enough blocks to fill the device, each with enough rows to be worth its launch
+    shares = max(1, min(MOST_SHARES, BLOCKS // blocks, rows // (4 * ROWS)))
+    parts = sums if shares == 1 else tuple(cupy.empty((shares, columns), dtype=dtype) for _ in sums)
+    _compiled(name, dtype.name)((blocks, shares), (COLUMNS, ROWS), (*arrays, *parts, rows, columns))
+    for part, total in zip(parts, sums, strict=True) if shares > 1 else ():
+        _compiled("column_totals", dtype.name)((-(-columns // THREADS),), (THREADS,), (part, total, shares, columns))
 
 
 def _partial_sums(x: Array, out: Array, scale: float = 1.0) -> None:
@@ -277,6 +313,10 @@ columns_product = product
 
 _linear = _elementwise("T bias", "T z", "z += bias", "linear")
 _relu = _elementwise("T bias", "T z", "T y = z + bias; z = y < T(0) ? T(0) : y", "relu")  # a NaN stays one
+_tanh = _elementwise("T bias", "T z", "z = tanh(z + bias)", "tanh")
+_sigmoid = _elementwise(
+    "T bias", "T z", "T x = z + bias, e = exp(x < T(0) ? x : -x); z = (x < T(0) ? e : T(1)) / (T(1) + e)", "sigmoid"
+)
 _dropout = _elementwise("T x, bool keep, T scale", "T y", "y = keep ? x * scale : T(0)", "dropout")
 
 
@@ -287,7 +327,7 @@ def linear(Z: Array, bias: Array) -> None:
 
 def linear_backward(grad: Array, Z: Array, grad_bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.linear_backward`."""
-    _by_columns("linear_backward", Z.shape, cupy.ascontiguousarray(grad), Z, grad_bias)
+    _by_columns("linear_backward", (cupy.ascontiguousarray(grad), Z), (grad_bias,))
 
 
 def relu(Z: Array, bias: Array) -> None:
@@ -297,7 +337,27 @@ def relu(Z: Array, bias: Array) -> None:
 
 def relu_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.relu_backward`."""
-    _by_columns("relu_backward", Y.shape, cupy.ascontiguousarray(grad), Y, grad_bias)
+    _by_columns("relu_backward", (cupy.ascontiguousarray(grad), Y), (grad_bias,))
+
+
+def tanh(Z: Array, bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.tanh`."""
+    _tanh(bias, Z)
+
+
+def tanh_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.tanh_backward`."""
+    _by_columns("tanh_backward", (cupy.ascontiguousarray(grad), Y), (grad_bias,))
+
+
+def sigmoid(Z: Array, bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.sigmoid`."""
+    _sigmoid(bias, Z)
+
+
+def sigmoid_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.sigmoid_backward`."""
+    _by_columns("sigmoid_backward", (cupy.ascontiguousarray(grad), Y), (grad_bias,))
 
 
 def dropout(X: Array, keep: Array, scale: float, out: Array) -> None:
@@ -317,7 +377,7 @@ def layer_norm_backward(
     """As :func:`dense_xp.kernels.numpy.layer_norm_backward`; x̂ stays."""
     grad = cupy.ascontiguousarray(grad)
     rows, n = grad.shape
-    _by_columns("layer_norm_sums", grad.shape, grad, normed, grad_gamma, grad_beta)
+    _by_columns("layer_norm_sums", (grad, normed), (grad_gamma, grad_beta))
     _by_rows("layer_norm_backward", n, rows, grad, gamma, normed, inverse, out, n)
 
 

@@ -282,3 +282,25 @@ def test_faults_that_the_stand_in_shows(
         monkeypatch.setattr(stages.Stage, "forward", new_averages)
     with pytest.raises(AssertionError):
         recorded(kernels, "norms", SGD(CosineSchedule(0.05, 12)), SoftmaxCrossEntropy(), LABELS)
+
+
+@pytest.mark.parametrize("shape", [(300, 5), (700, 40), (16, 3), (64, 1)])
+def test_the_rows_of_tall_arrays_are_shared_out(kernels: Any, shape: tuple[int, int]) -> None:
+    """Some blocks a column; their shares are added up in an order that is always the same."""
+    rng, put = np.random.default_rng(0), get_backend().asarray
+    grad = rng.normal(size=shape).astype("float32")
+    results = []
+    for most in (1, kernels.MOST_SHARES, kernels.MOST_SHARES):
+        for name, place in (("linear_backward", rng.normal(size=shape)), ("tanh_backward", np.tanh(grad))):
+            kept, kernels.MOST_SHARES = kernels.MOST_SHARES, most
+            try:
+                total = put(np.zeros((1, shape[1]), "float32"))
+                getattr(kernels, name)(put(grad), put(place.astype("float32")), total)
+            finally:
+                kernels.MOST_SHARES = kept
+            results.append(to_numpy(total)[0])
+    np.testing.assert_allclose(results[0], grad.sum(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(results[1], (grad * (1 - np.tanh(grad) ** 2)).sum(axis=0), rtol=1e-4, atol=1e-4)
+    for one, other, again in zip(results[:2], results[2:4], results[4:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(other, again)

@@ -37,7 +37,7 @@ def kernels() -> Any:
 @pytest.mark.parametrize("real", ["float", "double"])
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90"])
 def test_kernels_that_see_blocks(kernels: Any, real: str, architecture: str) -> None:
-    assert compiled(f"typedef {real} T;\n{kernels._BLOCKS}", architecture) == ""
+    assert compiled(f"typedef {real} T;\n{kernels._SOURCE}", architecture) == ""
 
 
 @pytest.mark.parametrize("real", ["float", "double"])
