@@ -10,7 +10,7 @@ import dense_xp
 from dense_xp.backend import BackendError, set_backend
 from dense_xp.cli import library, models, train
 from dense_xp.cli.arguments import Parser, backend_options, on_device
-from dense_xp.cli.reports import plain
+from dense_xp.support.texts import plain
 
 
 def _parser() -> Parser:

@@ -11,10 +11,11 @@ import numpy as np
 
 from dense_xp import tables
 from dense_xp.cli.arguments import DATA, Parser, example, names
-from dense_xp.cli.reports import Lines, check_place, epochs, first_of, in_words, plain, scores, shortened, show
+from dense_xp.cli.reports import Lines, check_place, epochs, first_of, in_words, scores, shortened, show
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.layer import Layer
 from dense_xp.saving import ModelFileError, describe, load
+from dense_xp.support.texts import plain
 from dense_xp.tables import Classes, Encoder, Quantity, counted
 from dense_xp.tables import files as table_files
 from dense_xp.tables.files import TableError

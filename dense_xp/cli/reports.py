@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dense_xp.support.texts import plain
 from dense_xp.tables import Classes, Encoder, counted
 from dense_xp.training.history import History
 
@@ -31,17 +32,6 @@ class Lines:
         width = min(30, max(len(name) for name, _, _ in rows))
         for line in first_of([f"{name:{width}}  {kind:8}  {text}" for name, kind, text in rows], "column"):
             self("columns", line)
-
-
-def plain(text: str) -> str:
-    r"""Return a text in which control characters, which a file may send to the terminal, are written as ``\x1b``.
-
-    Examples
-    --------
-    >>> print(plain("a\x1b[31mred\n"), end="")
-    a\x1b[31mred
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def show(text: str = "") -> None:

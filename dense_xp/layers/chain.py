@@ -46,8 +46,10 @@ class Chain(Layer):
     ) -> None:
         super().__init__(name=name, dtype=dtype, backend=backend, rng=rng)
         self._items: dict[str, Layer] = {}
+        self._numbers: dict[str, int] = {}  # how many of a kind were given names
+        seen: set[int] = set()
         for layer in layers:
-            self.add(layer)
+            self._append(layer, seen)
         if input_shape is not None:
             self.set_input_shape(input_shape)
 
@@ -75,6 +77,10 @@ class Chain(Layer):
             If it is not a layer, is in the model already or has a name that is, or if the model is
             initialized.
         """
+        self._append(layer, set(map(id, self._items.values())))
+
+    def _append(self, layer: Layer, seen: set[int]) -> None:
+        """Append a layer; `seen` are those that are there, which are too many to look at each time."""
         if not isinstance(layer, Layer):
             raise TypeError(
                 f"Sequential takes layers, and this is a {type(layer).__name__}; "
@@ -82,9 +88,10 @@ class Chain(Layer):
             )
         if self.backend is not None:
             raise RuntimeError("the model is initialized: make a new Sequential to change its layers")
-        if any(layer is other for other in self.layers):
+        if id(layer) in seen:
             raise ValueError(f"{layer!r} is in the model already; make a second one")
         self._items[self._key(layer)] = layer
+        seen.add(id(layer))
 
     def _key(self, layer: Layer) -> str:
         """Return the name of a layer among its siblings: its own, or that of its class with a number."""
@@ -93,9 +100,10 @@ class Chain(Layer):
                 raise ValueError(f"the name {layer.name!r} is taken or has a dot: name each layer differently")
             return layer.name
         stem = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__).lower()
-        number = 0
+        number = self._numbers.get(stem, 0)
         while (key := f"{stem}_{number}" if number else stem) in self._items:
             number += 1
+        self._numbers[stem] = number
         return key
 
     # ------------------------------------------------------------------ the pure half

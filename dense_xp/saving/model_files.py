@@ -7,15 +7,17 @@ old one or the new one, and never half of one. It knows no device: what was trai
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dense_xp.backend import to_numpy
+from dense_xp.backend import BackendError, resolve, to_numpy
 from dense_xp.layers.chain import Chain
 from dense_xp.layers.configured import layer_class
 from dense_xp.layers.contract import with_inner
@@ -23,9 +25,11 @@ from dense_xp.layers.layer import Layer
 from dense_xp.layers.placed import build_with
 from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.learning.schedules import SCHEDULES
-from dense_xp.support.files import write_atomically
+from dense_xp.support.checks import several
+from dense_xp.support.files import as_path, place_of, write_atomically
 from dense_xp.support.registry import Registry
 from dense_xp.support.seeds import random_state, restored
+from dense_xp.support.texts import brief
 from dense_xp.support.trees import flatten, merged, unflatten
 from dense_xp.training.history import History
 
@@ -97,6 +101,9 @@ def save(
     """
     if not isinstance(model, Layer):
         raise TypeError(f"save takes a model and a path, and the model is {model!r:.60}")
+    if history is not None and not isinstance(history, History):
+        raise TypeError(f"history is what fit returned, and this is {history!r:.60}")
+    place_of(path)
     model.built()
     import json  # here and below, what only files need
 
@@ -158,7 +165,9 @@ def _anywhere(config: Any) -> Any:
 # ------------------------------------------------------------------------------------- reading
 
 
-def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[type[Layer]] = ()) -> Any:
+def load(
+    path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[type[Layer]] = (), limits: bool = True
+) -> Any:
     """Read a model from a file that :func:`save` wrote.
 
     Parameters
@@ -169,6 +178,9 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
         Where the model shall live, whatever it was trained on; by default the setting in force.
     custom : sequence of Layer classes
         Classes of your own that may occur in it.
+    limits : bool, default True
+        Whether to refuse a small file that asks for much: more than 1,000 layers and one for each KiB, or layers
+        nested more than 30 deep. Pass False if you trust the file.
 
     Returns
     -------
@@ -181,6 +193,8 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
         If there is no such file.
     ModelFileError
         If it is no model of dense_xp, is cut off, or its parts contradict each other. Nothing is executed.
+    BackendError
+        If the backend cannot be used, or lacks the dtype of the model.
 
     Examples
     --------
@@ -193,14 +207,19 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
     ...     load(f"{folder}/layer.safetensors", backend="numpy")
     Dense(n_units=3, input_shape=(2,), backend='numpy', rng=0)
     """
+    custom = several("custom", custom)
+    if wrong := [kind for kind in custom if not (isinstance(kind, type) and issubclass(kind, Layer))]:
+        raise TypeError(f"custom has classes of layers, and {wrong[0]!r:.60} is none")
+    resolve(backend)  # what is wrong with it is no fault of the file
     arrays, about = _read(path)
     weights = {name.removeprefix(_WEIGHT): value for name, value in arrays.items() if name.startswith(_WEIGHT)}
     state = {name.removeprefix(_STATE): value for name, value in arrays.items() if name.startswith(_STATE)}
-    try:
+    with _blamed(path, "does not fit together"):
+        if limits:
+            _check_size([about["config"]], os.path.getsize(path))
         kind = layer_class(about["class"], custom)
         inner: dict[str, Any] = {"custom": custom} if issubclass(kind, Chain) else {}
-        config = {**about["config"], "backend": backend}
-        model = kind.from_config(config, **inner)
+        model = kind.from_config({**_anywhere(about["config"]), "backend": backend}, **inner)
         rule = None if about.get("optimizer") is None else _RULES.made(about["optimizer"])
         # copies: in the file they need not lie as NumPy likes them
         build_with(model, rule, unflatten({name: value.copy() for name, value in weights.items()}))
@@ -214,11 +233,6 @@ def load(path: str | os.PathLike[str], backend: Any = None, *, custom: Sequence[
         rng = restored(about.get("random"))
         for layer in with_inner(model):
             layer.rng = rng
-    except ModelFileError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
-        text = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ModelFileError(f"{path} does not fit together: {text}") from error
     return model
 
 
@@ -257,82 +271,110 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     found: dict[str, Any] = {
         key: about[key] for key in ("class", "config", "dtype", "optimizer", "steps") if key in about
     }
-    if "history" in about:
-        try:
+    with _blamed(path, "does not fit together"):
+        if "history" in about:
             found["history"] = _history(about["history"])
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ModelFileError(f"{path} does not fit together: {error}") from error
-        best = {name.removeprefix(_BEST): value for name, value in arrays.items() if name.startswith(_BEST)}
-        if best and {name: value.shape for name, value in best.items()} != shapes:
-            raise ModelFileError(f"{path} does not fit together: its best weights are not those of its layers")
-        found["history"].best_weights = unflatten(best) or None
-    if "extra" in about:
-        if not isinstance(about["extra"], dict):
-            raise ModelFileError(f"{path} does not fit together: its extra values are {about['extra']!r:.60}")
-        found["extra"] = about["extra"]
+            best = {name.removeprefix(_BEST): value for name, value in arrays.items() if name.startswith(_BEST)}
+            if best and {name: value.shape for name, value in best.items()} != shapes:
+                raise ValueError("its best weights are not those of its layers")
+            found["history"].best_weights = unflatten(best) or None
+        if "extra" in about:
+            if not isinstance(about["extra"], dict):
+                raise ValueError(f"its extra values are {about['extra']!r:.60}")
+            found["extra"] = about["extra"]
     return {**found, "shapes": shapes}
+
+
+@contextlib.contextmanager
+def _blamed(path: str | os.PathLike[str], says: str) -> Iterator[None]:
+    """Turn what a damaged file may raise into one error that names the file."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except BackendError:
+        raise
+    except (
+        *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError),
+        SafetensorError,
+    ) as error:
+        text = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ModelFileError(f"{os.fspath(path)} {says}: {brief(text)}") from error
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
     import json
 
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
+    path = as_path(path)
     if not stat.S_ISREG(os.stat(path).st_mode):  # FileNotFoundError, with its name
-        raise ModelFileError(f"{os.fspath(path)} is no file: a model is a file that dense_xp.save wrote")
-    try:
+        raise ModelFileError(f"{path} is no file: a model is a file that dense_xp.save wrote")
+    with _blamed(path, "is no model, or is damaged"):
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(_KEY)
             if text is None:
-                raise ModelFileError(f"{path} is a safetensors file, but not one that dense_xp.save wrote")
+                raise ValueError("it is a safetensors file, but not one that dense_xp.save wrote")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         about = json.loads(text)
-    except ModelFileError:
-        raise
-    except (SafetensorError, ValueError, LookupError, RecursionError, OSError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{path} is no model, or is damaged: {error}") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
         version = about.get("format") if isinstance(about, dict) else None
-        raise ModelFileError(f"{path} has format {version!r}, and this version of dense_xp reads {FORMAT}")
+    if version != FORMAT:
+        raise ModelFileError(f"{path} has format {version!r:.40}, and this version of dense_xp reads {FORMAT}")
     for name, value in arrays.items():
         of_a_model = value.dtype.kind == "f" or (value.dtype == np.int8 and not name.startswith(_STATE))
         if not name.startswith((_WEIGHT, _STATE, _BEST)) or not of_a_model:
-            raise ModelFileError(f"{path} holds {name!r} of dtype {value.dtype}, which is no part of a model")
+            raise ModelFileError(f"{path} holds {name!r:.80} of dtype {value.dtype}, which is no part of a model")
     return arrays, about
+
+
+def _check_size(config: Any, size: int) -> None:
+    """Raise if a file of so many bytes asks for far more layers than it holds weights of, or for very deep ones."""
+    most = 1000 + size // 1024
+    layers, level = 0, [config]
+    for _ in range(3 * 30):  # a layer made of layers is a dict with a list of dicts
+        layers += sum(isinstance(value, dict) and "config" in value for value in level)
+        inner = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+    if level or layers > most:
+        what = "layers nested more than 30 deep" if level else f"more than {most:,} layers"
+        raise ValueError(f"it is a small file of {what}: pass limits=False to load if you trust it")
 
 
 def _check_state(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
-        raise ModelFileError(f"its optimizer state is not that of its layers: missing {missing}, unknown {extra}")
+        raise ValueError(f"its optimizer state is not that of its layers: missing {missing}, unknown {extra}")
     for name, value in found.items():
         if tuple(value.shape) != tuple(wanted[name].shape):
             shape = tuple(wanted[name].shape)
-            raise ModelFileError(f"its optimizer state {name!r} has shape {value.shape}, and the layer needs {shape}")
+            raise ValueError(f"its optimizer state {name!r} has shape {value.shape}, and the layer needs {shape}")
 
 
 def _history(config: Any) -> History:
     history = History(**config)
     if not isinstance(history.metrics, dict) or not all(isinstance(x, list) for x in history.metrics.values()):
         raise ValueError("its history is not made of columns")
-    numbers = [history.seconds, history.best_epoch or 0, *(x for column in history.metrics.values() for x in column)]
-    if not all(isinstance(number, int | float) for number in numbers):
+    numbers = [history.seconds, *(x for column in history.metrics.values() for x in column)]
+    if not all(type(number) in (int, float) for number in numbers):
         raise ValueError("its history is not made of numbers")
-    whole = (history.best_epoch or 0, history.samples)
-    if not all(type(number) is int for number in whole) or not isinstance(history.stopped, str):
-        raise ValueError(f"its best epoch is {history.best_epoch!r}, and it has seen {history.samples!r:.40} samples")
-    if not 0 <= (history.best_epoch or 0) <= history.epochs:
-        raise ValueError(f"its best epoch is {history.best_epoch!r}, of {history.epochs}")
+    history.metrics = {name: [float(x) for x in column] for name, column in history.metrics.items()}
+    best = 0 if history.best_epoch is None else history.best_epoch
+    if not all(type(number) is int and number >= 0 for number in (best, history.samples)) or best > history.epochs:
+        raise ValueError(
+            f"its best epoch is {best!r:.40}, of {history.epochs}, and it has seen {history.samples!r:.40} samples"
+        )
+    if not isinstance(history.stopped, str) or not isinstance(history.unrecorded, str):
+        raise ValueError("its history does not say why it stopped")
     return history
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ModelFileError(f"its number of steps is {value!r}")
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError(f"its number of steps is {value!r:.40}")
     return value
 
 
 def _loss_scale(value: Any) -> tuple[float, float]:
-    if not isinstance(value, list | tuple) or len(value) != 2 or not (value[0] >= 1.0 and value[1] >= 0.0):
-        raise ModelFileError(f"its loss scale is {value!r}")
+    if not isinstance(value, list | tuple) or len(value) != 2 or not (1.0 <= value[0] < math.inf > value[1] >= 0.0):
+        raise ValueError(f"its loss scale is {value!r:.60}")
     return float(value[0]), float(value[1])

@@ -7,7 +7,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -24,6 +24,59 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         file.write(data)
 
 
+def as_path(path: Any) -> str:
+    """Return a path as text.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no path: a number, which the system would take for an open file, or an empty text.
+
+    Examples
+    --------
+    >>> as_path(3)
+    Traceback (most recent call last):
+    TypeError: a path is a text or a pathlib.Path, and this is 3
+    """
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        raise TypeError(f"a path is a text or a pathlib.Path, and this is {path!r:.60}") from None
+    if not text or "\0" in text:
+        raise ValueError(f"a path names a file, and this is {text!r:.60}")
+    return text
+
+
+def place_of(path: str | os.PathLike[str]) -> str:
+    """Return where a file would be written, which is what a link leads to; nothing is written yet.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no path.
+    OSError
+        If it is no file, or its folder is missing or write-protected; the message says which.
+    """
+    given = as_path(path)
+    place = os.path.realpath(given)
+    folder = os.path.dirname(place)
+    mode = os.stat(place).st_mode if os.path.lexists(place) else stat.S_IFREG
+    if stat.S_ISDIR(mode) or not os.path.basename(given):
+        raise IsADirectoryError(f"{given} is a folder: name a file in it")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{given} is no regular file, and cannot be replaced as a whole: write to another path")
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"there is no folder {folder}: make it first")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"the folder {folder} is write-protected: write to another one")
+    return place
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Yield a file that takes the place of another once it is whole and on the disk; after an error nothing changed.
@@ -38,18 +91,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Raises
     ------
-    OSError
-        If the path is no file, its folder is missing, or it cannot be written; the message says which.
+    TypeError, ValueError, OSError
+        As :func:`place_of`; or if the file cannot be written, for lack of room for example.
     """
-    place = os.path.realpath(os.fspath(path))
+    place = place_of(path)
     folder, name = os.path.split(place)
     before = os.stat(place) if os.path.lexists(place) else None
-    if before is not None and stat.S_ISDIR(before.st_mode):
-        raise IsADirectoryError(f"{os.fspath(path)} is a folder: name a file in it")
-    if before is not None and not stat.S_ISREG(before.st_mode):
-        raise OSError(f"{os.fspath(path)} is no regular file, and cannot be replaced as a whole: write to another path")
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"there is no folder {folder}: make it first")
     _clear(folder)
     temporary = os.path.join(folder, f"{_own_prefix()}{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from dense_xp import (
     LayerNorm,
     RMSprop,
     Sequential,
+    UnknownBackendError,
     WarmUp,
     describe,
     load,
@@ -359,3 +362,154 @@ def test_numbers_that_python_does_not_read(tmp_path: Path, digits: int) -> None:
     (tmp_path / "x").write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
     with pytest.raises(ModelFileError):
         load(tmp_path / "x")
+
+
+# ------------------------------------------------------------------ small files that ask for much
+
+
+def written(path: Path, about: Any, tensors: Any = None, data: bytes = b"") -> int:
+    """Write a model file by hand, with a description that may be no JSON; return its size."""
+    text = about if isinstance(about, str) else json.dumps(about)
+    header = json.dumps({"__metadata__": {"dense_xp": text}, **(tensors or {})}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data)
+    return path.stat().st_size
+
+
+def made_of(layers: list[dict[str, Any]]) -> dict[str, Any]:
+    config = {"layers": layers, "input_shape": [3]}
+    return {"format": 1, "class": "Sequential", "dtype": "float32", "config": config}
+
+
+def nested(deep: int) -> dict[str, Any]:
+    layers: list[dict[str, Any]] = [{"class": "ReLU", "config": {}}]
+    for _ in range(deep):
+        layers = [{"class": "Sequential", "config": {"layers": layers}}]
+    return made_of(layers)
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        (
+            made_of([{"class": "ReLU", "config": {}}] * 20_000),
+            r"a small file of more than 1,\d\d\d layers: pass limits",
+        ),
+        (nested(300), "nested more than 30 deep: pass limits=False to load if you trust it"),
+        (made_of([{"class": "BatchNorm", "config": {"input_shape": [2**20]}}] * 200), r"what reaches it has|missing"),
+    ],
+    ids=["many", "deep", "wide"],
+)
+def test_a_small_file_costs_little(path: Path, about: Any, message: str) -> None:
+    import tracemalloc
+
+    size = written(path, about)
+    tracemalloc.start()
+    with pytest.raises(ModelFileError, match=message):
+        load(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 16 * 2**20 + 20 * size
+
+
+def test_limits_are_a_choice(path: Path) -> None:
+    written(path, made_of([{"class": "ReLU", "config": {}}] * 3000))
+    assert len(load(path, limits=False).layers) == 3000
+    written(path, nested(40))
+    load(path, limits=False)
+    model = Sequential([Dense(20) for _ in range(1200)], input_shape=(20,), rng=0)
+    model.initialize()
+    save(model, path)  # more than a thousand, each with weights of its own
+    same(load(path), model)
+    written(path, nested(20))
+    load(path)
+
+
+def test_only_the_backend_that_was_asked_for_is_imported(path: Path) -> None:
+    inner = {"class": "ELU", "config": {"backend": "auto"}}
+    written(path, made_of([inner, {"class": "Sequential", "config": {"layers": [inner], "backend": "torch"}}]))
+    code = f"import sys, dense_xp; dense_xp.load({str(path)!r}); print({{'torch', 'jax', 'cupy'}} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("about", "tensor"),
+    [
+        ('{"format": 1, "class": "Dense", "config": {"n_units": ' + "1" * 4301 + "}}", None),
+        (made_of([]), {"dtype": "F32", "shape": [1] * 70, "data_offsets": [0, 4]}),
+        (made_of([]), {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}),
+        (made_of([]), {"dtype": "I64", "shape": [0, 2**40], "data_offsets": [0, 0]}),
+        ({**made_of([]), "history": {"metrics": {"loss": [10**400]}}}, None),
+        ({**made_of([]), "history": {"metrics": {"loss": [1.0, 0.5]}, "best_epoch": 1.5}}, None),
+        ({**made_of([]), "history": {"metrics": {"loss": [1.0, 0.5]}, "best_epoch": True}}, None),
+        ({**made_of([]), "history": {"metrics": {"loss": [True]}}}, None),
+        ({**made_of([]), "history": {"metrics": {}, "samples": -1}}, None),
+        ({**made_of([]), "history": {"metrics": {}, "stopped": 3}}, None),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_damage_is_one_class_of_error(path: Path, about: Any, tensor: Any) -> None:
+    written(path, about, tensor and {"weight:W": tensor}, b"\0" * 4 if tensor and tensor["data_offsets"][1] else b"")
+    with pytest.raises(ModelFileError):
+        describe(path)
+    with pytest.raises(ModelFileError):
+        load(path)
+
+
+def test_weights_that_contradict_each_other_by_their_names(path: Path) -> None:
+    layer = Dense(2, (2,), rng=0)
+    layer.initialize()
+    save(layer, path, history=History({"loss": [1.0]}))
+    for prefix in ("weight:", "best:"):
+        rewritten(path, lambda about: None, lambda host: host.update({f"{prefix}W.x": np.ones(1, "float32")}))  # noqa: B023
+    with pytest.raises(ModelFileError, match="does not fit together"):
+        load(path)
+    with pytest.raises(ModelFileError, match="does not fit together"):
+        describe(path)
+
+
+def test_errors_are_short_and_plain(path: Path) -> None:
+    """Whatever a file has in the place of a name: no control characters, and no pages of it."""
+    for name in ("\x1b[2Jrogue", "x" * 100_000):
+        written(path, {"format": 1, "class": "Dense", "config": {"n_units": 1, name: 1}})
+        with pytest.raises(ModelFileError, match="unexpected keyword argument") as raised:
+            load(path)
+        assert str(raised.value).isprintable()
+        assert len(str(raised.value)) < 700
+
+
+# ------------------------------------------------------------------ what was given in place of a path, and the like
+
+
+@pytest.mark.parametrize("given", [3, True, None, 1.5, ["a"]], ids=str)
+def test_what_is_no_path(given: Any) -> None:
+    model = network()
+    model.initialize()
+    for use in (lambda: save(model, given), lambda: load(given), lambda: describe(given)):
+        with pytest.raises(TypeError, match=r"a path is a text or a pathlib\.Path, and this is "):
+            use()
+    for empty in ("", "a\0b"):
+        with pytest.raises(ValueError, match="a path names a file, and this is "):
+            load(empty)
+    with pytest.raises(TypeError, match="save takes a model and a path, and the model is 3"):
+        save(3, "model")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="history is what fit returned, and this is 3"):
+        save(model, "model", history=3)  # type: ignore[arg-type]
+
+
+def test_what_is_wrong_with_an_argument_is_no_fault_of_the_file(path: Path) -> None:
+    model = network()
+    model.initialize()
+    save(model, path)
+    with pytest.raises(UnknownBackendError, match="unknown backend 'nonsense'"):
+        load(path, "nonsense")
+    with pytest.raises(TypeError, match=r"custom must be a list"):
+        load(path, custom=Own)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="custom has classes of layers, and 3 is none"):
+        load(path, custom=[3])  # type: ignore[list-item]
+    with pytest.raises(ModelFileError, match="is no file: a model is a file"):
+        load(path.parent)
+    with pytest.raises(IsADirectoryError, match="is a folder: name a file in it"):
+        save(model, f"{path.parent}/new/")
+    save(model, os.fsencode(path))  # type: ignore[arg-type]
+    same(load(os.fsencode(path)), model)  # type: ignore[arg-type]
