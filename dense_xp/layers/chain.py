@@ -46,7 +46,7 @@ class Chain(Layer):
     ) -> None:
         super().__init__(name=name, dtype=dtype, backend=backend, rng=rng)
         self._items: dict[str, Layer] = {}
-        self._numbers: dict[str, int] = {}  # how many of a kind were given names
+        self._numbers: dict[str, int] = {}  # of each kind, the last that was given
         seen: set[int] = set()
         for layer in layers:
             self._append(layer, seen)
@@ -110,13 +110,11 @@ class Chain(Layer):
 
     def param_shapes(self) -> dict[str, Any]:
         """Return the shapes of the arrays of all layers, under their names."""
-        shapes = {key: layer.param_shapes() for key, layer in self._items.items()}
-        return {key: own for key, own in shapes.items() if own}
+        return {key: own for key, layer in self._items.items() if (own := layer.param_shapes())}
 
     def init_params(self, rng: Rng) -> Params:
         """Draw the parameters of all layers, in order, under their names."""
-        drawn = {key: layer.init_params(rng) for key, layer in self._items.items()}
-        return {key: params for key, params in drawn.items() if params}
+        return {key: own for key, layer in self._items.items() if (own := layer.init_params(rng))}
 
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Return the last output and the caches of all layers; see :meth:`Layer.forward`."""
@@ -154,11 +152,8 @@ class Chain(Layer):
 
     def updated_buffers(self, cache: Any) -> Params:
         """Return the new buffers of the layers that have some."""
-        updated = {}
-        for (key, layer), own_cache in zip(self._items.items(), cache, strict=True):
-            if buffers := layer.updated_buffers(own_cache):
-                updated[key] = buffers
-        return updated
+        layers = zip(self._items.items(), cache, strict=True)
+        return {key: buffers for (key, layer), own in layers if (buffers := layer.updated_buffers(own))}
 
     def draw_noise(self, rng: Rng, batch_shape: tuple[int, ...]) -> Any:
         """Draw the noise of the layers that need some."""
