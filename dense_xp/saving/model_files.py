@@ -194,7 +194,7 @@ def load(
     ModelFileError
         If it is no model of dense_xp, is cut off, or its parts contradict each other. Nothing is executed.
     BackendError
-        If the backend cannot be used, or lacks the dtype of the model.
+        If the backend cannot be used.
 
     Examples
     --------
@@ -295,7 +295,7 @@ def _blamed(path: str | os.PathLike[str], says: str) -> Iterator[None]:
     except BackendError:
         raise
     except (
-        *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError, OSError),
+        *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, OSError),
         SafetensorError,
     ) as error:
         text = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -357,6 +357,7 @@ def _history(config: Any) -> History:
     numbers = [history.seconds, *(x for column in history.metrics.values() for x in column)]
     if not all(type(number) in (int, float) for number in numbers):
         raise ValueError("its history is not made of numbers")
+    history.seconds = float(history.seconds)
     history.metrics = {name: [float(x) for x in column] for name, column in history.metrics.items()}
     best = 0 if history.best_epoch is None else history.best_epoch
     if not all(type(number) is int and number >= 0 for number in (best, history.samples)) or best > history.epochs:
