@@ -45,6 +45,8 @@ OPTIONAL = {
     "tanh_backward": "grad, Y, grad_bias",
     "sigmoid": "Z, bias",
     "sigmoid_backward": "grad, Y, grad_bias",
+    "activation": "name, constants, Z, bias, Y",
+    "activation_backward": "grad, slope, grad_bias",
     "layer_norm": "X, gamma, beta, epsilon, normed, inverse, Y",
     "layer_norm_backward": "grad, gamma, normed, inverse, grad_gamma, grad_beta, out",
     "chain": "X, params, widths, rectified, outputs",

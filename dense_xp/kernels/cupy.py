@@ -205,7 +205,7 @@ extern "C" __global__ void __launch_bounds__(1024) partial_squares(const T* x, d
 """
 
 _BACKWARD = r"""
-// Overwrites the output of an activation with its gradient.
+// Overwrites the output of an activation, or its derivative, with the gradient.
 extern "C" __global__ void __launch_bounds__(1024) NAME_backward(
     const T* __restrict__ grad, T* __restrict__ outputs, T* sums, long long rows, long long columns
 ) {
@@ -225,6 +225,7 @@ _GRADIENTS = {
     "relu": "y > T(0) ? g : T(0)",
     "tanh": "g * ((T(1) - y) * (T(1) + y))",
     "sigmoid": "g * (y * (T(1) - y))",
+    "activation": "g * y",
 }
 _SOURCE = _BLOCKS + "".join(
     _BACKWARD.replace("NAME", name).replace("GRADIENT", gradient) for name, gradient in _GRADIENTS.items()
@@ -317,6 +318,31 @@ _tanh = _elementwise("T bias", "T z", "z = tanh(z + bias)", "tanh")
 _sigmoid = _elementwise(
     "T bias", "T z", "T x = z + bias, e = exp(x < T(0) ? x : -x); z = (x < T(0) ? e : T(1)) / (T(1) + e)", "sigmoid"
 )
+
+
+def _curve(name: str, value: str, slope: str, first: str = "", constants: str = "") -> Any:
+    body = f"T x = z + bias; {first} y = {value}; z = {slope};"
+    return _elementwise(f"T bias{constants}", "T z, T y", body, name)
+
+
+_S = "T e = exp(-fabs(x)), s = (x < T(0) ? e : T(1)) / (T(1) + e);"
+_CURVES = {  # a NaN stays one: no condition holds for it
+    "leaky_relu": _curve("leaky_relu", "x > T(0) ? x : a * x", "x > T(0) ? T(1) : a", constants=", T a"),
+    "elu": _curve(
+        "elu", "x > T(0) ? b * x : a * expm1(x)", "x > T(0) ? b : a * exp(x)", constants=", T a, T b"
+    ),
+    "gelu": _curve(
+        "gelu", "x * cdf", "cdf + x * density",
+        "T cdf = T(0.5) * erfc(T(-0.7071067811865476) * x), density = T(0.3989422804014327) * exp(T(-0.5) * x * x);",
+    ),
+    "silu": _curve("silu", "x * s", "s * (T(1) + x * ((x < T(0) ? T(1) : e) / (T(1) + e)))", _S),
+    "mish": _curve(
+        "mish", "x * t", "t + x * s * (rest / (above + rest) * (T(1) + t))",
+        _S + "T above = x < T(0) ? e * (e + T(2)) : T(1) + T(2) * e, rest = x < T(0) ? T(2) : T(2) * e * e;"
+        "T t = above / (above + rest);",
+    ),
+    "softplus": _curve("softplus", "(x < T(0) ? T(0) : x) + log1p(e)", "s", _S),
+}  # fmt: skip
 _dropout = _elementwise("T x, bool keep, T scale", "T y", "y = keep ? x * scale : T(0)", "dropout")
 
 
@@ -358,6 +384,20 @@ def sigmoid(Z: Array, bias: Array) -> None:
 def sigmoid_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.sigmoid_backward`."""
     _by_columns("sigmoid_backward", (cupy.ascontiguousarray(grad), Y), (grad_bias,))
+
+
+def activation(name: str, constants: tuple[float, ...], Z: Array, bias: Array, Y: Array) -> None:
+    """Write an activation of Z + bias into Y, and its derivative there into Z.
+
+    Its pure functions in :mod:`dense_xp.layers.activations` say what it is: ``leaky_relu`` with its slope on the left,
+    ``elu`` with factors on the left and on the right, ``gelu``, ``silu``, ``mish`` and ``softplus``.
+    """
+    _CURVES[name](bias, *constants, Z, Y)
+
+
+def activation_backward(grad: Array, slope: Array, grad_bias: Array) -> None:
+    """Replace a derivative by itself times the gradient, and sum that over the rows."""
+    _by_columns("activation_backward", (cupy.ascontiguousarray(grad), slope), (grad_bias,))
 
 
 def dropout(X: Array, keep: Array, scale: float, out: Array) -> None:

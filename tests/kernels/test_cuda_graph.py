@@ -284,6 +284,12 @@ def test_faults_that_the_stand_in_shows(
         recorded(kernels, "norms", SGD(CosineSchedule(0.05, 12)), SoftmaxCrossEntropy(), LABELS)
 
 
+def test_every_activation_is_a_part_of_its_layer(kernels: Any) -> None:
+    for name in ("curves", "tanh", "sigmoid"):
+        step = FusedStep(built(name, Adam(0.01)), SoftmaxCrossEntropy(), (), 12)
+        assert {type(stage).__name__ for stage in step.stages} == {"DenseStage"}
+
+
 @pytest.mark.parametrize("shape", [(300, 5), (700, 40), (16, 3), (64, 1)])
 def test_the_rows_of_tall_arrays_are_shared_out(kernels: Any, shape: tuple[int, int]) -> None:
     """Some blocks a column; their shares are added up in an order that is always the same."""
@@ -301,6 +307,10 @@ def test_the_rows_of_tall_arrays_are_shared_out(kernels: Any, shape: tuple[int, 
             results.append(to_numpy(total)[0])
     np.testing.assert_allclose(results[0], grad.sum(axis=0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(results[1], (grad * (1 - np.tanh(grad) ** 2)).sum(axis=0), rtol=1e-4, atol=1e-4)
+    if kernels is cuda_on_host.kernels():
+        placed, before = put(grad), len(cuda_on_host.machine.launched)
+        kernels.linear_backward(placed, placed, total)
+        assert len(cuda_on_host.machine.launched) - before == 1 + (shape[0] >= 8 * kernels.ROWS)
     for one, other, again in zip(results[:2], results[2:4], results[4:], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(other, again)

@@ -14,6 +14,9 @@ import pytest
 from array_api_compat import array_namespace
 
 from dense_xp import (
+    ELU,
+    GELU,
+    SELU,
     SGD,
     Adagrad,
     Adam,
@@ -21,9 +24,14 @@ from dense_xp import (
     Dense,
     Dropout,
     LayerNorm,
+    LeakyReLU,
     Lion,
+    Mish,
     RMSprop,
     Sequential,
+    SiLU,
+    Softmax,
+    Softplus,
     get_backend,
     kernels,
 )
@@ -31,8 +39,11 @@ from dense_xp.backend import to_numpy, use_backend
 from dense_xp.evidence import parity, rounding
 from dense_xp.evidence.parity import Case, Result
 from dense_xp.kernels import numpy as host
+from dense_xp.layers.activations import ACTIVATIONS
+from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.learning.optimizer import Optimizer
+from dense_xp.training.fused import stages
 from dense_xp.training.fused.updates import Update
 from tests.kernels.kernel_sets import KERNEL_SETS, kernel_set
 
@@ -116,6 +127,55 @@ def test_bias_and_activation(kernel: Any, dtype: str, shape: tuple[int, int], ac
         return {**results, "grad_X": Y, "grad_w0": grad_w0}
 
     held(Case(case.name, case.shape, lambda a: _without(case.function(a), "grad_W"), inputs), twin, dtype)
+
+
+CURVED = (LeakyReLU(0.3), ELU(1.7), SELU(), GELU(), SiLU(), Mish(), Softplus())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("activation", CURVED, ids=repr)
+def test_activations_that_keep_their_derivative(
+    kernel: Any, dtype: str, shape: tuple[int, int], activation: Layer
+) -> None:
+    name, constants = curve_of(kernel, activation)
+    case = parity.layer_case(Dense(shape[1], activation=activation), 6 * RNG.normal(size=shape), RNG)
+    inputs = {**case.inputs, "param.W": np.eye(shape[1]), "param.w0": RNG.normal(size=(1, shape[1]))}
+
+    def twin(arrays: dict[str, Any]) -> dict[str, Any]:
+        Z = arrays["X"] @ arrays["param.W"]
+        Y, grad_w0 = like(Z), like(arrays["param.w0"])
+        kernel.activation(name, constants, Z, arrays["param.w0"], Y)
+        kernel.activation_backward(arrays["grad_Y"], Z, grad_w0)
+        return {"Y": Y, "grad_X": Z, "grad_w0": grad_w0}
+
+    held(Case(case.name, case.shape, lambda a: _without(case.function(a), "grad_W"), inputs), twin, dtype)
+
+
+@pytest.mark.parametrize("activation", CURVED, ids=repr)
+def test_activations_far_out(kernel: Any, dtype: str, activation: Any) -> None:
+    name, constants = curve_of(kernel, activation)
+    put = get_backend().asarray
+    X = np.asarray([[math.nan, math.inf, -math.inf, 0.0, -0.0, 1e30, -1e30, 90.0, -90.0, -12.0, 1e-30]], dtype)
+    with np.errstate(all="ignore"):
+        wanted, cache = activation.function(X)
+        slope = activation.derivative(cache)
+    Z, Y = put(X.copy()), put(np.zeros_like(X))
+    kernel.activation(name, constants, Z, put(np.zeros_like(X)), Y)
+    tolerance = {"rtol": 2000 * np.finfo(dtype).eps, "atol": np.finfo(dtype).tiny}
+    np.testing.assert_allclose(to_numpy(Y), wanted, **tolerance)
+    np.testing.assert_allclose(to_numpy(Z), slope, **tolerance)
+
+
+def curve_of(kernel: Any, activation: Layer) -> tuple[str, tuple[float, ...]]:
+    """Return what the kernel calls an activation, and its constants."""
+    if not hasattr(kernel, "activation"):
+        pytest.skip("the activation's pure functions serve")
+    return stages._CURVES[type(activation)](activation)
+
+
+def test_every_activation_of_the_package_has_kernels_or_is_a_function_of_rows() -> None:
+    assert set(stages._APPLIED) | set(stages._CURVES) | {Softmax} == set(ACTIVATIONS.values())
+    assert {type(activation) for activation in CURVED} == set(stages._CURVES)
 
 
 def _without(results: dict[str, Any], name: str) -> dict[str, Any]:

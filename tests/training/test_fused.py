@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dense_xp import (
+    ELU,
     GELU,
     L1,
     L2,
@@ -83,6 +84,8 @@ MODELS: dict[str, Any] = {
     "ends in relu": lambda: [Dense(8, activation="relu"), Dense(3, activation="relu")],
     "no bias": lambda: [Dense(8, activation="relu", use_bias=False), Dense(3, use_bias=False)],
     "gelu": lambda: [Dense(8, activation="gelu"), Dense(3)],
+    "curves": lambda: [Dense(8, activation=name) for name in ("leaky_relu", "elu", "selu", "gelu", "silu", "mish")],
+    "ends in a curve": lambda: [Dense(8, activation=ELU(1.5)), Dense(3, activation="softplus")],
     "activation layers": lambda: [Dense(8), ReLU(), Dense(8), GELU(), Dense(3)],
     "own activation": lambda: [Dense(8, activation=Doubled()), Doubled(), Dense(3)],
     "softmax": lambda: [Dense(8, activation="relu"), Dense(3), Softmax()],

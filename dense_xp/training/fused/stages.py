@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dense_xp.backend import Array
 from dense_xp.kernels import optional
-from dense_xp.layers.activations import ReLU, Sigmoid, Tanh
+from dense_xp.layers.activations import (
+    ELU,
+    GELU,
+    SELU,
+    LeakyReLU,
+    Mish,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Tanh,
+)
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
@@ -28,7 +40,18 @@ SMALL = 1 << 18
 """Multiplications in a product that costs about what it costs to call it: layers below that are one stage together."""
 
 _APPLIED: dict[type, str] = {ReLU: "relu", Sigmoid: "sigmoid", Tanh: "tanh"}
-"""The kernels for the activation of a dense layer."""
+"""The kernels for the activation of a dense layer, of which the output is enough on the way back."""
+
+_CURVES: dict[type, Callable[[Any], tuple[str, tuple[float, ...]]]] = {
+    LeakyReLU: lambda a: ("leaky_relu", (a.negative_slope,)),
+    ELU: lambda a: ("elu", (a.alpha, 1.0)),
+    SELU: lambda a: ("elu", (a.scale * a.alpha, a.scale)),
+    GELU: lambda a: ("gelu", ()),
+    SiLU: lambda a: ("silu", ()),
+    Mish: lambda a: ("mish", ()),
+    Softplus: lambda a: ("softplus", ()),
+}
+"""The others: what the kernel that keeps their derivative calls them, with their constants."""
 
 
 class Stage:
@@ -125,20 +148,29 @@ class Stage:
 
 def _applied(layer: Dense, kernels: Any) -> tuple[str, Any, Any]:
     """Return what follows the product: name, kernel, backward; "linear" if the activation is a stage of its own."""
-    name = _APPLIED.get(type(layer.activation))
+    kind = type(layer.activation)
+    if kind in _CURVES and (kernel := optional(kernels, "activation")) is not None:
+        kernel = functools.partial(kernel, *_CURVES[kind](layer.activation))
+        return "activation", kernel, optional(kernels, "activation_backward")
+    name = _APPLIED.get(kind)
     if name is not None and (kernel := optional(kernels, name)) is not None:
         return name, kernel, optional(kernels, f"{name}_backward")
     return "linear", kernels.linear, kernels.linear_backward
 
 
 class DenseStage(Stage):
-    """A Dense layer, with its activation if that has kernels: W and w0 are one array, and so are Y and its gradient."""
+    """A Dense layer, with its activation if that has kernels.
+
+    W and w0 are one array. The product is taken into Z, over which the gradient is written on the way back; the output
+    lies there too, unless the derivative of the activation takes that place.
+    """
 
     def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, space: Workspace) -> None:
         super().__init__(path, layer, learns, space)
         kernels = space.kernels
         self.applied, self.apply, self.apply_backward = _applied(layer, kernels)
-        self.owns_linear_output = self.applied == "linear"
+        self.owns_linear_output = self.applied in ("linear", "activation")
+        self.keeps_slope = self.applied == "activation"
         self.W = self.params["W"]
         no_bias = space.empty(1, layer.n_units)
         no_bias[...] = 0.0
@@ -156,7 +188,7 @@ class DenseStage(Stage):
     def plan(self, gradient: Array) -> None:
         """Take memory, and lay out, for each tile, which columns of X it needs, and where its gradients go."""
         n_in, n_units = self.W.shape
-        self.storage = self.space.empty(self.space.batch_size, n_units)
+        self.storage = [self.space.empty(self.space.batch_size, n_units) for _ in range(1 + self.keeps_slope)]
         self.grad_w0 = self.space.empty(1, n_units)
         for rows in self.tiles:
             shape = rows.stop - rows.start, n_units
@@ -175,17 +207,18 @@ class DenseStage(Stage):
         return [Block({n: layer.params[n] for n in names}, layer.optimizer_state, self.space)] if names else []
 
     def resize(self, n: int) -> None:
-        self.Y = self.storage[:n]
+        self.Z, *apart = (array[:n] for array in self.storage)
+        self.applies, self.Y = (self.Z, self.w0, *apart), (apart or [self.Z])[0]
 
     def forward(self, X: Array, noise: Any) -> Array:
         self.X = X
-        self.product(X, self.W, out=self.Y)
-        self.apply(self.Y, self.w0)
+        self.product(X, self.W, out=self.Z)
+        self.apply(*self.applies)
         return self.Y
 
     def backward(self, grad: Array, wanted: bool) -> Array | None:
-        self.apply_backward(grad, self.Y, self.grad_w0)
-        grad, grad_X = self.Y, None
+        self.apply_backward(grad, self.Z, self.grad_w0)
+        grad, grad_X = self.Z, None
         if wanted:
             grad_X = self.space.scratch(*self.X.shape)
             self.product(grad, self.W.T, out=grad_X)
