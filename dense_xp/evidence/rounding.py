@@ -334,7 +334,8 @@ def _count(x: Bounded, axis: Any) -> int:
     return math.prod(x.shape[i] for i in axes)
 
 
-def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
+def _sum(x: Bounded, axis: Any = None, dtype: Precision | None = None, keepdims: bool = False) -> Bounded:
+    x = x if dtype is None else _astype(x, dtype)
     value = np.sum(x.value, axis=axis, keepdims=keepdims)
     error = np.sum(x.error, axis=axis, keepdims=keepdims)
     size = np.sum(np.abs(x.value), axis=axis, keepdims=keepdims) + error
@@ -343,7 +344,7 @@ def _sum(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
 
 
 def _mean(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
-    return _sum(x, axis, keepdims) / float(_count(x, axis))
+    return _sum(x, axis, keepdims=keepdims) / float(_count(x, axis))
 
 
 def _max(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:

@@ -20,7 +20,7 @@ from dense_xp.layers.activations import activation_config, get_activation
 from dense_xp.layers.initializers import get_initializer, initializer_config
 from dense_xp.layers.layer import Layer
 from dense_xp.support.checks import integer
-from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.dtypes import in_dtype, total
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
@@ -149,12 +149,10 @@ class Dense(Layer):
         return grad_Y if self.activation is None else self.activation.backward({}, hidden, grad_Y)[0]
 
     def _parameter_gradients(self, X: Array, grad_Z: Array) -> Params:
-        xp = array_namespace(grad_Z)
         X, grad_Z = rows_of(X), rows_of(grad_Z)
         grads = {"W": X.T @ grad_Z}
         if self.use_bias:
-            total = xp.sum(widened(grad_Z), axis=0, keepdims=True)
-            grads["w0"] = in_dtype(total, grad_Z.dtype)
+            grads["w0"] = in_dtype(total(grad_Z, 0, keepdims=True), grad_Z.dtype)
         return grads
 
     def output_shape(self) -> tuple[int, ...]:

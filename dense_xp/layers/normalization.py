@@ -18,7 +18,7 @@ from dense_xp.backend import Array
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.special import row_for
 from dense_xp.support.checks import real
-from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.dtypes import in_dtype, total, widened
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
@@ -49,11 +49,10 @@ class _Normalization(Layer):
         """Return the gradients of ``gamma`` and ``beta``: sums over all but the last axis."""
         xp = array_namespace(grad_Y)
         axes = tuple(range(grad_Y.ndim - 1))
-        wide = widened(grad_Y)
         shape = (1, grad_Y.shape[-1])
         return {
-            "gamma": in_dtype(xp.reshape(xp.sum(wide * normed, axis=axes), shape), grad_Y.dtype),
-            "beta": in_dtype(xp.reshape(xp.sum(wide, axis=axes), shape), grad_Y.dtype),
+            "gamma": in_dtype(xp.reshape(total(widened(grad_Y) * normed, axes), shape), grad_Y.dtype),
+            "beta": in_dtype(xp.reshape(total(grad_Y, axes), shape), grad_Y.dtype),
         }
 
     def get_config(self) -> dict[str, Any]:

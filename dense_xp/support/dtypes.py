@@ -34,6 +34,28 @@ def widened(x: Array) -> Array:
     return xp.astype(x, xp.float32) if xp.finfo(x.dtype).bits < 32 else x
 
 
+def total(x: Array, axis: int | tuple[int, ...], keepdims: bool = False) -> Array:
+    """Return sums, those of 16-bit numbers as float32 and without a copy of them all in float32.
+
+    Parameters
+    ----------
+    x : array
+        Real floating numbers.
+    axis : int or tuple of int
+        Along which.
+    keepdims : bool
+        Whether these axes stay, with the length 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> total(np.full(4096, 1.5, dtype="float16"), 0)
+    np.float32(6144.0)
+    """
+    xp = array_namespace(x)
+    return xp.sum(x, axis=axis, dtype=xp.float32 if xp.finfo(x.dtype).bits < 32 else x.dtype, keepdims=keepdims)
+
+
 def is_floating(x: Array) -> bool:
     """Whether an array holds real floating numbers, and not integers.
 
