@@ -9,6 +9,7 @@ own, which lives as long as the graph. Results are copied out, because the next 
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -110,7 +111,7 @@ class _Graph:
         stream = _stream()
         self._handle = blas.Handle(stream.ptr)  # its own, for as long as it may be launched
         allocated = cupy.cuda.using_allocator(self._pool.malloc)
-        with stream, allocated, blas.using(self._handle), _no_uploads():
+        with stream, allocated, blas.using(self._handle), _no_uploads(), _no_collection():
             stream.begin_capture()
             try:
                 self._values = function(*self._arrays)
@@ -160,6 +161,18 @@ def _no_uploads() -> Iterator[None]:
         yield
     finally:
         cupy.cuda.set_pinned_memory_allocator(pool.malloc)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Let no garbage be collected: to give up a handle of cuBLAS that an old graph had waits for the device."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 _of_this_thread = threading.local()

@@ -21,6 +21,7 @@ from dense_xp.layers.initializers import get_initializer, initializer_config
 from dense_xp.layers.layer import Layer
 from dense_xp.support.checks import integer
 from dense_xp.support.dtypes import in_dtype, total
+from dense_xp.support.products import matmul
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
@@ -115,7 +116,7 @@ class Dense(Layer):
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Return the output and what backward needs; see :meth:`Layer.forward`."""
         rows = X if X.ndim == 2 else rows_of(X)
-        Z = rows @ params["W"]
+        Z = matmul(rows, params["W"])
         if "w0" in params:
             Z += params["w0"]  # Z is ours: on a CPU a second array of its size would cost more than the addition
         if rows is not X:
@@ -150,7 +151,7 @@ class Dense(Layer):
 
     def _parameter_gradients(self, X: Array, grad_Z: Array) -> Params:
         X, grad_Z = rows_of(X), rows_of(grad_Z)
-        grads = {"W": X.T @ grad_Z}
+        grads = {"W": matmul(X.T, grad_Z)}
         if self.use_bias:
             grads["w0"] = in_dtype(total(grad_Z, 0, keepdims=True), grad_Z.dtype)
         return grads
@@ -198,7 +199,7 @@ def rows_of(X: Array) -> Array:
 
 def product(X: Array, W: Array) -> Array:
     """Multiply the last axis of X with a matrix."""
-    Z = rows_of(X) @ W
+    Z = matmul(rows_of(X), W)
     return Z if X.ndim == 2 else array_namespace(X).reshape(Z, (*X.shape[:-1], W.shape[1]))
 
 

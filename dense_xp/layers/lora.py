@@ -23,6 +23,7 @@ from dense_xp.layers.surgery import in_place_of, replaced
 from dense_xp.learning.special import row_for
 from dense_xp.support.checks import integer, real
 from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.products import matmul
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
@@ -151,7 +152,8 @@ class LoRA(Layer):
         grad_Z = self.dense.through_activation(hidden, grad_Y)
         scaled = self.scale * grad_Z
         grad_low = product(scaled, params["B"].T)
-        return grad_Z, grad_low, {"A": rows_of(X).T @ rows_of(grad_low), "B": rows_of(low).T @ rows_of(scaled)}
+        grads = {"A": matmul(rows_of(X).T, rows_of(grad_low)), "B": matmul(rows_of(low).T, rows_of(scaled))}
+        return grad_Z, grad_low, grads
 
     def output_shape(self) -> tuple[int, ...]:
         """Return ``(n_units,)``."""

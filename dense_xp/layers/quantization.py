@@ -27,6 +27,7 @@ from dense_xp.layers.layer import Layer
 from dense_xp.layers.surgery import in_place_of, replaced
 from dense_xp.support.checks import integer
 from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.products import matmul
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
@@ -100,7 +101,7 @@ class QuantizedDense(Layer):
         """Return the output and what backward needs; see :meth:`Layer.forward`."""
         xp = array_namespace(X)
         rows = widened(rows_of(X))
-        parts = [rows @ block for _, block in _converted(params["W"], rows.dtype)]
+        parts = [matmul(rows, block) for _, block in _converted(params["W"], rows.dtype)]
         Z = parts[0] if len(parts) == 1 else xp.concat(parts, axis=1)
         Z = Z * widened(params["scale"])
         if "w0" in params:
@@ -114,7 +115,7 @@ class QuantizedDense(Layer):
         """Return grad_X, and no gradients; see :meth:`Layer.backward`."""
         grad_Z = grad_Y if self.activation is None else self.activation.backward({}, cache, grad_Y)[0]
         rows = widened(rows_of(grad_Z)) * widened(params["scale"])
-        parts = [rows[:, columns] @ block.T for columns, block in _converted(params["W"], rows.dtype)]
+        parts = [matmul(rows[:, columns], block.T) for columns, block in _converted(params["W"], rows.dtype)]
         grad_X = in_dtype(sum(parts[1:], parts[0]), grad_Y.dtype)
         return array_namespace(grad_Y).reshape(grad_X, (*grad_Y.shape[:-1], grad_X.shape[1])), {}
 

@@ -13,6 +13,7 @@ References
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -82,8 +83,9 @@ def unscaled(grads: Any, state: State) -> tuple[Any, Array]:
         return widened(grad) * (1.0 / state["factor"])  # exact: the factor is a power of two
 
     grads = mapped(divided, grads)
-    xp = array_namespace(state["factor"])
-    return grads, xp.all(xp.stack(checks)) if checks else state["factor"] > 0.0
+    # not stacked: for that CuPy brings the addresses of more than eight arrays to the device
+    both = array_namespace(state["factor"]).logical_and
+    return grads, functools.reduce(both, checks, state["factor"] > 0.0)
 
 
 def advanced(state: State, finite: Array) -> State:

@@ -16,6 +16,7 @@ from array_api_compat import array_namespace, device
 from dense_xp.backend import Array
 from dense_xp.learning.special import sign
 from dense_xp.support.checks import real_fields
+from dense_xp.support.products import matmul
 from dense_xp.support.registry import Registry
 
 
@@ -218,7 +219,7 @@ class SoftOrthogonality(Regularizer):
     def gradient(self, W: Array) -> Array:
         """Return 4λW(WᵀW - I), or 4λ(WWᵀ - I)W."""
         excess = _excess(W)
-        return (4.0 * self.factor) * (W @ excess if _is_tall(W) else excess @ W)
+        return (4.0 * self.factor) * (matmul(W, excess) if _is_tall(W) else matmul(excess, W))
 
 
 def _is_tall(W: Array) -> bool:
@@ -226,7 +227,7 @@ def _is_tall(W: Array) -> bool:
 
 
 def _excess(W: Array) -> Array:
-    gram = W.T @ W if _is_tall(W) else W @ W.T
+    gram = matmul(W.T, W) if _is_tall(W) else matmul(W, W.T)
     return gram - array_namespace(W).eye(gram.shape[0], dtype=W.dtype, device=device(W))
 
 

@@ -95,8 +95,6 @@ def _common_counts(optimizer: Optimizer, backend: Backend, state: Params) -> tup
 class CompiledStep:
     """Steps a pure model by one function of arrays; they are here while it trains, in the model after each epoch."""
 
-    unrecorded = ""
-
     def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure]) -> None:
         assert model.optimizer is not None
         assert model.backend is not None
@@ -123,6 +121,11 @@ class CompiledStep:
             rule, places = _without_rate(self.optimizer), packing[1].places
             key = f"step {loss!r} {rule!r} {list(metrics.items())} {_trainable(model)} {places}"
             self.step = compile_once(model, self.backend, key, packed, (0, 1))  # parameters and state
+
+    @property
+    def unrecorded(self) -> str:
+        """See :class:`~dense_xp.training.steps.Step`; empty, as nothing is recorded here."""
+        return ""
 
     def _with_scale(self, state: Params) -> Params:
         if not self.scales:

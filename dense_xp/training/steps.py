@@ -1,4 +1,4 @@
-"""The three ways to step a model, and which one serves."""
+"""The four ways to step a model, and which one serves."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dense_xp.support.trees import copied, copies
 from dense_xp.training.compiled import CompiledStep
 from dense_xp.training.fused.step import FusedStep
 from dense_xp.training.moments import Moment
+from dense_xp.training.recorded import RecordedStep
 from dense_xp.training.step import penalized
 
 
@@ -99,4 +100,4 @@ def stepper(model: Layer, loss: Loss, metrics: Mapping[str, Measure], X_ndim: in
         return EagerStep(model, loss, metrics)
     if FusedStep.serves(model, X_ndim):
         return FusedStep(model, loss, in_step(metrics), batch_size)
-    return CompiledStep(model, loss, metrics)
+    return (RecordedStep if RecordedStep.serves(model) else CompiledStep)(model, loss, metrics)

@@ -24,8 +24,8 @@ FAULTS = {
     "a transpose is missing": ("layers/dense.py", 'product(grad_Z, params["W"].T)', 'product(grad_Z, params["W"])'),
     "a mean where a sum belongs": (
         "layers/dense.py",
-        "xp.sum(widened(grad_Z), axis=0, keepdims=True)",
-        "xp.mean(widened(grad_Z), axis=0, keepdims=True)",
+        "total(grad_Z, 0, keepdims=True)",
+        "total(grad_Z, 0, keepdims=True) / grad_Z.shape[0]",
     ),
     "w0 has the shape (n,)": (
         "layers/dense.py",
@@ -40,8 +40,8 @@ FAULTS = {
     ),
     "the dtype drifts to float64": (
         "layers/dense.py",
-        "    Z = rows_of(X) @ W\n",
-        "    Z = rows_of(X) @ W\n    Z = array_namespace(Z).astype(Z, array_namespace(Z).float64)\n",
+        "    Z = matmul(rows_of(X), W)\n",
+        "    Z = matmul(rows_of(X), W)\n    Z = array_namespace(Z).astype(Z, array_namespace(Z).float64)\n",
     ),
     "the bias is added twice": ("layers/dense.py", 'Z += params["w0"]  #', 'Z += params["w0"] + params["w0"]  #'),
     "frozen layers learn": ("layers/layer.py", "if self.trainable and grads:", "if grads:"),

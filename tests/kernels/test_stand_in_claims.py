@@ -136,6 +136,27 @@ def test_every_upload_asks_the_allocator_of_page_locked_memory(cp: Any) -> None:
         cp.cuda.set_pinned_memory_allocator(pool.malloc)
 
 
+@pytest.mark.parametrize("join", ["stack", "concatenate"])
+def test_more_than_eight_arrays_are_joined_by_their_addresses(cp: Any, join: str) -> None:
+    """cupy/_core/_routines_manipulation.pyx:745 and 881: which are brought to the device."""
+    asked: list[int] = []
+    pool = cp.get_default_pinned_memory_pool()
+
+    def malloc(size: int) -> Any:
+        asked.append(size)
+        return pool.malloc(size)
+
+    arrays = [cp.asarray(np.ones(3, np.float32)) for _ in range(9)]
+    cp.cuda.set_pinned_memory_allocator(malloc)
+    try:
+        getattr(cp, join)(arrays[:8])
+        assert not asked
+        getattr(cp, join)(arrays)
+        assert asked
+    finally:
+        cp.cuda.set_pinned_memory_allocator(pool.malloc)
+
+
 def test_a_dropped_graph_gives_its_memory_back(cp: Any) -> None:
     """cupy/cuda/memory.pyx:1400, once nothing of it is in use: a pool keeps what is, and is kept by it."""
     pool = cp.cuda.MemoryPool()

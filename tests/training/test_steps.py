@@ -1,4 +1,4 @@
-"""What the loop over batches relies on, for each of the three ways to step a model."""
+"""What the loop over batches relies on, for each of the four ways to step a model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from dense_xp.support.trees import flatten
 from dense_xp.training.compiled import CompiledStep
 from dense_xp.training.fused.step import FusedStep
 from dense_xp.training.moments import Moment
+from dense_xp.training.recorded import RecordedStep
 from dense_xp.training.samples import Samples
 from dense_xp.training.steps import EagerStep, Step, stepper
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(24, 4))
 LABELS = RNG.integers(0, 3, size=24)
-KINDS = ("fused", "compiled", "eager")
+KINDS = ("fused", "recorded", "compiled", "eager")
 
 
 class Stateful(Dense):
@@ -48,6 +49,10 @@ def step_of(kind: str, model: Sequential, loss: Loss) -> Step:
         return CompiledStep(model, loss, metrics)
     if kind == "eager":
         return EagerStep(model, loss, metrics)
+    if kind == "recorded":
+        if not RecordedStep.serves(model):
+            pytest.skip("this library records nothing")
+        return RecordedStep(model, loss, metrics)
     if not model.built().kernels:
         pytest.skip("there are no kernels for this library")
     return FusedStep(model, loss, (), len(X))
@@ -140,5 +145,6 @@ def test_which_way_serves(backend: Backend) -> None:
         return type(stepper(model, SoftmaxCrossEntropy(), {}, X_ndim, 24))
 
     assert kind(model_on(backend)) is (FusedStep if backend.kernels else CompiledStep)
-    assert kind(model_on(backend), 3) is CompiledStep
+    recorded = RecordedStep.serves(model_on(backend))
+    assert kind(model_on(backend), 3) is (RecordedStep if recorded else CompiledStep)
     assert kind(model_on(backend, "eager")) is EagerStep

@@ -21,6 +21,7 @@ from dense_xp.kernels import Recorder
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.learning.metric import Statistics
+from dense_xp.support.products import taken_by
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import at_path, copied, tree_of
 from dense_xp.training.feeding import NoiseFeeder
@@ -97,9 +98,9 @@ class FusedStep:
         for block in self.blocks:
             block.steps += 1
         if self.recorder is not None and isinstance(space.update, RecordedUpdate):
-            values: tuple[Any, ...] = self.recorder(
-                self.work, (X, y, weight, noise), space.update.next_numbers(space.rate)
-            )
+            numbers = space.update.next_numbers(space.rate)
+            with taken_by(space.kernels.product):
+                values: tuple[Any, ...] = self.recorder(self.work, (X, y, weight, noise), numbers)
         else:
             values = self.work(X, y, weight, noise)
         self.model.steps += 1

@@ -1,0 +1,60 @@
+"""Products of matrices in pure functions: the operator's, or those of a step that has a way of its own to take them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+from array_api_compat import array_namespace, device
+
+from dense_xp.backend import Array
+
+_taken_by: ContextVar[Callable[..., None] | None] = ContextVar("product", default=None)
+
+
+def matmul(A: Array, B: Array) -> Array:
+    """Return A B.
+
+    Parameters
+    ----------
+    A : array, shape (m, k)
+        Real floating numbers.
+    B : array, shape (k, n)
+        Of the same dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> matmul(np.ones((1, 3)), np.ones((3, 1)))
+    array([[3.]])
+    """
+    product = _taken_by.get()
+    if product is None or A.dtype != B.dtype:
+        return A @ B
+    out = array_namespace(A).empty((A.shape[0], B.shape[1]), dtype=A.dtype, device=device(A))
+    product(A, B, out=out)
+    return out
+
+
+@contextlib.contextmanager
+def taken_by(product: Callable[..., None]) -> Iterator[None]:
+    """Let products be taken by a kernel: CuPy's own operator cannot be recorded.
+
+    Parameters
+    ----------
+    product : callable
+        ``product`` of a set of :mod:`dense_xp.kernels`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> with taken_by(lambda A, B, out: np.copyto(out, 7.0)):
+    ...     matmul(np.ones((1, 3)), np.ones((3, 1)))
+    array([[7.]])
+    """
+    token = _taken_by.set(product)
+    try:
+        yield
+    finally:
+        _taken_by.reset(token)
