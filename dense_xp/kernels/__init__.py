@@ -52,6 +52,7 @@ OPTIONAL = {
     "chain": "X, params, widths, rectified, outputs",
     "chain_backward": "X, grad, params, widths, rectified, outputs, grads, scratch, wanted",
     "Recorder": "count, dtype",
+    "Panels": "layers",
 }
 """What a set may leave out, a kernel and its backward together: the pure functions, or one call a layer, serve too."""
 

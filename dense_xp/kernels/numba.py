@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from dense_xp.kernels import one_minus_power
+from dense_xp.kernels.numba_panels import Panels
 from dense_xp.kernels.numpy import (
     Array,
     clip,
@@ -27,7 +28,7 @@ from dense_xp.kernels.numpy import (
 )
 
 __all__ = [
-    "NAME", "adagrad", "adam", "clip", "clip_norm", "columns_product", "dropout", "empty", "layer_norm",
+    "NAME", "Panels", "adagrad", "adam", "clip", "clip_norm", "columns_product", "dropout", "empty", "layer_norm",
     "layer_norm_backward", "linear", "linear_backward", "lion", "momentum", "product", "relu", "relu_backward",
     "rmsprop", "rmsprop_momentum", "sgd", "sigmoid", "sigmoid_backward", "softmax_cross_entropy", "squared_error",
     "tanh", "tanh_backward",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +19,9 @@ BLOCK = 16384
 
 LINE = 64
 """Bytes in a cache line."""
+
+TILE = 1024
+"""Rows that pass through all layers together in a prediction."""
 
 
 def empty(shape: tuple[int, ...], dtype: Any, device: Any) -> Array:
@@ -325,3 +328,53 @@ def clip_norm(grads: list[Array], allowed: float) -> None:
     scale = allowed / max(norm, allowed)
     for grad in grads:
         grad *= scale
+
+
+# ------------------------------------------------------------------ prediction
+
+
+class Panels:
+    """Dense layers in a row: called with rows, it returns their output.
+
+    Any number of threads may call it at the same time. The weights are read where they are.
+
+    Parameters
+    ----------
+    layers : sequence of (W, w0 or None, bool)
+        Weights and bias, float32 or float64, and whether a ReLU follows.
+    """
+
+    def __init__(self, layers: Sequence[tuple[Array, Array | None, bool]]) -> None:
+        self.layers, self.dtype = list(layers), layers[0][0].dtype
+        self.n_in, self.units = int(layers[0][0].shape[0]), int(layers[-1][0].shape[1])
+        self._widest = max([W.shape[1] for W, _, _ in layers[:-1]], default=0)
+        self._free: list[list[Array]] = []  # memory that no call is using
+
+    def stale(self) -> bool:
+        """Whether the weights have other numbers than when this was made; they are not kept here."""
+        return False
+
+    def __call__(self, X: Array) -> Array:
+        """Return the output for rows that lie one after the other in memory."""
+        out = np.empty((X.shape[0], self.units), dtype=self.dtype)
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = [empty((TILE * self._widest,), self.dtype, None) for _ in range(2)]
+        with np.errstate(all="ignore"):
+            for first in range(0, len(X), TILE):
+                self._tile(X[first : first + TILE], out[first : first + TILE], memory)
+        self._free.append(memory)
+        return out
+
+    def _tile(self, X: Array, out: Array, memory: list[Array]) -> None:
+        n, last = len(X), len(self.layers) - 1
+        for i, (W, w0, rectified) in enumerate(self.layers):
+            units = W.shape[1]
+            Y = out if i == last else memory[i % 2][: n * units].reshape(n, units)
+            np.dot(X, W, out=Y)
+            if w0 is not None:
+                np.add(Y, w0, out=Y)
+            if rectified:
+                np.maximum(Y, 0.0, out=Y)
+            X = Y

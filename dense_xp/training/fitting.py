@@ -15,7 +15,8 @@ from dense_xp.support.checks import integer, several
 from dense_xp.support.seeds import Rng, as_rng
 from dense_xp.training.history import Callback, History, Run
 from dense_xp.training.loop import run_epochs
-from dense_xp.training.prediction import gives_probabilities, needs_built
+from dense_xp.training.prediction import gives_probabilities
+from dense_xp.training.predictor import needs_built
 from dense_xp.training.samples import Samples
 from dense_xp.training.steps import stepper
 

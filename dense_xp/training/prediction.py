@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dense_xp.backend import Array, Backend
 from dense_xp.layers.activations import Sigmoid, Softmax
-from dense_xp.layers.contract import is_pure
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metric import Measure, Metric, MetricLike, in_step
 from dense_xp.learning.metrics import named_metrics, suited
 from dense_xp.learning.special import counted
 from dense_xp.support.dtypes import widened
-from dense_xp.support.trees import Params
-from dense_xp.training.compiled import compile_once
-from dense_xp.training.samples import Samples, model_input, slices
+from dense_xp.training.predictor import Predictor, needs_built
+from dense_xp.training.samples import Samples, slices
 
 
 def measured(
@@ -42,21 +40,37 @@ def measured(
     return measured
 
 
-def _predictor(model: Layer) -> Callable[[Array], Array]:
-    if not is_pure(model):
-        return lambda X: model.forward_pass(X, training=False)
-    backend, params = model.built(), model.params
+def predictor(model: Layer, batch_size: int = 1024) -> Predictor:
+    """Return a callable that computes the output for data: for those who ask often, and for few samples at a time.
 
-    def output(params: Params, X: Array) -> Array:
-        return model.forward(params, X)[0]
+    Parameters
+    ----------
+    model : Layer
+        Initialized.
+    batch_size : int, default 1024
+        How many samples are on the device at a time.
 
-    function = compile_once(model, backend, "output", output) if backend.compiles else output
-    return lambda X: function(params, X)
+    Returns
+    -------
+    Predictor
+        Called with `X`, as :meth:`predict`.
+    """
+    return Predictor(model, batch_size)
+
+
+def _own_predictor(model: Layer, batch_size: int = 1024) -> Predictor:
+    """Return the predictor that a model keeps for :func:`predict`; what it packed is what the weights are now."""
+    own: Predictor | None = model.compiled.get("predictor")
+    if own is None or own.batch_size != batch_size:
+        own = model.compiled["predictor"] = Predictor(model, batch_size)
+    else:
+        own.forget_if_written_into()
+    return own
 
 
 def score(model: Layer, samples: Samples, metrics: Mapping[str, Measure], batch_size: int) -> dict[str, float]:
     """Return the loss and the metrics of a model on samples."""
-    output, statistics = _predictor(model), in_step(metrics)
+    output, statistics = _own_predictor(model).output(), in_step(metrics)
     values, batches = [], list(slices(len(samples), batch_size))
     for rows in batches:
         X, y, weight = samples.take(rows)
@@ -75,13 +89,6 @@ def gives_probabilities(model: Layer) -> bool:
     while inner := list(last.children.values()):
         last = inner[-1]
     return isinstance(getattr(last, "activation", None) or last, Sigmoid | Softmax)
-
-
-def needs_built(model: Layer) -> Backend:
-    """Return the backend of an initialized model, or raise RuntimeError."""
-    if model.backend is None:
-        raise RuntimeError(f"{model.layer_name()} is not initialized: call fit or initialize first")
-    return model.backend
 
 
 def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
@@ -103,17 +110,10 @@ def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
         Of the same kind as `X`: NumPy for host data, on the device for device data. For a dask array it
         is one too, and each block is computed when it is asked for.
     """
-    backend = needs_built(model)
+    needs_built(model)
     if hasattr(X, "map_blocks"):
         return _predicted_by_blocks(model, X, batch_size)
-    with backend.scope():
-        rows = model_input(model, X, backend)
-        output = _predictor(model)
-        parts = [output(rows.take(chunk)) for chunk in slices(len(rows), batch_size)]
-        if rows.on_device:
-            return parts[0] if len(parts) == 1 else backend.xp.concat(parts, axis=0)
-        host = [backend.to_numpy(part) for part in parts]
-        return host[0] if len(host) == 1 else np.concatenate(host, axis=0)
+    return _own_predictor(model, batch_size)(X)
 
 
 def _predicted_by_blocks(model: Layer, X: Any, batch_size: int) -> Any:

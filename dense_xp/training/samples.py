@@ -136,13 +136,13 @@ class SparseRows(Rows):
             super().check_finite()
 
 
-def model_input(model: Layer, X: Any, backend: Backend) -> Rows:
+def model_input(model: Layer, X: Any, backend: Backend, may_be_empty: bool = False) -> Rows:
     """Return the inputs of a model, if they are inputs of it."""
     rows = (SparseRows if hasattr(X, "tocsr") else Rows)(X, backend, model.dtype, "X")
     if len(rows.shape) < 2 or (model.input_shape is not None and rows.shape[-1:] != model.input_shape):
         wanted = "n_features" if model.input_shape is None else model.input_shape[0]
         raise ValueError(f"X has shape {rows.shape} and {model.layer_name()} expects (n_samples, ..., {wanted})")
-    if not len(rows):
+    if not len(rows) and not may_be_empty:
         raise ValueError(f"X has shape {rows.shape}: there are no samples")
     return rows
 

@@ -8,7 +8,7 @@ from typing import TextIO
 from dense_xp.layers.chain import Chain
 from dense_xp.layers.layer import Layer
 from dense_xp.training.fitting import fit
-from dense_xp.training.prediction import evaluate, predict
+from dense_xp.training.prediction import evaluate, predict, predictor
 
 
 class Sequential(Chain):
@@ -44,6 +44,7 @@ class Sequential(Chain):
 
     fit = fit
     predict = predict
+    predictor = predictor
     evaluate = evaluate
 
     def summary(self, file: TextIO | None = None) -> None:

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from dense_xp.backend import Backend, BackendError, get_backend
-from dense_xp.training import feeding, recorded, samples
+from dense_xp.training import feeding, predictor, recorded, samples
 from dense_xp.training.fused import workspace
 from tests.conftest import REQUIRED
 from tests.stand_ins import cuda_on_host, cupy_on_host
@@ -35,7 +35,7 @@ def kernel_set(name: str) -> tuple[ModuleType, Backend]:
 
 def used_by_trainings(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every training use these kernels, and the lane that belongs to them."""
-    for user in (workspace, recorded):
+    for user in (workspace, recorded, predictor):
         monkeypatch.setattr(user, "kernels_for", lambda family: module)
     if hasattr(module, "lane"):  # of the stand-in
         for user in (samples, feeding):

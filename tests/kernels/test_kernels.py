@@ -407,8 +407,11 @@ def kernels_in(name: str) -> dict[str, str | None]:
             found[node.name] = methods(name, node.name)["__init__"]
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             found[node.targets[0].id] = found.get(ast.unparse(node.value))
-        elif isinstance(node, ast.ImportFrom) and node.module == "dense_xp.kernels.numpy":
-            others = kernels_in("numpy")
+        elif isinstance(node, ast.ImportFrom) and node.module in (
+            "dense_xp.kernels.numpy",
+            "dense_xp.kernels.numba_panels",
+        ):
+            others = kernels_in(node.module.rpartition(".")[2])
             found |= {alias.name: others.get(alias.name) for alias in node.names}
     helpers = {"Array", "blas"}
     return {name: own for name, own in public(found).items() if not name.isupper() and name not in helpers}

@@ -1,0 +1,383 @@
+"""Dense layers for prediction: products with packed weights, bias and ReLU while the numbers are in registers.
+
+A product of few rows is bound by how fast weights come from the cache, and BLAS brings them into the order that it
+likes at every call. Here they are packed once, as in Goto and van de Geijn, "Anatomy of high-performance matrix
+multiplication" (ACM TOMS 34, 2008): panels of some columns, one row after the other, the bias above. A block of rows is
+multiplied with a panel in registers: one number of X, repeated, times a row of the panel. Each output is a sum in the
+order of its inputs, with one rounding a term where the processor can, whatever the number of rows, tiles and threads:
+so its bits are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from dense_xp.kernels.numba_team import COUNTERS, Team, add, closed, entered, left, look, opened, pause
+from dense_xp.kernels.numpy import Array, empty
+
+_FEATURES = binding.get_host_cpu_features()
+_ARM = platform.machine().lower() in ("arm64", "aarch64")
+_BYTES, VECTORS = (64, 4) if _FEATURES.get("avx512f") else (16, 4) if _ARM else (32, 2)
+"""Bytes in a register, and registers in a row of a panel: with six rows they fill the registers of a core."""
+
+_FUSED = _ARM or bool(_FEATURES.get("fma"))
+HEIGHTS = (6, 2, 1)
+"""Rows in a block: as many of the first as there are."""
+
+CHUNK = 1024
+"""Rows of a panel that are multiplied before the next block of X: they stay in the second-level cache."""
+
+TILE = 96
+"""Rows that pass through all layers together, where they are many: their outputs stay in the second-level cache."""
+
+FEW = 48
+"""Rows up to which threads share the panels of a layer, and not the rows: then each reads a part of the weights."""
+
+SHARE = 1 << 20
+"""Multiplications that another thread must have, to be worth waking."""
+
+HEAD, PER_LAYER, LAYERS = 16, 4, 64
+"""Numbers in a job before those of its layers, for each of them, and the most layers."""
+
+_compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
+
+
+# ------------------------------------------------------------------ one panel
+
+
+@contextlib.contextmanager
+def _while(builder: Any, condition: Callable[[], Any]) -> Iterator[None]:
+    test, body, end = (builder.append_basic_block(name) for name in ("test", "body", "end"))
+    builder.branch(test)
+    builder.position_at_end(test)
+    builder.cbranch(condition(), body, end)
+    builder.position_at_end(body)
+    yield
+    builder.branch(test)
+    builder.position_at_end(end)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _multiply(
+    typing_context: Any, kind: Any, vectors: Any, A: Any, lda: Any, n: Any, B: Any, k: Any, C: Any, ldc: Any,
+    start: Any, step: Any, rectified: Any,
+) -> Any:  # fmt: skip
+    """Write start + A B, or its ReLU, into C; B is a part of a panel, of so many vectors.
+
+    All but `kind` are integers: addresses, and lengths in numbers. `step` leads from one row of `start` to the next.
+    """
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, vectors, A, lda, n, B, k, C, ldc, start, step, rectified = args
+        whole, number = ir.IntType(64), context.get_value_type(kind)
+        size = kind.bitwidth // 8
+        lanes = _BYTES // size
+        vector = ir.VectorType(number, lanes)
+        place = ir.VectorType(ir.IntType(32), lanes)
+        name = f"llvm.fma.v{lanes}f{kind.bitwidth}"
+        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+        bytes_of = {key: builder.mul(value, whole(size)) for key, value in {"A": lda, "C": ldc, "start": step}.items()}
+        zero = ir.Constant(vector, [0.0] * lanes)
+
+        def pointer(base: Any, offset: Any, what: Any = vector) -> Any:
+            return builder.inttoptr(builder.add(base, offset), what.as_pointer())
+
+        def moved(x: Any, w: Any, total: Any) -> Any:
+            return builder.call(fma, [x, w, total]) if _FUSED else builder.fadd(total, builder.fmul(x, w))
+
+        def repeated(x: Any) -> Any:
+            one = builder.insert_element(ir.Constant(vector, ir.Undefined), x, ir.IntType(32)(0))
+            return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(place, [0] * lanes))
+
+        def block(height: int, width: int, row: Any) -> None:
+            columns = [whole(_BYTES * v) for v in range(width)]
+            rows = {
+                key: [builder.add(base, builder.mul(bytes_of[key], builder.add(row, whole(r)))) for r in range(height)]
+                for key, base in {"A": A, "C": C, "start": start}.items()
+            }
+            totals = [[builder.load(pointer(at, c), align=size) for c in columns] for at in rows["start"]]
+            before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("done")
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            i = builder.phi(whole)
+            i.add_incoming(whole(0), before)
+            sums = [[builder.phi(vector) for _ in columns] for _ in rows["A"]]
+            at = builder.mul(i, whole(_BYTES * width))
+            weights = [builder.load(pointer(B, builder.add(at, c)), align=size) for c in columns]
+            along = builder.mul(i, whole(size))
+            xs = [repeated(builder.load(pointer(row, along, number))) for row in rows["A"]]
+            more = [
+                [moved(x, w, s) for w, s in zip(weights, line, strict=True)] for x, line in zip(xs, sums, strict=True)
+            ]
+            for line, first, new in zip(sums, totals, more, strict=True):
+                for phi, a, b in zip(line, first, new, strict=True):
+                    phi.add_incoming(a, before)
+                    phi.add_incoming(b, loop)
+            following = builder.add(i, whole(1))
+            i.add_incoming(following, loop)
+            builder.cbranch(builder.icmp_signed("<", following, k), loop, after)
+            builder.position_at_end(after)
+            relu = builder.icmp_signed("!=", rectified, whole(0))
+            for at, new in zip(rows["C"], more, strict=True):
+                for column, y in zip(columns, new, strict=True):
+                    positive = builder.select(builder.fcmp_ordered("<", y, zero), zero, y)  # a NaN stays one
+                    builder.store(builder.select(relu, positive, y), pointer(at, column), align=size)
+
+        def enough(row: Any, height: int) -> Any:
+            return builder.icmp_signed(">=", builder.sub(n, builder.load(row)), whole(height))
+
+        for width in range(1, VECTORS + 1):
+            with builder.if_then(builder.icmp_signed("==", vectors, whole(width))):
+                row = cgutils.alloca_once_value(builder, whole(0))
+                for height in HEIGHTS:
+                    with _while(builder, functools.partial(enough, row, height)):
+                        block(height, width, builder.load(row))
+                        builder.store(builder.add(builder.load(row), whole(height)), row)
+        return context.get_dummy_value()
+
+    return types.void(kind, *[types.int64] * 11), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(typing_context: Any, kind: Any, address: Any) -> Any:
+    """Return an address as a pointer to numbers of a kind."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind)(kind, types.int64), code
+
+
+# ------------------------------------------------------------------ layers in a row
+#
+# A job is whole numbers: addresses, and lengths in numbers.
+#   0 X   1 its columns   2 rows   3 output   4 rows in a tile   5 layers   6 scratch   7 half of it, for one thread
+#   8 bytes of a number   9 numbers in a register   10 whether threads share the panels
+# and of each layer: packed weights, inputs, units, whether it is rectified.
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _panel(kind: Any, job: Array, layer: int, p: int, A: int, lda: int, n: int, C: int, ldc: int) -> None:
+    """Multiply n rows with one panel of a layer."""
+    at = HEAD + PER_LAYER * layer
+    packed, k, units, rectified = job[at], job[at + 1], job[at + 2], job[at + 3]
+    size, lanes = job[8], job[9]
+    first = p * VECTORS * lanes
+    vectors = min(VECTORS, (units - first + lanes - 1) // lanes)
+    bias, width = packed + first * (k + 1) * size, vectors * lanes * size
+    C += first * size
+    start, step, done = bias, 0, 0
+    while done < k:
+        part = min(CHUNK, k - done) if n > HEIGHTS[0] else k
+        relu = rectified if done + part == k else 0
+        _multiply(kind, vectors, A + done * size, lda, n, bias + (1 + done) * width, part, C, ldc, start, step, relu)
+        start, step, done = C, ldc, done + part
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _rows(kind: Any, job: Array, first: int, n: int, scratch: int) -> None:
+    """Put rows through all layers, and write the output."""
+    size, lanes, layers = job[8], job[9], job[5]
+    A, lda = job[0] + first * job[1] * size, job[1]
+    units = lda
+    for layer in range(layers):
+        units = job[HEAD + PER_LAYER * layer + 2]
+        C, ldc = scratch + (layer % 2) * job[7] * size, (units + lanes - 1) // lanes * lanes
+        for p in range((ldc + VECTORS * lanes - 1) // (VECTORS * lanes)):
+            _panel(kind, job, layer, p, A, lda, n, C, ldc)
+        A, lda = C, ldc
+    _copy(kind, A, lda, n, units, job[3] + first * units * size)
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _copy(kind: Any, A: int, lda: int, n: int, units: int, out: int) -> None:
+    here, there = carray(_pointer(kind, A), n * lda), carray(_pointer(kind, out), n * units)
+    for i in range(n):
+        for j in range(units):
+            there[i * units + j] = here[i * lda + j]
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _work(kind: Any, job: Array, memory: int, me: int) -> None:
+    """Take pieces of an open call until there are no more: tiles of rows, or panels of one layer after the other."""
+    size, lanes, layers, tile, counters = job[8], job[9], job[5], job[4], memory + 8 * COUNTERS
+    if not job[10]:
+        pieces = (job[2] + tile - 1) // tile
+        while True:
+            i = add(counters, 1)
+            if i >= pieces:
+                break
+            _rows(kind, job, i * tile, min(tile, job[2] - i * tile), job[6] + 2 * me * job[7] * size)
+            add(counters + 64, 1)
+        while me == 0 and look(counters + 64) < pieces:
+            pause()
+        return
+    A, lda, units = job[0], job[1], job[1]
+    for layer in range(layers):
+        units = job[HEAD + PER_LAYER * layer + 2]
+        C, ldc = job[6] + (layer % 2) * job[7] * size, (units + lanes - 1) // lanes * lanes
+        pieces = (ldc + VECTORS * lanes - 1) // (VECTORS * lanes)
+        own = counters + 128 * layer
+        while True:
+            p = add(own, 1)
+            if p >= pieces:
+                break
+            _panel(kind, job, layer, p, A, lda, job[2], C, ldc)
+            add(own + 64, 1)
+        while look(own + 64) < pieces:
+            pause()
+        A, lda = C, ldc
+    if me == 0:
+        _copy(kind, A, lda, job[2], units, job[3])
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _alone(kind: Any, job: Array, X: Array, out: Array) -> None:
+    job[0], job[2], job[3] = X.ctypes.data, X.shape[0], out.ctypes.data
+    first, tile = 0, job[4]
+    while first < job[2]:
+        n = min(tile, job[2] - first)
+        _rows(kind, job, first, n, job[6])
+        first += n
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _together(kind: Any, job: Array, X: Array, out: Array, memory: int, wanted: int) -> None:
+    job[0], job[2], job[3] = X.ctypes.data, X.shape[0], out.ctypes.data
+    counters = carray(_pointer(np.int64(0), memory + 8 * COUNTERS), 16 * job[5])
+    counters[:] = 0
+    opened(memory, wanted)
+    _work(kind, job, memory, 0)
+    closed(memory)
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _serve(single: Any, double: Any, memory: int, job: Array, me: int) -> None:
+    seen = 0
+    while True:
+        seen = entered(memory, me, seen)
+        if not seen:
+            return
+        if job[8] == 4:
+            _work(single, job, memory, me)
+        else:
+            _work(double, job, memory, me)
+        left(memory)
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _digest(sources: Array) -> Any:
+    """Return a number that is another one, but for one chance in 2³², if the numbers at these places are."""
+    digest = np.uint64(0)
+    lanes = np.zeros(128, dtype=np.uint32)
+    for i in range(sources.shape[0]):
+        words = carray(_pointer(np.uint32(0), sources[i, 0]), sources[i, 1])
+        whole = words.size // 128 * 128
+        for at in range(0, whole, 128):
+            line = words[at : at + 128]
+            for j in range(128):
+                lanes[j] = lanes[j] * np.uint32(0x9E3779B1) + line[j]
+        for j in range(words.size - whole):
+            lanes[j] = lanes[j] * np.uint32(0x9E3779B1) + words[whole + j]
+        for j in range(128):
+            digest = digest * np.uint64(0x9E3779B97F4A7C15) + np.uint64(lanes[j])
+    return digest
+
+
+_TEAM = Team(lambda memory, job, me: _serve(np.float32(0), np.float64(0), memory, job, me), HEAD + PER_LAYER * LAYERS)
+
+
+class Panels:
+    """Dense layers in a row, packed: called with rows, it returns their output.
+
+    Any number of threads may call it at the same time.
+
+    Parameters
+    ----------
+    layers : sequence of (W, w0 or None, bool)
+        Weights and bias, float32 or float64, and whether a ReLU follows.
+    """
+
+    def __init__(self, layers: Sequence[tuple[Array, Array | None, bool]]) -> None:
+        self.dtype = layers[0][0].dtype
+        self.n_in, self.units = int(layers[0][0].shape[0]), int(layers[-1][0].shape[1])
+        self._kind = self.dtype.type(0)
+        lanes = _BYTES // self.dtype.itemsize
+        widths = [-(-W.shape[1] // lanes) * lanes for W, _, _ in layers]
+        self._half = TILE * max(widths)
+        self._packed = [
+            self._pack(W, w0, VECTORS * lanes, width) for (W, w0, _), width in zip(layers, widths, strict=True)
+        ]
+        head = [0, layers[0][0].shape[0], 0, 0, TILE, len(layers), 0, self._half, self.dtype.itemsize, lanes, 0]
+        self._job = np.zeros(HEAD + PER_LAYER * len(layers), dtype=np.int64)
+        self._job[: len(head)] = head
+        for i, ((W, _, rectified), packed) in enumerate(zip(layers, self._packed, strict=True)):
+            self._job[HEAD + PER_LAYER * i :][:PER_LAYER] = packed.ctypes.data, *W.shape, rectified
+        given = [x for W, w0, _ in layers for x in (W, w0) if x is not None]
+        self._given = [np.ascontiguousarray(x.T if x.flags.f_contiguous else x) for x in given]
+        self._scattered = not all(x.flags.forc for x in given)  # then that is a copy, and says nothing of the source
+        self._sources = np.asarray([(x.ctypes.data, x.nbytes // 4) for x in self._given], dtype=np.int64)
+        self._digest = _digest(self._sources)
+        self._work = sum(math.prod(W.shape) for W, _, _ in layers)
+        self._free: list[tuple[Array, Array]] = []  # jobs and scratch that no call is using
+
+    def _pack(self, W: Array, w0: Array | None, most: int, width: int) -> Array:
+        n_in, n_units = W.shape
+        whole = empty((width * (n_in + 1),), self.dtype, None)
+        for first in range(0, n_units, most):
+            columns = min(most, width - first)
+            panel = whole[first * (n_in + 1) :][: columns * (n_in + 1)].reshape(n_in + 1, columns)
+            part = W[:, first : first + columns]
+            panel[1:, : part.shape[1]] = part
+            panel[0, : part.shape[1]] = 0.0 if w0 is None else w0[0, first : first + columns]
+            panel[:, part.shape[1] :] = 0.0
+        return whole
+
+    def stale(self) -> bool:
+        """Whether the weights have other numbers than when they were packed."""
+        return self._scattered or self._digest != _digest(self._sources)
+
+    def __call__(self, X: Array) -> Array:
+        """Return the output for rows that lie one after the other in memory."""
+        n = X.shape[0]
+        out = np.empty((n, self.units), dtype=self.dtype)
+        if n * self._work >= 2 * SHARE and self._shared(X, out):
+            return out
+        try:
+            job, scratch = self._free.pop()
+        except IndexError:
+            job, scratch = self._job.copy(), empty((2 * self._half,), self.dtype, None)
+            job[6] = scratch.ctypes.data
+        _alone(self._kind, job, X, out)
+        self._free.append((job, scratch))
+        return out
+
+    def _shared(self, X: Array, out: Array) -> bool:
+        """Let other threads help, if there are some; return whether there are."""
+        n = X.shape[0]
+        others = _TEAM.take(n * self._work // SHARE - 1) if len(self._packed) <= LAYERS else 0
+        if not others:
+            return False
+        try:
+            job = _TEAM.job
+            job[: self._job.size] = self._job
+            tile = min(TILE, -(-n // ((others + 1) * HEIGHTS[0])) * HEIGHTS[0])
+            job[4], job[10] = tile, n <= FEW
+            half = self._half // TILE * (n if n <= FEW else tile)
+            job[6] = _TEAM.scratch(2 * half * (1 if n <= FEW else others + 1) * self.dtype.itemsize)
+            job[7] = half
+            _together(self._kind, job, X, out, _TEAM.memory, others)
+        finally:
+            _TEAM.give_back()
+        return True

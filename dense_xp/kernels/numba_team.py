@@ -1,0 +1,217 @@
+"""Threads that wait for compiled work: they join a call that has begun, and nobody waits for one that is late.
+
+A call opens its work to all, begins at once, and hands out one piece after the other through counters in memory. A
+thread that has nothing to do looks for work for a moment, and then sleeps: products of other libraries are not slowed
+down by it. One call at a time has the team; one that comes meanwhile works alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from dense_xp.kernels.numpy import empty
+
+SPINS = 20_000
+"""How often a thread looks for work before it sleeps: some 50 microseconds."""
+
+OPEN, ACTIVE, WANTED, AWAKE, COUNTERS = 0, 8, 16, 24, 24 + 256
+"""Where in the shared memory stands: the number of the open call, or 0; how many threads are in it; how many may be;
+which are awake; the counters of the work. Eight numbers are a cache line."""
+
+MOST = 256
+"""The most threads of a team."""
+
+
+# ------------------------------------------------------------------ memory that threads share
+
+
+def _place(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, ir.IntType(64).as_pointer())
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add(typing_context: Any, address: Any, value: Any) -> Any:
+    """Add to a number in memory at once, and return what it was."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", _place(builder, args[0]), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def look(typing_context: Any, address: Any) -> Any:
+    """Return a number in memory as it is now."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(_place(builder, args[0]), "seq_cst", 8)
+
+    return types.int64(types.int64), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def put(typing_context: Any, address: Any, value: Any) -> Any:
+    """Write a number for all to see."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], _place(builder, args[0]), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), code
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pause(typing_context: Any) -> Any:
+    """Give the other thread of the core a moment."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def opened(memory: int, wanted: int) -> None:
+    """Open a call, for so many threads besides the caller's."""
+    put(memory + 8 * WANTED, wanted)
+    put(memory + 8 * OPEN, look(memory + 8 * OPEN + 8) + 1)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def closed(memory: int) -> None:
+    """Close the call that is open, once all have left it."""
+    put(memory + 8 * OPEN + 8, look(memory + 8 * OPEN))
+    put(memory + 8 * OPEN, 0)
+    while look(memory + 8 * ACTIVE) > 0:
+        pause()
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def entered(memory: int, me: int, seen: int) -> int:
+    """Enter a call that this thread has not seen, and return its number; 0 if none came for a while."""
+    for _ in range(SPINS):
+        number: int = look(memory + 8 * OPEN)
+        if number and number != seen and me <= look(memory + 8 * WANTED):
+            add(memory + 8 * ACTIVE, 1)
+            if look(memory + 8 * OPEN) == number:  # it was not closed meanwhile
+                return number
+            add(memory + 8 * ACTIVE, -1)
+        pause()
+    put(memory + 8 * (AWAKE + me), 0)
+    return 0
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def left(memory: int) -> None:
+    """Leave the call."""
+    add(memory + 8 * ACTIVE, -1)
+
+
+# ------------------------------------------------------------------ the threads
+
+
+class Team:
+    """The threads of this process that wait for compiled work.
+
+    Parameters
+    ----------
+    serve : callable
+        ``serve(memory, job, me)`` looks for work and does it, until none has come for a while.
+    size : int
+        Numbers in a job.
+
+    Attributes
+    ----------
+    memory : int
+        Address of what all share.
+    job : numpy.ndarray
+        What is to be done in the open call.
+    """
+
+    def __init__(self, serve: Callable[[int, Any, int], None], size: int) -> None:
+        self.serve, self.size = serve, size
+        self.reset()
+        os.register_at_fork(after_in_child=self.reset)  # threads do not live on in a child
+
+    def reset(self) -> None:
+        """Forget all threads."""
+        self._memory = np.zeros(COUNTERS + 4096, dtype=np.int64)
+        self.memory = int(-(-self._memory.ctypes.data // 64) * 64)
+        self.job = np.zeros(self.size, dtype=np.int64)
+        self._scratch = np.empty(0, dtype=np.uint8)
+        self._taken = threading.Lock()
+        self._bells: list[threading.Lock] = []
+
+    def take(self, wanted: int) -> int:
+        """Take the team for a call, if it is free; return how many threads besides the caller's are coming."""
+        wanted = min(wanted, allowed_threads() - 1, MOST - 2)
+        if wanted < 1 or not self._taken.acquire(blocking=False):
+            return 0
+        while len(self._bells) < wanted:
+            self._bells.append(threading.Lock())
+            self._bells[-1].acquire()
+            number = len(self._bells)
+            threading.Thread(target=self._live, args=(self.memory, self.job, number), daemon=True).start()
+        awake = np.ndarray(MOST, np.int64, self._memory, self.memory - self._memory.ctypes.data + 8 * AWAKE)
+        for number in range(1, wanted + 1):
+            if not awake[number]:
+                awake[number] = 1
+                self._bells[number - 1].release()
+        return wanted
+
+    def scratch(self, size: int) -> int:
+        """Return the address of so many bytes for the open call; they are kept for the next one."""
+        if self._scratch.size < size:
+            self._scratch = empty((size,), np.uint8, None)
+        return int(self._scratch.ctypes.data)
+
+    def give_back(self) -> None:
+        """Let the next call have the team."""
+        self._taken.release()
+
+    def _live(self, memory: int, job: Any, me: int) -> None:
+        bell, serve = self._bells[me - 1], self.serve
+        while True:
+            bell.acquire()
+            serve(memory, job, me)
+
+
+def _blas() -> list[Any]:
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return []
+    from threadpoolctl import ThreadpoolController
+
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+def allowed_threads() -> int:
+    """Return how many threads a call may use: those that the process may run on, and not more than BLAS is allowed.
+
+    Without threadpoolctl, what BLAS is allowed is read from the environment.
+    """
+    global _libraries
+    if _libraries is None:
+        _libraries = _blas()
+    limits = [library.get_num_threads() for library in _libraries]
+    if not _libraries:
+        limits = [int(os.environ[name]) for name in _LIMITS if os.environ.get(name, "").isdigit()]
+    return int(max(1, min([_CORES, *limits])))
+
+
+_LIMITS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_libraries: list[Any] | None = None

@@ -1,0 +1,282 @@
+"""The output of a model, over and over: what can be prepared is prepared once.
+
+As the fused step is the twin of the pure step, so is this of the pure ``forward``. On the host, dense layers in a row
+are one kernel, with a ReLU or without; what stands between them is computed by its pure function. On JAX the number of
+rows is rounded up, so that few are traced; on CuPy what was asked for often is recorded.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from dense_xp.backend import Array, Backend
+from dense_xp.kernels import kernels_for, optional
+from dense_xp.layers.activations import ReLU
+from dense_xp.layers.chain import Chain
+from dense_xp.layers.contract import is_pure, with_inner
+from dense_xp.layers.dense import Dense, rows_of
+from dense_xp.layers.dropout import Dropout
+from dense_xp.layers.layer import Layer
+from dense_xp.support.checks import integer
+from dense_xp.support.products import taken_by
+from dense_xp.support.trees import Params
+from dense_xp.training.compiled import compile_once
+from dense_xp.training.samples import model_input, slices
+
+Output = Callable[[Array], Array]
+
+
+def needs_built(model: Layer) -> Backend:
+    """Return the backend of an initialized model, or raise RuntimeError."""
+    if model.backend is None:
+        raise RuntimeError(f"{model.layer_name()} is not initialized: call fit or initialize first")
+    return model.backend
+
+
+class Predictor:
+    """Computes the output of a model; what :meth:`Sequential.predictor` returns.
+
+    It may be called from several threads at the same time. Weights that were replaced since (by ``fit``,
+    ``set_weights``, ``to``) are noticed. Numbers written into a weight array of NumPy are not, as weights are packed;
+    :meth:`Sequential.predict` notices them too, which takes the time to read them.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized.
+    batch_size : int, default 1024
+        How many samples are on the device at a time.
+
+    Raises
+    ------
+    RuntimeError
+        If the model is not initialized.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dense_xp import Dense, Sequential
+    >>> model = Sequential([Dense(4, activation="relu"), Dense(2)], input_shape=(3,), rng=0)
+    >>> model.initialize()
+    >>> answer = model.predictor()
+    >>> answer(np.ones((5, 3), dtype="float32")).shape
+    (5, 2)
+    """
+
+    def __init__(self, model: Layer, batch_size: int = 1024) -> None:
+        needs_built(model)
+        self.model, self.batch_size = model, integer("batch_size", batch_size, 1)
+        self._prepared: tuple[list[Any], Output, Any] = ([], _nothing, None)
+        self._refreshed()
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.model.layer_name()}, batch_size={self.batch_size})"
+
+    def _refreshed(self) -> tuple[list[Any], Output, Any]:
+        """Return the parts of the model as they are now, its output, and the kernel that is all of it, if one is."""
+        parts, prepared = _parts(self.model), self._prepared
+        if len(parts) != len(prepared[0]) or not all(map(operator.is_, parts, prepared[0])):
+            backend = self.model.built()
+            with backend.scope():
+                output = _output(self.model, backend)
+            whole = output if isinstance(output, _Whole) else None
+            self._prepared = prepared = parts, output, whole
+        return prepared
+
+    def forget_if_written_into(self) -> None:
+        """Prepare anew if someone wrote into the arrays of the weights."""
+        stages = getattr(self._prepared[1], "stages", ())
+        if any(stage.stale() for stage in stages if hasattr(stage, "stale")):
+            self._prepared = ([], _nothing, None)
+
+    def output(self) -> Output:
+        """Return the function that computes the output for a batch on the device."""
+        return self._refreshed()[1]
+
+    def __call__(self, X: Any) -> Array:
+        """Compute the output for data; see :meth:`Sequential.predict`.
+
+        Parameters
+        ----------
+        X : array, shape (n_samples, ..., n_features)
+            On the host or on the model's device.
+        """
+        _, output, whole = self._refreshed()
+        # the fewest questions that leave no doubt: they are half of what one row through a small model costs
+        if (
+            whole is not None
+            and type(X) is np.ndarray
+            and X.dtype is whole.dtype
+            and X.ndim == 2
+            and X.shape[1] == whole.n_in
+            and X.flags.c_contiguous
+        ):
+            result: Array = whole.kernel(X)
+            return result
+        return self._in_batches(X, output, whole)
+
+    def _in_batches(self, X: Any, output: Output, whole: Any) -> Array:
+        backend = needs_built(self.model)
+        with backend.scope():
+            rows = model_input(self.model, X, backend, may_be_empty=True)
+            batches = slices(len(rows), self.batch_size) if len(rows) else [slice(0, 0)]
+            if rows.on_device:
+                parts = [output(rows.take(chunk)) for chunk in batches]
+                return parts[0] if len(parts) == 1 else backend.xp.concat(parts, axis=0)
+            answer: Any = None
+            for chunk in batches:
+                part = backend.to_numpy(output(rows.take(chunk)))
+                if len(part) == len(rows):
+                    return part
+                if answer is None:
+                    answer = np.empty((len(rows), *part.shape[1:]), dtype=part.dtype)
+                answer[chunk] = part
+            return answer
+
+
+def _nothing(X: Array) -> Array:
+    return X
+
+
+def _parts(model: Layer) -> list[Any]:
+    """Return what the output depends on, to be compared by identity."""
+    parts: list[Any] = [model.backend]
+    for layer in with_inner(model):
+        parts.append(layer)
+        if not layer.children:
+            parts.append(getattr(layer, "activation", None))
+            parts.extend(layer.params.values())
+    return parts
+
+
+# ------------------------------------------------------------------ one function for each kind of backend
+
+
+def _output(model: Layer, backend: Backend) -> Output:
+    if not is_pure(model):
+        return lambda X: _passed(model, X)
+    kernels: Any = kernels_for(backend.kernels) if backend.kernels else None
+    if optional(kernels, "Panels"):
+        return _on_host(model, kernels)
+    params = model.params
+
+    def pure(params: Params, X: Array) -> Array:
+        return model.forward(params, X)[0]
+
+    if backend.compiles:
+        function = compile_once(model, backend, "output", pure)
+        return lambda X: _padded(lambda rows: function(params, rows), X, backend)
+    if optional(kernels, "Recorder"):
+        return _Recorded(lambda X: (pure(params, X),), kernels, backend.dtype("float32"))
+    return lambda X: pure(params, X)
+
+
+def _passed(model: Layer, X: Array) -> Array:
+    if X.shape[0]:
+        return model.forward_pass(X, training=False)
+    return model.built().xp.empty((*X.shape[:-1], *model.output_shape()), dtype=X.dtype, device=model.built().device)
+
+
+def _padded(output: Output, X: Array, backend: Backend) -> Array:
+    """Return an output, computed for a power of two of rows: a compiled function is traced once for each number."""
+    n = X.shape[0]
+    more = (1 << max(n - 1, 0).bit_length()) - n
+    if not more:
+        return output(X)
+    xp = backend.xp
+    zeros = xp.zeros((more, *X.shape[1:]), dtype=X.dtype, device=backend.device)
+    return output(xp.concat([X, zeros], axis=0))[:n, ...]
+
+
+class _Recorded:
+    """Launches what was recorded for a shape that comes again; one call at a time, others launch call by call."""
+
+    def __init__(self, function: Callable[[Array], tuple[Array]], kernels: Any, dtype: Any) -> None:
+        self.function, self.product, self.recorder = function, kernels.product, kernels.Recorder(1, dtype)
+        self._free = threading.Lock()
+
+    def __call__(self, X: Array) -> Array:
+        if not X.shape[0] or not self._free.acquire(blocking=False):
+            return self.function(X)[0]
+        try:
+            with taken_by(self.product):
+                result: Array = self.recorder(self.function, (X,), [0.0])[0]
+            return result
+        finally:
+            self._free.release()
+
+
+# ------------------------------------------------------------------ on the host
+
+
+class _Stages:
+    """What a batch passes through, one after the other."""
+
+    def __init__(self, stages: list[Any]) -> None:
+        self.stages = stages
+
+    def __call__(self, X: Array) -> Array:
+        for stage in self.stages:
+            X = stage(X)
+        return X
+
+
+class _Affine:
+    """Dense layers in a row: one kernel, for rows of any number of axes."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel, self.stale = kernel, kernel.stale
+
+    def __call__(self, X: Array) -> Array:
+        Y = self.kernel(np.ascontiguousarray(rows_of(X)))
+        return Y if X.ndim == 2 else Y.reshape(*X.shape[:-1], Y.shape[-1])
+
+
+class _Whole(_Stages):
+    """A model that is one kernel."""
+
+    def __init__(self, stage: _Affine) -> None:
+        super().__init__([stage])
+        self.kernel, self.dtype, self.n_in = stage.kernel, stage.kernel.dtype, stage.kernel.n_in
+
+
+def _on_host(model: Layer, kernels: Any) -> Output:
+    stages = list(_stages(model, kernels))
+    return _Whole(stages[0]) if len(stages) == 1 and isinstance(stages[0], _Affine) else _Stages(stages)
+
+
+def _stages(model: Layer, kernels: Any) -> Iterator[Any]:
+    row: list[tuple[Array, Array | None, bool]] = []
+    for layer in _in_order(model):
+        # a subclass may compute something else: it is taken at its pure function's word
+        if type(layer) is Dense and layer.dtype == model.dtype in ("float32", "float64"):
+            rectified = type(layer.activation) is ReLU
+            row.append((layer.params["W"], layer.params.get("w0"), rectified))
+            if rectified or layer.activation is None:
+                continue
+            layer = layer.activation
+        elif type(layer) is Dropout:
+            continue
+        if row:
+            yield _Affine(kernels.Panels(row))
+            row = []
+        yield _pure(layer)
+    if row:
+        yield _Affine(kernels.Panels(row))
+
+
+def _pure(layer: Layer) -> Output:
+    return lambda X: layer.forward(layer.params, X)[0]
+
+
+def _in_order(model: Layer) -> Iterator[Layer]:
+    if isinstance(model, Chain) and type(model).forward is Chain.forward:
+        for inner in model.children.values():
+            yield from _in_order(inner)
+    else:
+        yield model
