@@ -71,32 +71,31 @@ class Predictor:
     def __init__(self, model: Layer, batch_size: int = 1024) -> None:
         needs_built(model)
         self.model, self.batch_size = model, integer("batch_size", batch_size, 1)
-        self._prepared: tuple[list[Any], Output, Any] = ([], _nothing, None)
-        self._refreshed()
+        self._prepared = _Prepared(model)
 
     def __repr__(self) -> str:
         return f"Predictor({self.model.layer_name()}, batch_size={self.batch_size})"
 
-    def _refreshed(self) -> tuple[list[Any], Output, Any]:
-        """Return the parts of the model as they are now, its output, and the kernel that is all of it, if one is."""
-        parts, prepared = _parts(self.model), self._prepared
-        if len(parts) != len(prepared[0]) or not all(map(operator.is_, parts, prepared[0])):
-            backend = self.model.built()
-            with backend.scope():
-                output = _output(self.model, backend)
-            whole = output if isinstance(output, _Whole) else None
-            self._prepared = prepared = parts, output, whole
+    def _current(self) -> _Prepared:
+        """Return what was prepared, anew if a layer got other weights, another activation or another place."""
+        prepared = self._prepared
+        if prepared.backend is self.model.backend:
+            for layer, params, activation in prepared.layers:
+                if layer.params is not params or getattr(layer, "activation", None) is not activation:
+                    break
+            else:
+                return prepared
+        self._prepared = prepared = _Prepared(self.model)
         return prepared
 
     def forget_if_written_into(self) -> None:
-        """Prepare anew if someone wrote into the arrays of the weights."""
-        stages = getattr(self._prepared[1], "stages", ())
-        if any(stage.stale() for stage in stages if hasattr(stage, "stale")):
-            self._prepared = ([], _nothing, None)
+        """Prepare anew if someone wrote into the arrays of the weights, or put others into a layer's dict."""
+        if self._prepared.written_into():
+            self._prepared = _Prepared(self.model)
 
     def output(self) -> Output:
         """Return the function that computes the output for a batch on the device."""
-        return self._refreshed()[1]
+        return self._current().output
 
     def __call__(self, X: Any) -> Array:
         """Compute the output for data; see :meth:`Sequential.predict`.
@@ -106,7 +105,8 @@ class Predictor:
         X : array, shape (n_samples, ..., n_features)
             On the host or on the model's device.
         """
-        _, output, whole = self._refreshed()
+        prepared = self._current()
+        whole = prepared.whole
         # the fewest questions that leave no doubt: they are half of what one row through a small model costs
         if (
             whole is not None
@@ -118,9 +118,9 @@ class Predictor:
         ):
             result: Array = whole.kernel(X)
             return result
-        return self._in_batches(X, output, whole)
+        return self._in_batches(X, prepared.output)
 
-    def _in_batches(self, X: Any, output: Output, whole: Any) -> Array:
+    def _in_batches(self, X: Any, output: Output) -> Array:
         backend = needs_built(self.model)
         with backend.scope():
             rows = model_input(self.model, X, backend, may_be_empty=True)
@@ -139,19 +139,25 @@ class Predictor:
             return answer
 
 
-def _nothing(X: Array) -> Array:
-    return X
+class _Prepared:
+    """What a model computes, as it is now, and by what to know that it still does."""
 
+    def __init__(self, model: Layer) -> None:
+        backend = model.built()
+        self.backend = backend
+        leaves = [layer for layer in with_inner(model) if not layer.children]
+        self.layers = [(layer, layer.params, getattr(layer, "activation", None)) for layer in leaves]
+        self._arrays = [list(params.values()) for _, params, _ in self.layers]
+        with backend.scope():
+            self.output = _output(model, backend)
+        self.whole = self.output if isinstance(self.output, _Whole) else None
+        self._kernels = [stage.kernel for stage in getattr(self.output, "stages", ()) if isinstance(stage, _Affine)]
 
-def _parts(model: Layer) -> list[Any]:
-    """Return what the output depends on, to be compared by identity."""
-    parts: list[Any] = [model.backend]
-    for layer in with_inner(model):
-        parts.append(layer)
-        if not layer.children:
-            parts.append(getattr(layer, "activation", None))
-            parts.extend(layer.params.values())
-    return parts
+    def written_into(self) -> bool:
+        for (_, params, _), arrays in zip(self.layers, self._arrays, strict=True):
+            if len(params) != len(arrays) or not all(map(operator.is_, params.values(), arrays)):
+                return True
+        return any(kernel.stale() for kernel in self._kernels)
 
 
 # ------------------------------------------------------------------ one function for each kind of backend
@@ -230,7 +236,7 @@ class _Affine:
     """Dense layers in a row: one kernel, for rows of any number of axes."""
 
     def __init__(self, kernel: Any) -> None:
-        self.kernel, self.stale = kernel, kernel.stale
+        self.kernel = kernel
 
     def __call__(self, X: Array) -> Array:
         Y = self.kernel(np.ascontiguousarray(rows_of(X)))

@@ -1,13 +1,17 @@
 """Prediction beside other libraries: ``python -m tests.benchmarks.inference``.
 
-One network, 784-512-512-10 with ReLU, its weights the same everywhere; from a NumPy array to a NumPy array,
-called in turn, medians of rounds. Each answer is held against NumPy's.
+Networks with ReLU, their weights the same everywhere, from a NumPy array to a NumPy array. Each contender has a process
+of its own, whose threads are idle while another is timed; they take turns, and medians of rounds are shown, with the
+99th percentile of single rows. Each answer is held against NumPy's. Ratios are to ONNX Runtime, where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,9 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.peers import PAUSE, Task
+from tests.benchmarks.peers import Task
 
 Predict = Callable[[Any], Any]
+
+NETWORKS = [(64, 100, 10), (30, 64, 64, 1), (784, 512, 512, 10)]
+ROWS = (1, 8, 32, 128, 1024, 8192)
 
 
 def bare_numpy(task: Task) -> Predict:
@@ -30,7 +37,7 @@ def bare_numpy(task: Task) -> Predict:
     return predict
 
 
-def dense_xp_model(spec: str) -> Callable[[Task], Predict]:
+def dense_xp_model(spec: str, handle: bool = False) -> Callable[[Task], Predict]:
     def make(task: Task) -> Predict:
         from dense_xp import Dense, Sequential
 
@@ -40,7 +47,7 @@ def dense_xp_model(spec: str) -> Callable[[Task], Predict]:
         model.initialize()
         for layer, (W, w0) in zip(model.layers, task.weights, strict=True):
             layer.set_weights({"W": W, "w0": w0})
-        return lambda X: model.predict(X, batch_size=len(X))
+        return model.predictor() if handle else model.predict
 
     return make
 
@@ -112,7 +119,8 @@ def sklearn_mlp(task: Task) -> Predict:
 
 CONTENDERS: dict[str, Callable[[Task], Predict]] = {
     "bare NumPy": bare_numpy,
-    "dense_xp on numpy": dense_xp_model("numpy"),
+    "dense_xp, predictor()": dense_xp_model("numpy", handle=True),
+    "dense_xp, predict": dense_xp_model("numpy"),
     "dense_xp on torch": dense_xp_model("torch"),
     "dense_xp on jax": dense_xp_model("jax"),
     "PyTorch, inference mode": torch_inference,
@@ -122,45 +130,82 @@ CONTENDERS: dict[str, Callable[[Task], Predict]] = {
 }
 
 
-def timed(predict: Predict, X: Any, times: int) -> float:
-    start = time.perf_counter()
-    for _ in range(times):
+def serve(name: str) -> None:
+    """Time what is asked for, line by line: the sizes of a network, or how many rows for how long."""
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "sizes" in asked:
+            task = Task.make(tuple(asked["sizes"]), max(ROWS))
+            predict = CONTENDERS[name](task)
+            np.testing.assert_allclose(predict(task.X), bare_numpy(task)(task.X), rtol=1e-3, atol=1e-4)
+            answer: Any = True
+        else:
+            answer = timed(predict, task.X[: asked["rows"]], asked["seconds"])
+        print(json.dumps(answer), flush=True)
+
+
+def timed(predict: Predict, X: Any, seconds: float) -> list[float]:
+    """Return the median and the 99th percentile of one call."""
+    for _ in range(3):
         predict(X)
-    return (time.perf_counter() - start) / times
+    taken = []
+    while sum(taken) < seconds or len(taken) < 5:
+        start = time.perf_counter()
+        predict(X)
+        taken.append(time.perf_counter() - start)
+    return [float(np.median(taken)), float(np.percentile(taken, 99))]
+
+
+class Contender:
+    """A process that times one of them."""
+
+    def __init__(self, name: str) -> None:
+        command = [sys.executable, "-m", "tests.benchmarks.inference", "--serve", name]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def asked(self, **what: Any) -> Any:
+        """Ask, and return the answer; None if it has ended."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(what) + "\n")
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline() or "null")
+        except BrokenPipeError:
+            return None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=0.1, help="for each, in each round")
+    parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--serve", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    task = Task.make((784, 512, 512, 10), 4096)
-    expected = bare_numpy(task)(task.X)
-    predicts: dict[str, Predict] = {}
-    for name, make in CONTENDERS.items():
-        try:
-            predict = make(task)
-            np.testing.assert_allclose(predict(task.X), expected, rtol=1e-3, atol=1e-4)
-        except Exception as error:
-            print(f"  {name}: left out: {type(error).__name__}: {str(error).splitlines()[0][:100]}", file=sys.stderr)
-            continue
-        predicts[name] = predict
-    for batch in (1, 32, 1024, 4096):
-        X = task.X[:batch]
-        times = max(1, int(0.05 / timed(predicts["bare NumPy"], X, 3)))
-        taken: dict[str, list[float]] = {name: [] for name in predicts}
-        for _ in range(arguments.rounds):
-            for name, predict in predicts.items():
-                time.sleep(PAUSE)
-                timed(predict, X, 2)
-                taken[name].append(timed(predict, X, times))
-        print(f"\n{batch} samples of 784-512-512-10")
-        bare = taken["bare NumPy"]
-        rows = {
-            name: (statistics.median(own), statistics.median(a / b for a, b in zip(own, bare, strict=True)))
-            for name, own in taken.items()
-        }
-        for name, (seconds, ratio) in sorted(rows.items(), key=lambda item: item[1][1]):
-            print(f"  {name:28} {seconds * 1e6:12,.1f} µs {ratio:8.2f}", flush=True)
+    if arguments.serve:
+        serve(arguments.serve)
+        return
+    contenders = {name: Contender(name) for name in arguments.only}
+    logarithms: dict[str, list[float]] = {name: [] for name in contenders}
+    for sizes in NETWORKS:
+        there = [name for name, contender in contenders.items() if contender.asked(sizes=sizes)]
+        for rows in ROWS:
+            taken: dict[str, list[Any]] = {name: [] for name in there}
+            for _ in range(arguments.rounds):
+                for name in there:
+                    taken[name].append(contenders[name].asked(rows=rows, seconds=arguments.seconds))
+            print(f"\n{'-'.join(map(str, sizes))}, {rows:,} rows")
+            unit = "ONNX Runtime" if "ONNX Runtime" in there else there[0]
+            for name in there:
+                median, slow = (statistics.median(one[i] for one in taken[name]) for i in range(2))
+                ratio = statistics.median(a[0] / b[0] for a, b in zip(taken[name], taken[unit], strict=True))
+                logarithms[name].append(math.log(ratio))
+                slowest = f"  99 %: {slow * 1e6:.1f}" if rows == 1 else ""
+                print(f"  {name:26} {median * 1e6:12,.1f} µs {ratio:8.2f}{slowest}", flush=True)
+    print("\ngeometric means, and the worst")
+    for name, own in logarithms.items():
+        if own:
+            print(f"  {name:26} {math.exp(statistics.mean(own)):8.2f} {math.exp(max(own)):8.2f}")
 
 
 if __name__ == "__main__":

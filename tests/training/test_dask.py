@@ -104,3 +104,13 @@ def test_a_wrong_shape_is_refused_at_once() -> None:
     model.initialize()
     with pytest.raises(ValueError, match=r"X has shape \(4, 5\) and Sequential expects"):
         model.predict(da.zeros((4, 5)))
+
+
+def test_blocks_without_rows_give_none() -> None:
+    model = Sequential([Dense(4, activation="relu"), Dense(2)], input_shape=(3,), rng=0)
+    model.initialize()
+    rows = np.random.default_rng(0).normal(size=(9, 3)).astype("float32")
+    X = da.from_array(rows, chunks=(3, 3))
+    chosen = X[da.from_array(np.arange(9) < 2, chunks=3)]  # two blocks have no rows, and nobody knows yet
+    assert np.array_equal(model.predict(chosen).compute(), model.predict(rows[:2]))
+    assert model.predict(rows[:0]).shape == (0, 2)
