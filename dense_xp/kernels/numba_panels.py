@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -47,7 +46,10 @@ FEW = 48
 SHARE = 1 << 20
 """Multiplications that another thread must have, to be worth waking."""
 
-HEAD, PER_LAYER, LAYERS = 16, 4, 64
+SMALL = 1 << 15
+"""Weights that are sooner read through, to see whether they are still the same, than multiplied where they are."""
+
+HEAD, PER_LAYER, LAYERS = 16, 6, 64
 """Numbers in a job before those of its layers, for each of them, and the most layers."""
 
 _compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
@@ -70,16 +72,17 @@ def _while(builder: Any, condition: Callable[[], Any]) -> Iterator[None]:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _multiply(
-    typing_context: Any, kind: Any, vectors: Any, A: Any, lda: Any, n: Any, B: Any, k: Any, C: Any, ldc: Any,
+    typing_context: Any, kind: Any, vectors: Any, A: Any, lda: Any, n: Any, B: Any, ldb: Any, k: Any, C: Any, ldc: Any,
     start: Any, step: Any, rectified: Any,
 ) -> Any:  # fmt: skip
     """Write start + A B, or its ReLU, into C; B is a part of a panel, of so many vectors.
 
-    All but `kind` are integers: addresses, and lengths in numbers. `step` leads from one row of `start` to the next.
+    All but `kind` are integers: addresses, and lengths in numbers. `ldb` leads from one row of B to the next, `step`
+    from one of `start`.
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, vectors, A, lda, n, B, k, C, ldc, start, step, rectified = args
+        _, vectors, A, lda, n, B, ldb, k, C, ldc, start, step, rectified = args
         whole, number = ir.IntType(64), context.get_value_type(kind)
         size = kind.bitwidth // 8
         lanes = _BYTES // size
@@ -87,7 +90,9 @@ def _multiply(
         place = ir.VectorType(ir.IntType(32), lanes)
         name = f"llvm.fma.v{lanes}f{kind.bitwidth}"
         fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-        bytes_of = {key: builder.mul(value, whole(size)) for key, value in {"A": lda, "C": ldc, "start": step}.items()}
+        bytes_of = {
+            key: builder.mul(value, whole(size)) for key, value in {"A": lda, "B": ldb, "C": ldc, "start": step}.items()
+        }
         zero = ir.Constant(vector, [0.0] * lanes)
 
         def pointer(base: Any, offset: Any, what: Any = vector) -> Any:
@@ -113,7 +118,7 @@ def _multiply(
             i = builder.phi(whole)
             i.add_incoming(whole(0), before)
             sums = [[builder.phi(vector) for _ in columns] for _ in rows["A"]]
-            at = builder.mul(i, whole(_BYTES * width))
+            at = builder.mul(i, bytes_of["B"])
             weights = [builder.load(pointer(B, builder.add(at, c)), align=size) for c in columns]
             along = builder.mul(i, whole(size))
             xs = [repeated(builder.load(pointer(row, along, number))) for row in rows["A"]]
@@ -146,7 +151,7 @@ def _multiply(
                         builder.store(builder.add(builder.load(row), whole(height)), row)
         return context.get_dummy_value()
 
-    return types.void(kind, *[types.int64] * 11), code
+    return types.void(kind, *[types.int64] * 12), code
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -164,7 +169,8 @@ def _pointer(typing_context: Any, kind: Any, address: Any) -> Any:
 # A job is whole numbers: addresses, and lengths in numbers.
 #   0 X   1 its columns   2 rows   3 output   4 rows in a tile   5 layers   6 scratch   7 half of it, for one thread
 #   8 bytes of a number   9 numbers in a register   10 whether threads share the panels
-# and of each layer: packed weights, inputs, units, whether it is rectified.
+#   11 whether weights are read where they are   12 memory for one panel, then
+# and of each layer: packed weights, inputs, units, whether it is rectified, weights and bias where they are.
 
 
 @_compiled  # type: ignore[untyped-decorator]
@@ -175,14 +181,32 @@ def _panel(kind: Any, job: Array, layer: int, p: int, A: int, lda: int, n: int, 
     size, lanes = job[8], job[9]
     first = p * VECTORS * lanes
     vectors = min(VECTORS, (units - first + lanes - 1) // lanes)
-    bias, width = packed + first * (k + 1) * size, vectors * lanes * size
+    bias, ldb = packed + first * (k + 1) * size, vectors * lanes
+    if job[11] and units - first >= ldb:
+        B, bias, ldb = job[at + 4] + first * size, job[at + 5] + first * size, units
+    else:
+        if job[11]:  # whose last row would end behind the array
+            bias = job[12]
+            _lay_out(kind, job[at + 4] + first * size, job[at + 5] + first * size, units, k, units - first, ldb, bias)
+        B = bias + ldb * size
     C += first * size
     start, step, done = bias, 0, 0
     while done < k:
         part = min(CHUNK, k - done) if n > HEIGHTS[0] else k
         relu = rectified if done + part == k else 0
-        _multiply(kind, vectors, A + done * size, lda, n, bias + (1 + done) * width, part, C, ldc, start, step, relu)
+        _multiply(kind, vectors, A + done * size, lda, n, B + done * ldb * size, ldb, part, C, ldc, start, step, relu)
         start, step, done = C, ldc, done + part
+
+
+@_compiled  # type: ignore[untyped-decorator]
+def _lay_out(kind: Any, W: int, w0: int, units: int, k: int, columns: int, ldb: int, panel: int) -> None:
+    """Write a panel of some columns of W below their bias; what is left of its width is zero."""
+    there, bias = carray(_pointer(kind, panel), (k + 1) * ldb), carray(_pointer(kind, w0), columns)
+    weights = carray(_pointer(kind, W), (k - 1) * units + columns)
+    for i in range(k + 1):
+        row = there[i * ldb : i * ldb + ldb]
+        row[columns:] = 0
+        row[:columns] = bias if i == 0 else weights[(i - 1) * units : (i - 1) * units + columns]
 
 
 @_compiled  # type: ignore[untyped-decorator]
@@ -298,6 +322,60 @@ def _digest(sources: Array) -> Any:
 _TEAM = Team(lambda memory, job, me: _serve(np.float32(0), np.float64(0), memory, job, me), HEAD + PER_LAYER * LAYERS)
 
 
+class _Packed:
+    """Weights as they were once, and what calls need to use them."""
+
+    def __init__(self, layers: Sequence[tuple[Array, Array | None, bool]]) -> None:
+        dtype = layers[0][0].dtype
+        lanes = _BYTES // dtype.itemsize
+        panel, widest = VECTORS * lanes, max(W.shape[1] for W, _, _ in layers)
+        self.size, self.half = dtype.itemsize, TILE * -(-widest // lanes) * lanes
+        self.dtype, self.deepest = dtype, max(W.shape[0] for W, _, _ in layers) + 1
+        zeros = np.zeros((1, widest), dtype=dtype)
+        pairs = [(W, zeros if w0 is None else w0) for W, w0, _ in layers]
+        given = [x for pair in pairs for x in pair]
+        in_a_row = [np.ascontiguousarray(x.T if x.flags.f_contiguous else x) for x in given]
+        self.scattered = not all(x.flags.forc for x in given)  # then those are copies, and say nothing of the source
+        sources = [(x.ctypes.data, x.nbytes // 4) for x in in_a_row]
+        self.sources = np.asarray(sources, dtype=np.int64)
+        self.digest = _digest(self.sources)
+        self.weights = sum(W.size for W, _ in pairs)
+        # a few thousand are read through in a microsecond
+        self.readable = self.weights > SMALL and all(x.flags.c_contiguous for x in given)
+        packed = [_pack(W, w0, panel, -(-W.shape[1] // lanes) * lanes) for W, w0 in pairs]
+        self.kept = given, in_a_row, packed
+        head = [0, layers[0][0].shape[0], 0, 0, TILE, len(layers), 0, self.half, self.size, lanes]
+        self.job = np.zeros(HEAD + PER_LAYER * len(layers), dtype=np.int64)
+        self.job[: len(head)] = head
+        for i, ((W, w0), (_, _, rectified), own) in enumerate(zip(pairs, layers, packed, strict=True)):
+            addresses = W.ctypes.data, w0.ctypes.data
+            self.job[HEAD + PER_LAYER * i :][:PER_LAYER] = own.ctypes.data, *W.shape, rectified, *addresses
+        self.free: list[tuple[Array, Array]] = []  # jobs and scratch that no call is using
+
+    def memory(self) -> tuple[Array, Array]:
+        """Return a job and its scratch."""
+        try:
+            return self.free.pop()
+        except IndexError:
+            panel = self.deepest * VECTORS * int(self.job[9]) if self.readable else 0
+            job, scratch = self.job.copy(), empty((2 * self.half + panel,), self.dtype, None)
+            job[6], job[12] = scratch.ctypes.data, scratch.ctypes.data + 2 * self.half * self.size
+            return job, scratch
+
+
+def _pack(W: Array, w0: Array, most: int, width: int) -> Array:
+    n_in, n_units = W.shape
+    whole = empty((width * (n_in + 1),), W.dtype, None)
+    for first in range(0, n_units, most):
+        columns = min(most, width - first)
+        panel = whole[first * (n_in + 1) :][: columns * (n_in + 1)].reshape(n_in + 1, columns)
+        part = W[:, first : first + columns]
+        panel[1:, : part.shape[1]] = part
+        panel[0, : part.shape[1]] = w0[0, first : first + part.shape[1]]
+        panel[:, part.shape[1] :] = 0.0
+    return whole
+
+
 class Panels:
     """Dense layers in a row, packed: called with rows, it returns their output.
 
@@ -310,73 +388,50 @@ class Panels:
     """
 
     def __init__(self, layers: Sequence[tuple[Array, Array | None, bool]]) -> None:
-        self.dtype = layers[0][0].dtype
+        self._layers, self.dtype = list(layers), layers[0][0].dtype
         self.n_in, self.units = int(layers[0][0].shape[0]), int(layers[-1][0].shape[1])
         self._kind = self.dtype.type(0)
-        lanes = _BYTES // self.dtype.itemsize
-        widths = [-(-W.shape[1] // lanes) * lanes for W, _, _ in layers]
-        self._half = TILE * max(widths)
-        self._packed = [
-            self._pack(W, w0, VECTORS * lanes, width) for (W, w0, _), width in zip(layers, widths, strict=True)
-        ]
-        head = [0, layers[0][0].shape[0], 0, 0, TILE, len(layers), 0, self._half, self.dtype.itemsize, lanes, 0]
-        self._job = np.zeros(HEAD + PER_LAYER * len(layers), dtype=np.int64)
-        self._job[: len(head)] = head
-        for i, ((W, _, rectified), packed) in enumerate(zip(layers, self._packed, strict=True)):
-            self._job[HEAD + PER_LAYER * i :][:PER_LAYER] = packed.ctypes.data, *W.shape, rectified
-        given = [x for W, w0, _ in layers for x in (W, w0) if x is not None]
-        self._given = [np.ascontiguousarray(x.T if x.flags.f_contiguous else x) for x in given]
-        self._scattered = not all(x.flags.forc for x in given)  # then that is a copy, and says nothing of the source
-        self._sources = np.asarray([(x.ctypes.data, x.nbytes // 4) for x in self._given], dtype=np.int64)
-        self._digest = _digest(self._sources)
-        self._work = sum(math.prod(W.shape) for W, _, _ in layers)
-        self._free: list[tuple[Array, Array]] = []  # jobs and scratch that no call is using
-
-    def _pack(self, W: Array, w0: Array | None, most: int, width: int) -> Array:
-        n_in, n_units = W.shape
-        whole = empty((width * (n_in + 1),), self.dtype, None)
-        for first in range(0, n_units, most):
-            columns = min(most, width - first)
-            panel = whole[first * (n_in + 1) :][: columns * (n_in + 1)].reshape(n_in + 1, columns)
-            part = W[:, first : first + columns]
-            panel[1:, : part.shape[1]] = part
-            panel[0, : part.shape[1]] = 0.0 if w0 is None else w0[0, first : first + columns]
-            panel[:, part.shape[1] :] = 0.0
-        return whole
-
-    def stale(self) -> bool:
-        """Whether the weights have other numbers than when they were packed."""
-        return self._scattered or self._digest != _digest(self._sources)
+        self._packed = _Packed(layers)
 
     def __call__(self, X: Array) -> Array:
-        """Return the output for rows that lie one after the other in memory."""
+        """Return the output for rows that lie one after the other in memory, by the weights as they were packed."""
+        return self._computed(self._packed, X, False)
+
+    def now(self, X: Array) -> Array:
+        """Return the output by the weights as they are now, should someone have written into their arrays."""
+        own = self._packed
+        if own.readable and X.shape[0] <= FEW:
+            return self._computed(own, X, True)
+        if own.scattered or own.digest != _digest(own.sources):
+            own = self._packed = _Packed(self._layers)
+        return self._computed(own, X, False)
+
+    def _computed(self, own: _Packed, X: Array, in_place: bool) -> Array:
         n = X.shape[0]
         out = np.empty((n, self.units), dtype=self.dtype)
-        if n * self._work >= 2 * SHARE and self._shared(X, out):
+        if n * own.weights >= 2 * SHARE and self._shared(own, X, out, in_place):
             return out
-        try:
-            job, scratch = self._free.pop()
-        except IndexError:
-            job, scratch = self._job.copy(), empty((2 * self._half,), self.dtype, None)
-            job[6] = scratch.ctypes.data
+        job, scratch = own.memory()
+        job[11] = in_place
         _alone(self._kind, job, X, out)
-        self._free.append((job, scratch))
+        own.free.append((job, scratch))
         return out
 
-    def _shared(self, X: Array, out: Array) -> bool:
+    def _shared(self, own: _Packed, X: Array, out: Array, in_place: bool) -> bool:
         """Let other threads help, if there are some; return whether there are."""
-        n = X.shape[0]
-        others = _TEAM.take(n * self._work // SHARE - 1) if len(self._packed) <= LAYERS else 0
+        n, few = X.shape[0], X.shape[0] <= FEW
+        others = _TEAM.take(n * own.weights // SHARE - 1) if len(self._layers) <= LAYERS else 0
         if not others:
             return False
         try:
             job = _TEAM.job
-            job[: self._job.size] = self._job
+            job[: own.job.size] = own.job
             tile = min(TILE, -(-n // ((others + 1) * HEIGHTS[0])) * HEIGHTS[0])
-            job[4], job[10] = tile, n <= FEW
-            half = self._half // TILE * (n if n <= FEW else tile)
-            job[6] = _TEAM.scratch(2 * half * (1 if n <= FEW else others + 1) * self.dtype.itemsize)
-            job[7] = half
+            half = own.half // TILE * (n if few else tile)
+            buffers = 2 * half * (1 if few else others + 1)
+            panel = own.deepest * VECTORS * int(job[9]) if in_place else 0
+            job[6] = _TEAM.scratch((buffers + panel) * own.size)
+            job[4], job[7], job[10], job[11], job[12] = tile, half, few, in_place, job[6] + buffers * own.size
             _together(self._kind, job, X, out, _TEAM.memory, others)
         finally:
             _TEAM.give_back()

@@ -350,10 +350,6 @@ class Panels:
         self._widest = max([W.shape[1] for W, _, _ in layers[:-1]], default=0)
         self._free: list[list[Array]] = []  # memory that no call is using
 
-    def stale(self) -> bool:
-        """Whether the weights have other numbers than when this was made; they are not kept here."""
-        return False
-
     def __call__(self, X: Array) -> Array:
         """Return the output for rows that lie one after the other in memory."""
         out = np.empty((X.shape[0], self.units), dtype=self.dtype)
@@ -366,6 +362,8 @@ class Panels:
                 self._tile(X[first : first + TILE], out[first : first + TILE], memory)
         self._free.append(memory)
         return out
+
+    now = __call__  # no weights are kept
 
     def _tile(self, X: Array, out: Array, memory: list[Array]) -> None:
         n, last = len(X), len(self.layers) - 1

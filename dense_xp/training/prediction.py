@@ -58,13 +58,11 @@ def predictor(model: Layer, batch_size: int = 1024) -> Predictor:
     return Predictor(model, batch_size)
 
 
-def _own_predictor(model: Layer, batch_size: int = 1024) -> Predictor:
-    """Return the predictor that a model keeps for :func:`predict`; what it packed is what the weights are now."""
+def _own_predictor(model: Layer) -> Predictor:
+    """Return the predictor that a model keeps for :func:`predict`."""
     own: Predictor | None = model.compiled.get("predictor")
-    if own is None or own.batch_size != batch_size:
-        own = model.compiled["predictor"] = Predictor(model, batch_size)
-    else:
-        own.forget_if_written_into()
+    if own is None:
+        own = model.compiled["predictor"] = Predictor(model)
     return own
 
 
@@ -110,16 +108,16 @@ def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
         Of the same kind as `X`: NumPy for host data, on the device for device data. For a dask array it
         is one too, and each block is computed when it is asked for.
     """
-    needs_built(model)
-    if hasattr(X, "map_blocks"):
+    if type(X) is not np.ndarray and hasattr(X, "map_blocks"):
         return _predicted_by_blocks(model, X, batch_size)
-    return _own_predictor(model, batch_size)(X)
+    return _own_predictor(model).now(X, batch_size)
 
 
 def _predicted_by_blocks(model: Layer, X: Any, batch_size: int) -> Any:
     """Return the outputs for a chunked array as one: nothing is computed until it is asked for."""
     if X.ndim < 2 or (model.input_shape is not None and X.shape[-1:] != model.input_shape):
         raise ValueError(f"X has shape {X.shape} and {model.layer_name()} expects (n_samples, ..., n_features)")
+    needs_built(model)
     whole_samples = X.rechunk({X.ndim - 1: -1})
     return whole_samples.map_blocks(
         lambda block: predict(model, block, batch_size=batch_size),

@@ -88,15 +88,6 @@ class Predictor:
         self._prepared = prepared = _Prepared(self.model)
         return prepared
 
-    def forget_if_written_into(self) -> None:
-        """Prepare anew if someone wrote into the arrays of the weights, or put others into a layer's dict."""
-        if self._prepared.written_into():
-            self._prepared = _Prepared(self.model)
-
-    def output(self) -> Output:
-        """Return the function that computes the output for a batch on the device."""
-        return self._current().output
-
     def __call__(self, X: Any) -> Array:
         """Compute the output for data; see :meth:`Sequential.predict`.
 
@@ -106,25 +97,36 @@ class Predictor:
             On the host or on the model's device.
         """
         prepared = self._current()
-        whole = prepared.whole
-        # the fewest questions that leave no doubt: they are half of what one row through a small model costs
-        if (
-            whole is not None
-            and type(X) is np.ndarray
-            and X.dtype is whole.dtype
-            and X.ndim == 2
-            and X.shape[1] == whole.n_in
-            and X.flags.c_contiguous
-        ):
-            result: Array = whole.kernel(X)
+        if prepared.takes(X):
+            result: Array = prepared.kernel(X)
             return result
-        return self._in_batches(X, prepared.output)
+        return self._in_batches(X, prepared.output, self.batch_size)
 
-    def _in_batches(self, X: Any, output: Output) -> Array:
+    def now(self, X: Any, batch_size: int) -> Array:
+        """Compute the output by the weights as they are now, even if numbers were written into their arrays."""
+        if batch_size != self.batch_size:
+            integer("batch_size", batch_size, 1)
+        prepared = self._checked()
+        if prepared.takes(X):
+            result: Array = prepared.kernel.now(X)
+            return result
+        return self._in_batches(X, prepared.now, batch_size)
+
+    def output(self) -> Output:
+        """Return the function that computes the output for a batch on the device, by the weights as they are now."""
+        return self._checked().now
+
+    def _checked(self) -> _Prepared:
+        prepared = self._current()
+        if prepared.others_in_place():
+            self._prepared = prepared = _Prepared(self.model)
+        return prepared
+
+    def _in_batches(self, X: Any, output: Output, batch_size: int) -> Array:
         backend = needs_built(self.model)
         with backend.scope():
             rows = model_input(self.model, X, backend, may_be_empty=True)
-            batches = slices(len(rows), self.batch_size) if len(rows) else [slice(0, 0)]
+            batches = slices(len(rows), batch_size) if len(rows) else [slice(0, 0)]
             if rows.on_device:
                 parts = [output(rows.take(chunk)) for chunk in batches]
                 return parts[0] if len(parts) == 1 else backend.xp.concat(parts, axis=0)
@@ -150,14 +152,31 @@ class _Prepared:
         self._arrays = [list(params.values()) for _, params, _ in self.layers]
         with backend.scope():
             self.output = _output(model, backend)
-        self.whole = self.output if isinstance(self.output, _Whole) else None
-        self._kernels = [stage.kernel for stage in getattr(self.output, "stages", ()) if isinstance(stage, _Affine)]
+        self.now = self.output.now if isinstance(self.output, _Stages) else self.output
+        stages = self.output.stages if isinstance(self.output, _Stages) else []
+        # of a model that is one kernel
+        self.kernel: Any = stages[0].kernel if len(stages) == 1 and isinstance(stages[0], _Affine) else None
+        self._dtype, self._shape = getattr(self.kernel, "dtype", None), (getattr(self.kernel, "n_in", 0),)
 
-    def written_into(self) -> bool:
-        for (_, params, _), arrays in zip(self.layers, self._arrays, strict=True):
-            if len(params) != len(arrays) or not all(map(operator.is_, params.values(), arrays)):
-                return True
-        return any(kernel.stale() for kernel in self._kernels)
+    def takes(self, X: Any) -> bool:
+        """Whether the one kernel takes this as it is.
+
+        The fewest questions that leave no doubt: they are half of what one row through a small model costs.
+        """
+        return (
+            type(X) is np.ndarray
+            and X.dtype is self._dtype
+            and X.ndim == 2
+            and X.shape[1:] == self._shape
+            and X.flags.c_contiguous
+        )
+
+    def others_in_place(self) -> bool:
+        """Whether someone put another array into the dict of a layer."""
+        return any(
+            len(params) != len(arrays) or not all(map(operator.is_, params.values(), arrays))
+            for (_, params, _), arrays in zip(self.layers, self._arrays, strict=True)
+        )
 
 
 # ------------------------------------------------------------------ one function for each kind of backend
@@ -168,7 +187,7 @@ def _output(model: Layer, backend: Backend) -> Output:
         return lambda X: _passed(model, X)
     kernels: Any = kernels_for(backend.kernels) if backend.kernels else None
     if optional(kernels, "Panels"):
-        return _on_host(model, kernels)
+        return _Stages(list(_stages(model, kernels)))
     params = model.params
 
     def pure(params: Params, X: Array) -> Array:
@@ -231,6 +250,11 @@ class _Stages:
             X = stage(X)
         return X
 
+    def now(self, X: Array) -> Array:
+        for stage in self.stages:
+            X = stage.now(X) if isinstance(stage, _Affine) else stage(X)
+        return X
+
 
 class _Affine:
     """Dense layers in a row: one kernel, for rows of any number of axes."""
@@ -239,21 +263,13 @@ class _Affine:
         self.kernel = kernel
 
     def __call__(self, X: Array) -> Array:
-        Y = self.kernel(np.ascontiguousarray(rows_of(X)))
+        return self._shaped(self.kernel(np.ascontiguousarray(rows_of(X))), X)
+
+    def now(self, X: Array) -> Array:
+        return self._shaped(self.kernel.now(np.ascontiguousarray(rows_of(X))), X)
+
+    def _shaped(self, Y: Array, X: Array) -> Array:
         return Y if X.ndim == 2 else Y.reshape(*X.shape[:-1], Y.shape[-1])
-
-
-class _Whole(_Stages):
-    """A model that is one kernel."""
-
-    def __init__(self, stage: _Affine) -> None:
-        super().__init__([stage])
-        self.kernel, self.dtype, self.n_in = stage.kernel, stage.kernel.dtype, stage.kernel.n_in
-
-
-def _on_host(model: Layer, kernels: Any) -> Output:
-    stages = list(_stages(model, kernels))
-    return _Whole(stages[0]) if len(stages) == 1 and isinstance(stages[0], _Affine) else _Stages(stages)
 
 
 def _stages(model: Layer, kernels: Any) -> Iterator[Any]:

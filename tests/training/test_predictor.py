@@ -100,10 +100,12 @@ def test_bits_are_the_same_for_any_rows_tiles_and_threads(widths: list[int], mon
     single = np.concatenate([panels("numba")(layers)(X[i : i + 1]) for i in range(20)])
     assert np.array_equal(single, alone[:20])
     monkeypatch.setattr(numba_panels, "SHARE", 1)  # any call asks for help
+    monkeypatch.setattr(numba_panels, "SMALL", 1)
     kernel = panels("numba")(layers)
     for n in (1, 2, 7, 40, 48, 49, 96, 97, 203):
         for _ in range(20):
             assert np.array_equal(kernel(X[:n]), alone[:n])
+            assert np.array_equal(kernel.now(X[:n]), alone[:n])
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -116,18 +118,23 @@ def test_what_is_not_finite_passes(name: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["C", "F", "strided"])
-def test_weights_that_were_written_into_are_stale(how: str) -> None:
-    W = np.asarray(RNG.normal(size=(40, 33)), dtype="float32", order="F" if how == "F" else "C")
+@pytest.mark.parametrize("n_in", [40, 1300])  # few weights and many
+def test_weights_that_were_written_into_are_seen(how: str, n_in: int) -> None:
+    W = np.asarray(RNG.normal(size=(n_in, 100)), dtype="float32", order="F" if how == "F" else "C")
     W = np.repeat(W, 2, axis=1)[:, ::2] if how == "strided" else W
-    kernel = panels("numba")([(W, None, False)])
-    assert kernel.stale() == (how == "strided")  # of which nothing is known
-    for place in ((0, 0), (17, 5), (39, 32)):
-        before = W[place]
-        W[place] = np.nextafter(before, np.float32(9))
-        assert kernel.stale()
-        W[place] = before
+    w0 = RNG.normal(size=(1, 100)).astype("float32")
+    X = RNG.normal(size=(60, n_in)).astype("float32")
+    kernel = panels("numba")([(W, w0, False), (np.eye(100, dtype="float32"), None, False)])
+    before = kernel.now(X)
+    assert np.array_equal(before, kernel(X))
+    for array, place in ((W, (0, 0)), (W, (n_in // 2, 5)), (W, (n_in - 1, 99)), (w0, (0, 98))):
+        array[place] += np.float32(0.5)
+        for n in (1, 7, 48, 60):
+            new = kernel.now(X[:n])
+            assert np.array_equal(new, panels("numba")([(W, w0, False)])(X[:n]))
+            assert not np.array_equal(new, before[:n])
     W[:] = W[::-1].copy()
-    assert kernel.stale()
+    assert np.array_equal(kernel.now(X), panels("numba")([(W, w0, False)])(X))
 
 
 # ------------------------------------------------------------------ models
