@@ -27,7 +27,8 @@ from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
-from dense_xp.learning.optimizer import ForeignOptimizer, Optimizer
+from dense_xp.learning.foreign import ForeignOptimizer
+from dense_xp.learning.optimizer import Optimizer
 from dense_xp.learning.optimizers import as_optimizer
 from dense_xp.learning.schedules import Schedule
 from dense_xp.training.callbacks import EarlyStopping

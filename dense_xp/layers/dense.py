@@ -53,6 +53,10 @@ class Dense(Layer):
         The weights; None until the layer is initialized. Assignable.
     w0 : array, shape (1, n_units), or None
         The biases; None also without bias. Assignable.
+    layer_input : array or None
+        The batch of the last ``forward_pass``.
+    W_opt, w0_opt : Optimizer or object or None
+        What moves ``W`` and ``w0``, each with its own state.
 
     Raises
     ------
@@ -179,6 +183,21 @@ class Dense(Layer):
     @w0.setter
     def w0(self, value: Any) -> None:
         self.set_weights({"w0": value})
+
+    @property
+    def layer_input(self) -> Array:
+        """The batch of the last :meth:`Layer.forward_pass` of this layer, as it was computed with; None before that."""
+        return None if self._remembered is None else self._remembered[1][0]
+
+    @property
+    def W_opt(self) -> Any:
+        """What moves ``W``; see :meth:`Layer.optimizer_of`."""
+        return self.optimizer_of("W")
+
+    @property
+    def w0_opt(self) -> Any:
+        """What moves ``w0``; see :meth:`Layer.optimizer_of`."""
+        return self.optimizer_of("w0")
 
     def get_config(self) -> dict[str, Any]:
         """Return what ``from_config`` needs to make the same layer."""

@@ -179,6 +179,22 @@ class Placed(Configured):
     def optimizer_state(self, state: Params) -> None:
         self._optimizer_state = state
 
+    def optimizer_of(self, name: str) -> Any:
+        """Return what moves one parameter, with its state: a copy, or the object itself if it is not ours.
+
+        Parameters
+        ----------
+        name : str
+            As in :attr:`optimizer_state`.
+
+        Returns
+        -------
+        Optimizer or object or None
+            Its ``update(weights, grad)`` would take the next step; None without an optimizer or such a parameter.
+        """
+        state = self.optimizer_state.get(name)
+        return None if self.optimizer is None or state is None else self.optimizer.resumed(state, self.steps)
+
     def parameters(self) -> int:
         """Count the scalars that training moves.
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from array_api_compat import array_namespace, is_array_api_obj
+from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.learning.schedules import Schedule, rate_at, scaled
@@ -192,6 +192,20 @@ class Optimizer:
         other.learning_rate = scaled(self.learning_rate, factor)
         return other
 
+    def resumed(self, state: Any, steps: int) -> Any:
+        """Return a copy whose :meth:`update` goes on with one parameter.
+
+        Parameters
+        ----------
+        state : dict
+            From :meth:`init` or :meth:`step`.
+        steps : int
+            How many steps there were.
+        """
+        other = copy.copy(self)
+        vars(other).update(_kept=state, _steps=steps)
+        return other
+
     def clip(self, grads: dict[str, Any]) -> dict[str, Any]:
         """Limit gradients, each entry first and then their common norm.
 
@@ -221,40 +235,6 @@ class Optimizer:
         scale = self.clip_norm / xp.maximum(norm, self.clip_norm)
         limited: dict[str, Any] = mapped(lambda grad: grad * in_dtype(scale, grad.dtype), grads)
         return limited
-
-
-class ForeignOptimizer(Optimizer):
-    """Any object with ``update(weights, grad) -> weights``; each parameter has a copy of it as its state.
-
-    What the object does inside is its own affair, so a step with it is never compiled, and it is handed a
-    copy of the weights, into which it may write.
-    """
-
-    traceable: ClassVar[bool] = False
-
-    def __init__(self, optimizer: Any) -> None:
-        super().__init__()
-        self.optimizer = optimizer
-
-    def init(self, param: Array) -> Any:
-        """Return a copy of the object."""
-        return copy.deepcopy(self.optimizer)
-
-    def step(self, param: Array, grad: Array, state: Any, learning_rate: Any = None) -> tuple[Array, Any]:
-        """Let the object move the parameter, and check what it returns."""
-        xp = array_namespace(param)
-        new = state.update(xp.asarray(param, copy=True), grad)
-        name = f"{type(state).__name__}.update"
-        if not is_array_api_obj(new) or array_namespace(new) is not xp:
-            raise TypeError(f"{name} returned a {type(new).__name__}; it must return the new weights")
-        if tuple(new.shape) != tuple(param.shape):
-            raise ValueError(f"{name} returned weights of shape {tuple(new.shape)} for {tuple(param.shape)}")
-        if not xp.isdtype(new.dtype, ("integral", "real floating")):
-            raise TypeError(f"{name} returned weights of dtype {new.dtype}; they must be real numbers")
-        return in_dtype(new, param.dtype), state
-
-    def __repr__(self) -> str:
-        return f"ForeignOptimizer({self.optimizer!r})"
 
 
 def apply_gradients(

@@ -18,7 +18,8 @@ from typing import Any, ClassVar
 from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
-from dense_xp.learning.optimizer import ForeignOptimizer, Optimizer, State
+from dense_xp.learning.foreign import ForeignOptimizer
+from dense_xp.learning.optimizer import Optimizer, State
 from dense_xp.learning.schedules import Schedule
 from dense_xp.learning.special import sign
 from dense_xp.support.checks import real_fields

@@ -10,8 +10,9 @@ import numpy as np
 
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
+from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.learning.metric import Measure
-from dense_xp.learning.optimizer import ForeignOptimizer, Optimizer
+from dense_xp.learning.optimizer import Optimizer
 from dense_xp.support.trees import Params
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
+from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.learning.metric import Measure
-from dense_xp.learning.optimizer import ForeignOptimizer
 from dense_xp.support.seeds import Rng
 from dense_xp.training.history import Callback, History, Run, diverged
 from dense_xp.training.interrupts import Interrupts

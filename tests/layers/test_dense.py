@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dense_xp import SGD, Dense, Layer, ReLU, get_backend
+from dense_xp import SGD, Adam, Dense, Layer, ReLU, StepSchedule, get_backend
 from dense_xp.backend import Backend, BackendError, ForeignArrayError, to_numpy
 from tests.comparing import assert_close, assert_same_kind
 from tests.layers.layer_gradients import assert_gradient
@@ -118,6 +118,37 @@ def test_frozen_layers_change_nothing_and_return_the_same_gradient(backend: Back
     for name, value in frozen.weights.items():
         np.testing.assert_array_equal(to_numpy(value), before[name])
     assert np.any(to_numpy(layer.W) != before["W"])
+
+
+def test_the_attributes_of_the_reference(backend: Backend) -> None:
+    """The last batch, and an optimizer for each array, whose next update is the layer's own."""
+    layer = Dense(3, (2,), backend=backend, rng=0, dtype="float64")
+    assert (layer.layer_input, layer.W_opt, layer.w0_opt) == (None, None, None)
+    layer.initialize(Adam(StepSchedule(0.1, every=1)))
+    for X in (np.ones((4, 2)), np.arange(10.0).reshape(5, 2)):
+        Y = layer.forward_pass(backend.asarray(X))
+        assert_same_kind(layer.layer_input, backend, "float64", X.shape)
+        np.testing.assert_array_equal(to_numpy(layer.layer_input), X)
+        grad = {"W": layer.layer_input.T @ Y, "w0": backend.xp.sum(Y, axis=0, keepdims=True)}
+        expected = [layer.W_opt.update(layer.W, grad["W"]), layer.w0_opt.update(layer.w0, grad["w0"])]
+        layer.backward_pass(Y)  # what was read above has moved nothing of the layer
+        for now, wanted in zip((layer.W, layer.w0), expected, strict=True):
+            assert_close(now, to_numpy(wanted), backend)
+    assert made(backend, use_bias=False).w0_opt is None
+    layer.initialize(None)
+    assert (layer.layer_input, layer.W_opt) == (None, None)
+
+
+def test_the_optimizer_of_a_weight_is_the_very_object_that_was_copied_for_it() -> None:
+    given = PlainSGD()
+    layer = Dense(3, (2,), rng=0)
+    layer.initialize(given)
+    assert isinstance(layer.W_opt, PlainSGD)
+    assert layer.W_opt is layer.optimizer_state["W"]
+    assert len({id(given), id(layer.W_opt), id(layer.w0_opt)}) == 3
+    for name in ("layer_input", "W_opt", "w0_opt"):
+        with pytest.raises(AttributeError):
+            setattr(layer, name, None)
 
 
 def test_each_parameter_has_its_own_copy_of_the_optimizer() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dense_xp import SGD, Adagrad, Adam, AdamW, ConstantSchedule, Lion, Optimizer, RMSprop, StepSchedule
 from dense_xp.backend import Backend, to_numpy
-from dense_xp.learning.optimizer import ForeignOptimizer
+from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.learning.optimizers import OPTIMIZERS, as_optimizer
 from tests.comparing import assert_close, assert_same_kind
 

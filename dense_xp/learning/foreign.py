@@ -1,0 +1,50 @@
+"""Optimizers that are not ours: objects of which nothing is known but that they update weights."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+from array_api_compat import array_namespace, is_array_api_obj
+
+from dense_xp.backend import Array
+from dense_xp.learning.optimizer import Optimizer
+from dense_xp.support.dtypes import in_dtype
+
+
+class ForeignOptimizer(Optimizer):
+    """Any object with ``update(weights, grad) -> weights``; each parameter has a copy of it as its state.
+
+    What the object does inside is its own affair, so a step with it is never compiled, and it is handed a
+    copy of the weights, into which it may write.
+    """
+
+    traceable: ClassVar[bool] = False
+
+    def __init__(self, optimizer: Any) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+
+    def init(self, param: Array) -> Any:
+        """Return a copy of the object."""
+        return copy.deepcopy(self.optimizer)
+
+    def step(self, param: Array, grad: Array, state: Any, learning_rate: Any = None) -> tuple[Array, Any]:
+        """Let the object move the parameter, and check what it returns."""
+        xp = array_namespace(param)
+        new = state.update(xp.asarray(param, copy=True), grad)
+        name = f"{type(state).__name__}.update"
+        if not is_array_api_obj(new) or array_namespace(new) is not xp:
+            raise TypeError(f"{name} returned a {type(new).__name__}; it must return the new weights")
+        if tuple(new.shape) != tuple(param.shape):
+            raise ValueError(f"{name} returned weights of shape {tuple(new.shape)} for {tuple(param.shape)}")
+        if not xp.isdtype(new.dtype, ("integral", "real floating")):
+            raise TypeError(f"{name} returned weights of dtype {new.dtype}; they must be real numbers")
+        return in_dtype(new, param.dtype), state
+
+    def resumed(self, state: Any, steps: int) -> Any:
+        """Return the object itself, which remembers what it does."""
+        return state
+
+    def __repr__(self) -> str:
+        return f"ForeignOptimizer({self.optimizer!r})"
