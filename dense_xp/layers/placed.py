@@ -193,7 +193,9 @@ class Placed(Configured):
             Its ``update(weights, grad)`` would take the next step; None without an optimizer or such a parameter.
         """
         state = self.optimizer_state.get(name)
-        return None if self.optimizer is None or state is None else self.optimizer.resumed(state, self.steps)
+        if self.optimizer is None or state is None:
+            return None
+        return self.optimizer.for_parameter(name).resumed(state, self.steps)
 
     def parameters(self) -> int:
         """Count the scalars that training moves.

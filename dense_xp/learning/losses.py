@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -18,7 +18,8 @@ from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array, Backend
 from dense_xp.learning.special import clipped, counted, log_softmax, row_for, sigmoid, sign, softplus
-from dense_xp.support.checks import real, real_fields
+from dense_xp.learning.targets import check_classes, checked_class_weight
+from dense_xp.support.checks import real_fields
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import Registry
 
@@ -278,7 +279,7 @@ class SoftmaxCrossEntropy(Loss):
     def __post_init__(self) -> None:
         real_fields(self, "[0, 1)", "label_smoothing")
         if self.class_weight is not None:
-            object.__setattr__(self, "class_weight", _checked_class_weight(self.class_weight))
+            object.__setattr__(self, "class_weight", checked_class_weight(self.class_weight))
 
     def placed(self, backend: Backend, dtype: str) -> Self:
         """Return this loss with its class weights on a device; see :meth:`Loss.placed`."""
@@ -318,42 +319,10 @@ class SoftmaxCrossEntropy(Loss):
 
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
         """Look at all targets once; see :meth:`Loss.check_target`."""
-        xp, n_classes = array_namespace(target), sample_shape[-1]
+        n_classes = sample_shape[-1]
         if self.class_weight is not None and len(self.class_weight) != n_classes:
             raise ValueError(f"class_weight has {len(self.class_weight)} numbers, and there are {n_classes} classes")
-        shape = tuple(target.shape[1:])
-        if shape == sample_shape[:-1]:
-            if not xp.isdtype(target.dtype, "integral"):
-                raise ValueError(f"class labels must be integers, and y has dtype {target.dtype}: y.astype('int64')")
-            low, high = int(xp.min(target)), int(xp.max(target))
-            if low < 0 or high >= n_classes:
-                raise ValueError(
-                    f"y holds the label {low if low < 0 else high}, and the {n_classes} classes are labelled "
-                    f"0 to {n_classes - 1}"
-                )
-        elif shape != sample_shape:
-            n = target.shape[0]
-            raise ValueError(
-                f"y has shape {tuple(target.shape)}, and SoftmaxCrossEntropy needs labels of shape "
-                f"{(n, *sample_shape[:-1])} or one-hot rows of shape {(n, *sample_shape)}"
-            )
-        else:
-            rows = widened(target) if xp.isdtype(target.dtype, "real floating") else xp.astype(target, xp.float32)
-            if bool(xp.any(rows < 0)) or bool(xp.any(xp.abs(xp.sum(rows, axis=-1) - 1) > 1e-3)):
-                raise ValueError("each row of one-hot targets must be probabilities: not negative, with sum 1")
-
-
-def _checked_class_weight(given: Any) -> tuple[float, ...]:
-    try:
-        by_class = isinstance(given, Mapping | str | bytes)  # whose keys or letters would be taken for weights
-        weights = () if by_class else tuple(real("class_weight", float(weight), "[0, inf)") for weight in given)
-    except (TypeError, ValueError):
-        weights = ()
-    if not any(weights):
-        raise ValueError(
-            f"class_weight must hold a number for each class, in order, none negative and not all zero: {given!r}"
-        )
-    return weights
+        check_classes(target, sample_shape)
 
 
 @dataclass(frozen=True)

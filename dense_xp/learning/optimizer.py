@@ -13,6 +13,8 @@ References
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -22,7 +24,7 @@ from array_api_compat import array_namespace
 from dense_xp.backend import Array
 from dense_xp.learning.schedules import Schedule, rate_at, scaled
 from dense_xp.learning.special import clipped, euclidean
-from dense_xp.support.checks import real_fields
+from dense_xp.support.checks import names, real_fields
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.trees import Params, flatten, mapped
 
@@ -39,6 +41,8 @@ class Optimizer:
         How far to go along the direction.
     weight_decay : float, default 0.0
         By what share, times the learning rate, a parameter shrinks at each step.
+    no_decay : sequence of str, default ()
+        Names of parameters that do not shrink, whatever their layer: ``("w0", "gamma", "beta")`` are biases and norms.
     clip_norm : float, optional
         Gradients whose Euclidean norm, over all parameters together, is above this are scaled down to it.
     clip_value : float, optional
@@ -47,6 +51,7 @@ class Optimizer:
 
     learning_rate: float | Schedule = 0.01
     weight_decay: float = field(default=0.0, kw_only=True)
+    no_decay: Sequence[str] = field(default=(), kw_only=True)
     clip_norm: float | None = field(default=None, kw_only=True)
     clip_value: float | None = field(default=None, kw_only=True)
 
@@ -63,8 +68,23 @@ class Optimizer:
         if not isinstance(self.learning_rate, Schedule):
             real_fields(self, "[0, inf)", "learning_rate")
         real_fields(self, "[0, inf)", "weight_decay")
+        self.no_decay = names("no_decay", self.no_decay)
         limits = [name for name in ("clip_norm", "clip_value") if getattr(self, name) is not None]
         real_fields(self, "(0, inf)", *limits)
+
+    def for_parameter(self, name: str) -> Optimizer:
+        """Return the optimizer that steps parameters of this name: itself, or without decay if they are not to shrink.
+
+        Parameters
+        ----------
+        name : str
+            Without that of its layer: ``"w0"``.
+        """
+        if name not in self.no_decay:
+            return self
+        other = copy.copy(self)
+        other.weight_decay = 0.0
+        return other
 
     def init_state(self, param: Array) -> State:
         """Return the state before the first step.
@@ -249,6 +269,7 @@ def apply_gradients(
     """
     params, state = dict(params), dict(state)
     for key, grad in grads.items():
-        step = apply_gradients if isinstance(grad, dict) else type(optimizer).step
-        params[key], state[key] = step(optimizer, params[key], grad, state[key], learning_rate)
+        nested = isinstance(grad, dict)
+        step = functools.partial(apply_gradients, optimizer) if nested else optimizer.for_parameter(key).step
+        params[key], state[key] = step(params[key], grad, state[key], learning_rate)
     return params, state

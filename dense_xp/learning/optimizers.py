@@ -40,7 +40,7 @@ class SGD(Optimizer):
         The share μ of the last velocity that is kept: 0 ≤ μ < 1.
     nesterov : bool, default False
         Whether to look ahead; needs momentum.
-    weight_decay, clip_norm, clip_value
+    weight_decay, no_decay, clip_norm, clip_value
         See :class:`Optimizer`.
 
     References
@@ -92,7 +92,7 @@ class RMSprop(Optimizer):
         The share of the last direction that is added to the new one.
     epsilon : float, default 1e-8
         Added to the root.
-    weight_decay, clip_norm, clip_value
+    weight_decay, no_decay, clip_norm, clip_value
         See :class:`Optimizer`.
 
     References
@@ -148,7 +148,7 @@ class Adam(Optimizer):
         The shares of the old means that are kept.
     epsilon : float, default 1e-8
         Added to the root.
-    weight_decay, clip_norm, clip_value
+    weight_decay, no_decay, clip_norm, clip_value
         See :class:`Optimizer`.
 
     References
@@ -209,7 +209,7 @@ class AdamW(Adam):
         See :class:`Adam`.
     weight_decay : float, default 0.01
         By what share, times the learning rate, a parameter shrinks at each step.
-    clip_norm, clip_value
+    no_decay, clip_norm, clip_value
         See :class:`Optimizer`.
 
     References
@@ -238,7 +238,7 @@ class Adagrad(Optimizer):
         The rate η.
     epsilon : float, default 1e-10
         Added to the root.
-    weight_decay, clip_norm, clip_value
+    weight_decay, no_decay, clip_norm, clip_value
         See :class:`Optimizer`.
 
     References
@@ -282,7 +282,7 @@ class Lion(Optimizer):
         The rate η: a tenth to a third of Adam's.
     beta_1, beta_2 : float, default 0.9 and 0.99
         The shares of the momentum in the direction and in the next momentum.
-    weight_decay, clip_norm, clip_value
+    weight_decay, no_decay, clip_norm, clip_value
         See :class:`Optimizer`.
 
     References

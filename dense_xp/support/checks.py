@@ -123,6 +123,33 @@ def several(name: str, value: Any) -> list[Any]:
     raise TypeError(f"{name} must be a list, and is {value!r:.60}: {name}=[{value!r:.60}]")
 
 
+def names(name: str, value: Any) -> tuple[str, ...]:
+    """Return a list of names as a tuple.
+
+    Parameters
+    ----------
+    name : str
+        What it is called, for the error.
+    value : object
+        What was given.
+
+    Raises
+    ------
+    TypeError
+        If it is no list of texts.
+
+    Examples
+    --------
+    >>> names("no_decay", ["w0", "gamma"])
+    ('w0', 'gamma')
+    """
+    found = tuple(several(name, value))
+    for one in found:
+        if not isinstance(one, str):
+            raise TypeError(f"{name} must hold names, and has {one!r:.60}")
+    return found
+
+
 def real_fields(thing: Any, interval: str, *names: str) -> None:
     """Check attributes of a dataclass, also of a frozen one, and make floats of them; see :func:`real`."""
     for name in names:

@@ -243,7 +243,7 @@ def test_the_history_says_why(kernels: Any) -> None:
 # ------------------------------------------------------------------ what the stand-in would notice
 
 
-def baked_in(self: Any, rate: float, steps: int) -> Any:
+def baked_in(self: Any, rate: float, steps: int, decays: bool) -> Any:
     return (rate, 1.0 - rate * self.optimizer.weight_decay, *self.constants(steps))
 
 

@@ -328,7 +328,7 @@ def test_updates(kernel: Any, dtype: str, optimizer: Optimizer, size: int) -> No
         for i in range(3):
             grad = arrays[f"grad_{i}"]
             before = copied(grad)
-            update.kernel(param, grad, *state.values(), *update.at(0.1, i + 1))
+            update.kernel(param, grad, *state.values(), *update.at(0.1, i + 1, True))
             np.testing.assert_array_equal(to_numpy(grad), to_numpy(before))
             results[f"step {i + 1}"] = copied(param)
         return results

@@ -59,6 +59,7 @@ def test_what_is_in_a_file_is_written_in_full_with_what_is_inside() -> None:
         "class": "Adam",
         "learning_rate": {"class": "WarmUp", "after": schedule, "steps": 5, "start": 0.0},
         "weight_decay": 0.0,
+        "no_decay": (),
         "clip_norm": None,
         "clip_value": None,
         "beta_1": 0.9,

@@ -119,6 +119,9 @@ OPTIMIZERS = [
     Adam(0.01, clip_norm=0.1),
     SGD(0.1, clip_value=0.01),
     SGD(0.1, momentum=0.5, clip_value=0.1, clip_norm=0.05),
+    AdamW(0.1, weight_decay=0.5, no_decay=["w0", "gamma", "beta"]),
+    RMSprop(0.01, weight_decay=0.5, no_decay=["W"], clip_value=0.01),
+    SGD(0.1, momentum=0.5, weight_decay=0.5, no_decay=["w0"], clip_norm=0.05),
 ]
 
 
@@ -210,7 +213,8 @@ def test_every_way_of_losing(loss: Loss, target: Any, weighted: bool) -> None:
 def test_gradients_in_tiles(monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
     monkeypatch.setattr(stages, "TILE", tile)
     for name in ("relu", "no bias", "one layer"):
-        compare(built(name, Adam(0.01)), SoftmaxCrossEntropy(), LABELS)
+        for optimizer in (Adam(0.01), AdamW(0.1, weight_decay=0.5, no_decay=["w0"])):
+            compare(built(name, optimizer), SoftmaxCrossEntropy(), LABELS)
 
 
 def test_small_layers_are_one_stage(monkeypatch: pytest.MonkeyPatch) -> None:

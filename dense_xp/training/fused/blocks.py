@@ -13,11 +13,15 @@ from dense_xp.training.fused.workspace import Workspace
 
 
 class Block:
-    """Parameters with the same number of columns, one above the other in one array, and their state alike."""
+    """Parameters with the same number of columns, one above the other in one array, and their state alike.
+
+    All of them decay, or none does.
+    """
 
     def __init__(self, params: Params, state: Params, space: Workspace) -> None:
         self.names = tuple(params)
         self.update = space.update
+        self.decays = space.update.decays(self.names[0])
         self.values = stacked([params[name] for name in self.names], space)
         self.shape = tuple(self.values.shape)
         self.state = [stacked([state[name][slot] for name in self.names], space) for slot in space.update.slots]

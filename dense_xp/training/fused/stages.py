@@ -125,12 +125,12 @@ class Stage:
         if self.space.keeps_gradients:
             self.grads.append(grad.reshape(-1))
         else:
-            self.space.move(*block.flat(slice(None)), grad.reshape(-1), block.steps)
+            self.space.move(*block.flat(slice(None)), grad.reshape(-1), block.steps, block.decays)
 
     def move_all(self) -> None:
         """Move the parameters by the gradients that were kept."""
         for block, grad in zip(self.blocks, self.grads, strict=True):
-            self.space.move(*block.flat(slice(None)), grad, block.steps)
+            self.space.move(*block.flat(slice(None)), grad, block.steps, block.decays)
         self.constrain()
         self.grads = []
 
@@ -161,8 +161,8 @@ def _applied(layer: Dense, kernels: Any) -> tuple[str, Any, Any]:
 class DenseStage(Stage):
     """A Dense layer, with its activation if that has kernels.
 
-    W and w0 are one array. The product is taken into Z, over which the gradient is written on the way back; the output
-    lies there too, unless the derivative of the activation takes that place.
+    W and w0 are one array, unless only one of them decays. The product is taken into Z, over which the gradient is
+    written on the way back; the output lies there too, unless the derivative of the activation takes that place.
     """
 
     def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, space: Workspace) -> None:
@@ -203,8 +203,8 @@ class DenseStage(Stage):
             self.jobs.append((columns, tile[:n, :], last, tile.reshape(-1), *self.blocks[0].flat(rows)))
 
     def made_blocks(self, names: Sequence[str]) -> list[Block]:
-        layer = self.layer
-        return [Block({n: layer.params[n] for n in names}, layer.optimizer_state, self.space)] if names else []
+        layer, alike = self.layer, itertools.groupby(names, self.space.update.decays)
+        return [Block({n: layer.params[n] for n in group}, layer.optimizer_state, self.space) for _, group in alike]
 
     def resize(self, n: int) -> None:
         self.Z, *apart = (array[:n] for array in self.storage)
@@ -224,7 +224,7 @@ class DenseStage(Stage):
             self.product(grad, self.W.T, out=grad_X)
         if not self.blocks:
             return grad_X
-        block, Xt = self.blocks[0], self.X.T
+        (block, *apart), Xt = self.blocks, self.X.T
         keeps, move = self.space.keeps_gradients, self.space.move
         for columns, grad_W, last, flat, values, state in self.jobs:
             if columns is None:
@@ -236,7 +236,9 @@ class DenseStage(Stage):
             if keeps:
                 self.grads.append(flat)
             else:
-                move(values, state, flat, block.steps)
+                move(values, state, flat, block.steps, block.decays)
+        for block in apart:
+            self.move(block, self.grad_w0)
         return grad_X
 
 
@@ -249,11 +251,16 @@ class ChainStage(Stage):
     def __init__(self, layers: Sequence[DenseStage], space: Workspace) -> None:
         self.path, self.space, self.grads = (), space, []
         self.blocks = [block for stage in layers for block in stage.blocks]
-        sizes = [math.prod(block.shape) for block in self.blocks]
-        self.values = space.empty(sum(sizes))
-        self.state = tuple(space.empty(sum(sizes)) for _ in space.update.slots)
-        for block, (a, b) in zip(self.blocks, itertools.pairwise(itertools.accumulate(sizes, initial=0)), strict=True):
-            block.move_into(self.values[a:b], [array[a:b] for array in self.state])
+        edges = list(itertools.accumulate((math.prod(block.shape) for block in self.blocks), initial=0))
+        self.values = space.empty(edges[-1])
+        self.state = tuple(space.empty(edges[-1]) for _ in space.update.slots)
+        self.parts = [
+            (slice(a, b), block.decays) for block, (a, b) in zip(self.blocks, itertools.pairwise(edges), strict=True)
+        ]
+        for block, (part, _) in zip(self.blocks, self.parts, strict=True):
+            block.move_into(self.values[part], [array[part] for array in self.state])
+        if len({block.decays for block in self.blocks}) == 1:
+            self.parts = [(slice(None), self.blocks[0].decays)]
         widths = [layers[0].W.shape[0], *(stage.W.shape[1] for stage in layers)]
         self.owns_linear_output = layers[-1].owns_linear_output
         self.storage = space.empty(space.batch_size * sum(widths[1:]))
@@ -268,6 +275,10 @@ class ChainStage(Stage):
     def plan(self, gradient: Array) -> None:
         size = self.largest_tile()
         self.gradient = self.space.empty(size) if self.space.keeps_gradients else gradient[:size]
+        self.moves = [
+            (self.values[part], tuple(array[part] for array in self.state), self.gradient[part], decays)
+            for part, decays in self.parts
+        ]
 
     def resize(self, n: int) -> None:
         n_in, before, n_out = (n * size for size in self.sizes)
@@ -288,7 +299,8 @@ class ChainStage(Stage):
         return self.grad_X if wanted else None
 
     def move_all(self) -> None:
-        self.space.move(self.values, self.state, self.gradient, self.blocks[0].steps)
+        for values, state, grad, decays in self.moves:
+            self.space.move(values, state, grad, self.blocks[0].steps, decays)
         self.grads = []
 
 

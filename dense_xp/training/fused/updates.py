@@ -16,19 +16,24 @@ class Update:
     def __init__(self, optimizer: Optimizer, kernels: Any) -> None:
         self.optimizer = optimizer
         self.slots, self.kernel, self.constants = _UPDATES[type(optimizer)](optimizer, kernels)
-        self._last: tuple[Any, tuple[Any, ...]] = (None, ())
+        self._last: tuple[Any, tuple[tuple[Any, ...], ...]] = (None, ())
 
     @staticmethod
     def serves(optimizer: Optimizer) -> bool:
         """Whether there is a kernel for this optimizer; a subclass may compute something else."""
         return type(optimizer) in _UPDATES
 
-    def at(self, rate: float, steps: int) -> tuple[Any, ...]:
+    def decays(self, name: str) -> bool:
+        """Whether weight decay shrinks parameters of this name."""
+        return bool(self.optimizer.for_parameter(name).weight_decay)
+
+    def at(self, rate: float, steps: int, decays: bool) -> tuple[Any, ...]:
         """Return the kernel's constants for a learning rate and the number of steps, this one included."""
         if self._last[0] != (rate, steps):
+            constants = self.constants(steps)
             decay = 1.0 - rate * self.optimizer.weight_decay
-            self._last = ((rate, steps), (rate, decay, *self.constants(steps)))
-        return self._last[1]
+            self._last = ((rate, steps), ((rate, 1.0, *constants), (rate, decay, *constants)))
+        return self._last[1][decays]
 
 
 class RecordedUpdate(Update):
@@ -43,10 +48,10 @@ class RecordedUpdate(Update):
         self.turn += 1
         return [rate, 1.0 - rate * self.optimizer.weight_decay, *(float(count + self.turn) for count in self.counts)]
 
-    def at(self, rate: float, steps: int) -> tuple[Any, ...]:
+    def at(self, rate: float, steps: int, decays: bool) -> tuple[Any, ...]:
         """Return the constants, with the numbers on the device in place of what changes."""
         count = self.on_device[2 + self.counts.index(steps - self.turn)]
-        return self.on_device[0], self.on_device[1], *self.constants(count)
+        return self.on_device[0], self.on_device[1] if decays else 1.0, *self.constants(count)
 
 
 def _sgd(o: Any, k: Any) -> tuple[tuple[str, ...], Callable[..., None], Callable[[Any], tuple[Any, ...]]]:

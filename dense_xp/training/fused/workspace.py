@@ -52,9 +52,9 @@ class Workspace:
             self._scratch = self.empty(self._scratch_size)
         return self._scratch[:size].reshape(shape)
 
-    def move(self, values: Array, state: tuple[Array, ...], grad: Array, steps: int) -> None:
+    def move(self, values: Array, state: tuple[Array, ...], grad: Array, steps: int, decays: bool) -> None:
         """Move some parameters by their gradient."""
         limit = self.optimizer.clip_value
         if limit is not None and not self.keeps_gradients:
             self.kernels.clip(grad, limit)
-        self.update.kernel(values, grad, *state, *self.update.at(self.rate, steps))
+        self.update.kernel(values, grad, *state, *self.update.at(self.rate, steps, decays))
