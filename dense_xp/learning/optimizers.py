@@ -238,6 +238,8 @@ class Adagrad(Optimizer):
         The rate η.
     epsilon : float, default 1e-10
         Added to the root.
+    initial_accumulator_value : float, default 0.0
+        Where the sum s starts: above 0, the first steps are shorter.
     weight_decay, no_decay, clip_norm, clip_value
         See :class:`Optimizer`.
 
@@ -254,14 +256,15 @@ class Adagrad(Optimizer):
     """
 
     epsilon: float = field(default=1e-10, kw_only=True)
+    initial_accumulator_value: float = field(default=0.0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        real_fields(self, "[0, inf)", "epsilon")
+        real_fields(self, "[0, inf)", "epsilon", "initial_accumulator_value")
 
     def init_state(self, param: Array) -> State:
-        """Return a sum of zero."""
-        return {"sum_of_squares": array_namespace(param).zeros_like(param)}
+        """Return the sum before the first step."""
+        return {"sum_of_squares": array_namespace(param).zeros_like(param) + self.initial_accumulator_value}
 
     def direction(self, param: Array, grad: Array, state: State) -> tuple[Array, State]:
         """Return the gradient over the root of the sum."""

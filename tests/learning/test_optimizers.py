@@ -32,11 +32,13 @@ OURS_AND_TORCHS: list[tuple[Optimizer, str, dict[str, Any]]] = [
     (AdamW(0.1, weight_decay=0.3), "AdamW", {"lr": 0.1, "weight_decay": 0.3}),
     (Adagrad(), "Adagrad", {}),
     (Adagrad(0.1, epsilon=1e-3), "Adagrad", {"lr": 0.1, "eps": 1e-3}),
+    (Adagrad(0.1, initial_accumulator_value=0.5), "Adagrad", {"lr": 0.1, "initial_accumulator_value": 0.5}),
 ]
 ALL = [kind() for kind in OPTIMIZERS.values()] + [
     SGD(0.1, momentum=0.9, weight_decay=0.1),
     SGD(0.1, momentum=0.9, nesterov=True),
     RMSprop(0.1, momentum=0.5),
+    Adagrad(0.1, initial_accumulator_value=0.1),
 ]
 
 
@@ -337,6 +339,7 @@ def test_what_is_no_optimizer(spec: Any, error: type, says: str) -> None:
         (lambda: Adam(beta_2=-0.1), "^beta_2 must be a number"),
         (lambda: Adam(epsilon=-1e-8), "^epsilon must be a number"),
         (lambda: Adagrad(epsilon=-1), "^epsilon must be a number"),
+        (lambda: Adagrad(initial_accumulator_value=-1), "^initial_accumulator_value must be a number that is not neg"),
         (lambda: Lion(beta_1=1.5), "^beta_1 must be a number"),
         (lambda: Lion(beta_2=1), "^beta_2 must be a number"),
     ],

@@ -115,6 +115,7 @@ OPTIMIZERS = [
     Adam(CosineSchedule(0.05, 5), weight_decay=0.01),
     AdamW(0.01),
     Adagrad(0.1),
+    Adagrad(0.1, initial_accumulator_value=0.1),
     Lion(0.01),
     Adam(0.01, clip_norm=0.1),
     SGD(0.1, clip_value=0.01),
