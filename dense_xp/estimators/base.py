@@ -69,7 +69,11 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     history_: History = field(init=False)
     n_iter_: int = field(init=False)
     loss_: float = field(init=False)
+    best_loss_: float | None = field(init=False)
+    t_: int = field(init=False)
+    n_layers_: int = field(init=False)
     n_outputs_: int = field(init=False)
+    out_activation_: str = field(init=False)
     _shape: str = field(init=False)  # of the hidden layers
     _on_device: bool = field(init=False)  # whether X was, and not only the model
 
@@ -171,6 +175,10 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
             callbacks=[*self.callbacks, *([] if epochs is None else [self._stopping(epochs)])],
             verbose=bool(self.verbose),
         )
+        least, seen = (self.best_loss_, self.t_) if goes_on else (None, 0)
+        losses = history["loss"] if least is None else [least, *history["loss"]]
+        self.best_loss_, self.t_ = None if self.early_stopping else min(losses), seen + history.samples
+        self.n_layers_ = 2 + np.size(self.hidden_layer_sizes)
         for name, value in task.learned.items():
             setattr(self, name, value)
         self.network_, self.history_, self.n_iter_ = model, history, history.epochs

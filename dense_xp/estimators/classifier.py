@@ -92,6 +92,14 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
         How many epochs that had.
     loss_ : float
         The loss over the training data in the last epoch, or in the one whose weights were brought back.
+    best_loss_ : float or None
+        The least of them, over all fits that went on from one another; None with ``early_stopping``.
+    t_ : int
+        How many samples were learned from in these fits.
+    n_layers_ : int
+        How many layers there are, the input counted as one.
+    out_activation_ : str
+        What makes probabilities of the outputs: ``"softmax"``, or ``"logistic"`` for several labels.
 
     Examples
     --------
@@ -162,6 +170,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
             loss, target = SoftmaxCrossEntropy(), np.searchsorted(known, y)
             weight = self._weighted_by_class(target, weight, known)
         learned = {"classes_": known, "n_outputs_": len(known), "_multilabel": target.ndim == 2}
+        learned["out_activation_"] = "logistic" if target.ndim == 2 else "softmax"
         if goes_on and any(getattr(self, name) != learned[name] for name in ("n_outputs_", "_multilabel")):
             raise ValueError(f"y has not the form that it had before, with {self.n_outputs_} outputs")
         return Task(target, weight, loss, learned)

@@ -88,6 +88,14 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         How many epochs that had.
     loss_ : float
         The loss over the training data in the last epoch, or in the one whose weights were brought back.
+    best_loss_ : float or None
+        The least of them, over all fits that went on from one another; None with ``early_stopping``.
+    t_ : int
+        How many samples were learned from in these fits.
+    n_layers_ : int
+        How many layers there are, the input counted as one.
+    out_activation_ : str
+        ``"identity"``: the outputs are the prediction.
 
     Examples
     --------
@@ -134,7 +142,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
 
     def _task(self, y: Any, weight: Any, goes_on: bool, classes: Any) -> Task:
         rows = y.astype(np.float64).reshape(len(y), -1)
-        learned = {"n_outputs_": rows.shape[1], "_one_output": y.ndim == 1}
+        learned = {"n_outputs_": rows.shape[1], "_one_output": y.ndim == 1, "out_activation_": "identity"}
         if goes_on:
             if any(getattr(self, name) != value for name, value in learned.items()):
                 raise ValueError(f"y has not the form that it had before, with {self.n_outputs_} outputs")

@@ -20,8 +20,9 @@ from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -205,6 +206,28 @@ def test_early_stopping_brings_the_best_weights_back() -> None:
     assert DenseClassifier(**params, early_stopping=True).fit(sparse.csr_array(X), MANY).history_.best_epoch
 
 
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("y", [LABELS, MANY, VALUES], ids=["classes", "labels", "numbers"])
+def test_the_attributes_of_scikit_learns_perceptrons(y: Any, early: bool) -> None:
+    common = {"hidden_layer_sizes": (16, 8), "early_stopping": early, "warm_start": True, "random_state": 0}
+    common |= {"validation_fraction": 0.2, "n_iter_no_change": 50, "tol": 0.0}
+    ours = (DenseRegressor if y is VALUES else DenseClassifier)(max_epochs=5, **common)
+    theirs = (MLPRegressor if y is VALUES else MLPClassifier)(max_iter=5, **common)
+    least = np.inf
+    for fits in (1, 2):
+        ours.fit(X, y)
+        with pytest.warns(ConvergenceWarning, match="5"):
+            theirs.fit(X, y)
+        least = min(least, *ours.history_["loss"])
+        assert ours.best_loss_ == (None if early else least)
+        assert (theirs.best_loss_ is None) == early
+        assert ours.t_ == theirs.t_ == fits * 5 * (72 if early else 90)
+        assert ours.n_layers_ == theirs.n_layers_ == 4
+        assert ours.out_activation_ == theirs.out_activation_
+    ours.set_params(warm_start=False, hidden_layer_sizes=7, early_stopping=False).fit(X, y)
+    assert (ours.t_, ours.n_layers_, ours.best_loss_) == (5 * 90, 3, min(ours.history_["loss"]))
+
+
 # ------------------------------------------------------------------ going on
 
 
@@ -218,7 +241,7 @@ def test_partial_fit_is_fit_epoch_by_epoch() -> None:
         np.testing.assert_allclose(parts.predict(X[:2].tolist()) == whole.predict(X[:2]), True)
         for name, value in whole.model_.weights.items():
             np.testing.assert_allclose(parts.model_.weights[name], value, rtol=1e-9)
-        assert parts.n_iter_ == 1
+        assert (parts.n_iter_, parts.t_, parts.best_loss_) == (1, whole.t_, pytest.approx(whole.best_loss_))
 
 
 def test_partial_fit_knows_classes_that_have_not_come_yet() -> None:
