@@ -39,6 +39,7 @@ from dense_xp.layers.lora import LoRA, add_lora, merge_lora
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
 from dense_xp.layers.quantization import QuantizedDense, quantize
 from dense_xp.learning.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
+from dense_xp.learning.counts import F1, FBeta, Precision, Recall
 from dense_xp.learning.losses import (
     Huber,
     Loss,
@@ -48,7 +49,7 @@ from dense_xp.learning.losses import (
     SoftmaxCrossEntropy,
 )
 from dense_xp.learning.metric import Metric
-from dense_xp.learning.metrics import AUC, F1, R2, Accuracy, Precision, Recall, TopK, accuracy
+from dense_xp.learning.metrics import AUC, R2, Accuracy, TopK, accuracy
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.learning.optimizers import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
 from dense_xp.learning.regularizers import L1, L1L2, L2, Regularizer, SoftOrthogonality
@@ -98,6 +99,7 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "ExponentialSchedule",
+    "FBeta",
     "FanInUniform",
     "ForeignArrayError",
     "GlorotNormal",

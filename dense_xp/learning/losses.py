@@ -19,7 +19,7 @@ from array_api_compat import array_namespace, device
 from dense_xp.backend import Array, Backend
 from dense_xp.learning.special import clipped, counted, log_softmax, row_for, sigmoid, sign, softplus
 from dense_xp.learning.targets import check_classes, checked_class_weight
-from dense_xp.support.checks import real_fields
+from dense_xp.support.checks import integer_fields, real_fields
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.registry import Registry
 
@@ -255,6 +255,8 @@ class SoftmaxCrossEntropy(Loss):
         The share ε of the target that is spread over all classes: 0 ≤ ε < 1.
     class_weight : sequence of float, optional
         How much each class counts; by default all alike.
+    ignore_index : int, optional
+        The label of samples that are left out, of the mean too: -100, for example.
 
     Notes
     -----
@@ -275,9 +277,12 @@ class SoftmaxCrossEntropy(Loss):
 
     label_smoothing: float = 0.0
     class_weight: Sequence[float] | None = None
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
         real_fields(self, "[0, 1)", "label_smoothing")
+        if self.ignore_index is not None:
+            integer_fields(self, None, "ignore_index")
         if self.class_weight is not None:
             object.__setattr__(self, "class_weight", checked_class_weight(self.class_weight))
 
@@ -290,21 +295,28 @@ class SoftmaxCrossEntropy(Loss):
         return other
 
     def sample_weights(self, target: np.ndarray[Any, Any], ndim: int) -> np.ndarray[Any, Any] | None:
-        """Return the weight of each sample's class; see :meth:`Loss.sample_weights`."""
-        if self.class_weight is None:
-            return None
-        weights = np.asarray(self.class_weight, np.float64)
-        return weights[target] if target.ndim < ndim else np.asarray(target @ weights)
+        """Return the weight of each sample's class, 0 of what is left out; see :meth:`Loss.sample_weights`."""
+        weights = None if self.class_weight is None else np.asarray(self.class_weight, np.float64)
+        if target.ndim == ndim:
+            return None if weights is None else np.asarray(target @ weights)
+        kept = np.ones(target.shape) if self.ignore_index is None else np.asarray(target != self.ignore_index, float)
+        if weights is not None:
+            return kept * weights[np.where(kept, target, 0)]
+        return None if self.ignore_index is None else kept
 
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Return losses and gradients; see :meth:`Loss.sample_losses`."""
         xp = array_namespace(prediction)
-        n_classes = prediction.shape[-1]
+        n_classes, kept, own = prediction.shape[-1], None, None
         if target.ndim < prediction.ndim:
             labels = row_for(xp.arange(n_classes, device=device(prediction)), prediction)
-            target = xp.expand_dims(in_dtype(target, labels.dtype), axis=-1) == labels
+            given = xp.expand_dims(in_dtype(target, labels.dtype), axis=-1)
+            target = given == labels
+            if self.ignore_index is not None:
+                kept = in_dtype(given != self.ignore_index, prediction.dtype)
         target = in_dtype(target, prediction.dtype)
-        own = None
+        if kept is not None:
+            target, own = target * kept, kept[..., 0]
         wanted = target
         if self.label_smoothing:
             wanted = (1.0 - self.label_smoothing) * target + self.label_smoothing / n_classes
@@ -314,6 +326,8 @@ class SoftmaxCrossEntropy(Loss):
             own = xp.sum(target * per_class, axis=-1)
             wanted = wanted * per_class
         log_p, p = log_softmax(prediction)
+        if kept is not None:
+            wanted, p = wanted * kept, counted(kept, p)
         losses = -xp.sum(counted(wanted, log_p), axis=-1)  # a class that is ruled out has the logarithm -inf
         return losses, p * xp.sum(wanted, axis=-1, keepdims=True) - wanted, own
 
@@ -322,7 +336,7 @@ class SoftmaxCrossEntropy(Loss):
         n_classes = sample_shape[-1]
         if self.class_weight is not None and len(self.class_weight) != n_classes:
             raise ValueError(f"class_weight has {len(self.class_weight)} numbers, and there are {n_classes} classes")
-        check_classes(target, sample_shape)
+        check_classes(target, sample_shape, self.ignore_index)
 
 
 @dataclass(frozen=True)

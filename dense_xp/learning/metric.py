@@ -20,6 +20,10 @@ Statistics: TypeAlias = Callable[[Array, Array, Any], Array]
 """What is computed in a step: a pure function of prediction, target and the samples' weights, or None for these."""
 
 
+Value: TypeAlias = float | np.ndarray[Any, Any]
+"""What a metric makes of all batches: a number, or one for each class."""
+
+
 class Metric:
     """Base class: a subclass writes :meth:`~Metric.statistics` and :meth:`~Metric.value`.
 
@@ -72,7 +76,7 @@ class Metric:
         """
         raise NotImplementedError(f"{type(self).__name__} has no statistics(prediction, target, weight)")
 
-    def value(self, statistics: np.ndarray[Any, Any]) -> float:
+    def value(self, statistics: np.ndarray[Any, Any]) -> Value:
         """Return the number that all the batches have come to.
 
         Parameters
@@ -82,12 +86,12 @@ class Metric:
 
         Returns
         -------
-        float
-            NaN if it is not defined for these data.
+        float or numpy.ndarray, shape (n_classes,)
+            NaN if it is not defined for these data. Of several numbers each is a column of the history.
         """
         raise NotImplementedError(f"{type(self).__name__} has no value(statistics)")
 
-    def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> float:
+    def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Any:
         """Return the value for one batch."""
         with np.errstate(all="ignore"):
             return self.value(to_numpy(self.statistics(prediction, target, weight)).astype(np.float64))

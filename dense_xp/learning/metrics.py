@@ -11,14 +11,26 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
+from dense_xp.learning.counts import F1, FBeta, Precision, Recall
 from dense_xp.learning.losses import LOSSES
 from dense_xp.learning.metric import Measure, Metric, MetricLike, Unweighted
-from dense_xp.learning.special import counted, row_for
-from dense_xp.support.checks import integer_fields, real_fields, several
-from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.learning.reading import (
+    check_settings,
+    classes_of,
+    fitting,
+    kept,
+    labels_of,
+    numbers,
+    rows_of,
+    times,
+    weighted,
+)
+from dense_xp.learning.special import counted
+from dense_xp.support.checks import integer_fields, several
+from dense_xp.support.dtypes import in_dtype
 from dense_xp.support.registry import by_name
 
 # ------------------------------------------------------------------------------------- means
@@ -54,20 +66,68 @@ def accuracy(prediction: Array, target: Array, weight: Array | None = None, *, t
     >>> float(accuracy(np.asarray([[0.1, 2.0], [3.0, 1.0]]), np.asarray([1, 1])))
     0.5
     """
-    xp = array_namespace(prediction)
-    target = _fitting(prediction, target)
+    return _mean(_right(prediction, fitting(prediction, target), threshold), prediction, weight)
+
+
+def _right(prediction: Array, target: Array, threshold: float) -> Array:
     if prediction.shape[-1] == 1:
-        right = ((prediction > threshold) == (_numbers(target, prediction) > 0))[..., 0]
-    else:
-        right = xp.argmax(prediction, axis=-1) == _labels(prediction, target)
-    return _share(right, prediction, weight)
+        return ((prediction > threshold) == (numbers(target, prediction) > 0))[..., 0]
+    return array_namespace(prediction).argmax(prediction, axis=-1) == labels_of(prediction, target)
+
+
+def _mean(right: Array, prediction: Array, weight: Array | None) -> Array:
+    """Return the mean of yes and no, by weight."""
+    xp, right = array_namespace(prediction), _known(right, prediction)
+    if weight is None:
+        return xp.mean(right)
+    weight = in_dtype(weight, right.dtype)
+    total = xp.sum(weight)
+    return xp.sum(counted(weight, right)) / xp.where(total > 0, total, 1.0)
+
+
+def _known(right: Array, prediction: Array) -> Array:
+    """Return yes and no as numbers of at least 32 bits, NaN where a prediction is."""
+    xp = array_namespace(prediction)
+    right = xp.astype(right, prediction.dtype if xp.finfo(prediction.dtype).bits >= 32 else xp.float32)
+    return xp.where(xp.any(xp.isnan(prediction), axis=-1), math.nan, right)
 
 
 accuracy.greater_is_better = True  # type: ignore[attr-defined]
 
 
+class _Share(Metric):
+    """The share of samples that are right, among those that count."""
+
+    ignore_index: int | None
+    greater_is_better: ClassVar[bool] = True
+
+    def right(self, prediction: Array, target: Array) -> Array:
+        """Return whether each sample is right, from rows of predictions and what fits them."""
+        raise NotImplementedError
+
+    def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
+        """Return how much is right, and how much there is; see :meth:`Metric.statistics`."""
+        xp = array_namespace(prediction)
+        prediction, target, weight = rows_of(prediction, target, weight)
+        right = _known(self.right(prediction, target), prediction)[:, None]
+        weight = times(weight, kept(prediction, target, self.ignore_index))
+        total = xp.ones_like(right) if weight is None else weight
+        return xp.stack([xp.sum(weighted(right, weight)), xp.sum(total)])[None, ...]
+
+    def value(self, statistics: np.ndarray[Any, Any]) -> float:
+        """Return the share; 0 of nothing."""
+        right, total = statistics.sum(axis=0)
+        return float(right / (total or 1.0))
+
+    def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
+        """Return the share as a 0-d array; for the arguments see :func:`accuracy`."""
+        xp = array_namespace(prediction)
+        right, total = (self.statistics(prediction, target, weight)[0, i] for i in (0, 1))
+        return right / xp.where(total > 0, total, 1.0)
+
+
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(_Share):
     """The share of samples whose largest output is the right class; :func:`accuracy` with a threshold of its own.
 
     Parameters
@@ -75,6 +135,8 @@ class Accuracy:
     threshold : float, optional
         Above which a single output is a yes. By default 0, for logits, and in a training 0.5 for a model that ends
         in a sigmoid.
+    ignore_index : int, optional
+        The label of samples that are left out.
     name : str, default "accuracy"
         In the history.
 
@@ -86,24 +148,19 @@ class Accuracy:
     """
 
     threshold: float | None = None
+    ignore_index: int | None = field(default=None, kw_only=True)
     name: str = field(default="accuracy", kw_only=True)
-    greater_is_better: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check_threshold(self)
+        check_settings(self)
 
-    def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Return the share as a 0-d array; for the arguments see :func:`accuracy`."""
-        return accuracy(prediction, target, weight, threshold=self.threshold or 0.0)
-
-
-def _check_threshold(metric: Any) -> None:
-    if metric.threshold is not None:
-        real_fields(metric, "(-inf, inf)", "threshold")
+    def right(self, prediction: Array, target: Array) -> Array:
+        """Return whether the largest output is the right class."""
+        return _right(prediction, target, self.threshold or 0.0)
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(_Share):
     """The share of samples whose class is among the `k` with the largest outputs.
 
     Of classes with equal outputs the last counts as the largest, as in scikit-learn.
@@ -112,6 +169,8 @@ class TopK:
     ----------
     k : int, default 5
         How many guesses a sample has.
+    ignore_index : int, optional
+        The label of samples that are left out.
     name : str, optional
         In the history; by default ``"top_5"``, with that number.
 
@@ -128,237 +187,26 @@ class TopK:
     """
 
     k: int = 5
+    ignore_index: int | None = field(default=None, kw_only=True)
     name: str = field(default="", kw_only=True)
-    greater_is_better: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_settings(self)
         integer_fields(self, 1, "k")
         object.__setattr__(self, "name", self.name or f"top_{self.k}")
 
-    def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Return the share as a 0-d array; for the arguments see :func:`accuracy`."""
+    def right(self, prediction: Array, target: Array) -> Array:
+        """Return whether fewer than `k` classes come before the right one."""
         xp = array_namespace(prediction)
         if prediction.shape[-1] == 1:
             raise ValueError("TopK needs one output for each class, and the prediction has a single one: use accuracy")
-        classes, label = _classes(prediction, _labels(prediction, _fitting(prediction, target)))
+        classes, label = classes_of(prediction, labels_of(prediction, target))
         own = xp.max(xp.where(classes == label, prediction, -math.inf), axis=-1, keepdims=True)
         before = (prediction > own) | ((prediction == own) & (classes > label))
-        return _share(xp.sum(xp.astype(before, label.dtype), axis=-1) < self.k, prediction, weight)
-
-
-def _share(right: Array, prediction: Array, weight: Array | None) -> Array:
-    """Return the mean of yes and no, by weight."""
-    xp = array_namespace(prediction)
-    right = xp.astype(right, prediction.dtype if xp.finfo(prediction.dtype).bits >= 32 else xp.float32)
-    right = xp.where(xp.any(xp.isnan(prediction), axis=-1), math.nan, right)  # who knows
-    if weight is None:
-        return xp.mean(right)
-    weight = in_dtype(weight, right.dtype)
-    total = xp.sum(weight)
-    return xp.sum(counted(weight, right)) / xp.where(total > 0, total, 1.0)
-
-
-def _fitting(prediction: Array, target: Array) -> Array:
-    """Return a target that is a label for each row of several outputs, or has the prediction's shape."""
-    shape, wanted = tuple(target.shape), tuple(prediction.shape)
-    if shape == wanted[:-1] and wanted[-1] == 1:
-        return target[..., None]
-    if shape not in (wanted, wanted[:-1]):
-        raise ValueError(
-            f"the prediction has shape {wanted} and the target {shape}: it needs {wanted[:-1]}, a label for each "
-            f"row, or one row for each, {wanted}"
-        )
-    return target
-
-
-def _numbers(x: Array, like: Array) -> Array:
-    """Return x in another array's dtype: the standard neither orders, ranks nor adds booleans."""
-    return in_dtype(x, like.dtype)
-
-
-def _labels(prediction: Array, target: Array) -> Array:
-    """Return the labels of several classes, also from one-hot rows."""
-    if target.ndim < prediction.ndim:
-        return target
-    return array_namespace(prediction).argmax(_numbers(target, prediction), axis=-1)
-
-
-def _classes(prediction: Array, labels: Array) -> tuple[Array, Array]:
-    """Return the numbers of all classes, and labels in a dtype and a shape to be compared with them."""
-    xp = array_namespace(prediction)
-    classes = row_for(xp.arange(prediction.shape[-1], device=device(prediction)), prediction)
-    return classes, xp.expand_dims(in_dtype(labels, classes.dtype), axis=-1)
+        return xp.sum(xp.astype(before, label.dtype), axis=-1) < self.k
 
 
 # ------------------------------------------------------------------------------------- from all of the data
-
-
-def _rows(prediction: Array, target: Array, weight: Array | None) -> tuple[Array, Array, Array | None]:
-    """Return all three with one axis of samples; of at least 32 bits where they are added up."""
-    xp = array_namespace(prediction)
-    prediction, target = widened(prediction), _fitting(prediction, target)
-    width = prediction.shape[-1]
-    target = xp.reshape(target, (-1, width) if target.ndim == prediction.ndim else (-1,))
-    if weight is not None:
-        weight = xp.reshape(_numbers(weight, prediction), (-1, 1))
-    return xp.reshape(prediction, (-1, width)), target, weight
-
-
-def _weighted(x: Array, weight: Array | None) -> Array:
-    return x if weight is None else counted(weight, x)
-
-
-_AVERAGES = ("macro", "micro", "weighted")
-
-
-class _Counting(Metric):
-    """What follows from how often each class is predicted, is there, and both."""
-
-    average: str
-    multilabel: bool
-    threshold: float | None
-    greater_is_better: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.average not in _AVERAGES:
-            raise ValueError(f"average must be one of {', '.join(_AVERAGES)}, and is {self.average!r}")
-        _check_threshold(self)
-
-    def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Count, for each class, where it is predicted and there, predicted, and there; and where it occurs at all."""
-        xp = array_namespace(prediction)
-        prediction, target, weight = _rows(prediction, target, weight)
-        if prediction.shape[-1] == 1 or self.multilabel:
-            if target.ndim == 1:
-                raise ValueError(f"{type(self).__name__}(multilabel=True) needs a target with 0 or 1 for each label")
-            predicted, there = prediction > (self.threshold or 0.0), _numbers(target, prediction) > 0
-        else:
-            classes, label = _classes(prediction, _labels(prediction, target))
-            predicted, there = xp.argmax(prediction, axis=-1, keepdims=True) == classes, label == classes
-        unknown = xp.isnan(prediction)  # a NaN is no answer
-        counts = [
-            _weighted(xp.where(unknown, math.nan, _numbers(x, prediction)), weight)
-            for x in (predicted & there, predicted, there)
-        ]
-        occurs = _numbers(predicted | there, prediction)
-        return xp.stack([xp.sum(x, axis=0) for x in (*counts, occurs)])[None, ...]
-
-    def value(self, statistics: np.ndarray[Any, Any]) -> float:
-        """Return the average over the classes of a ratio of these counts."""
-        both, predicted, there, occurs = statistics.sum(axis=0)
-        if np.isnan(both).any():
-            return math.nan
-        if self.average == "micro":
-            both, predicted, there = (np.atleast_1d(x.sum()) for x in (both, predicted, there))
-        above, below = self.ratio(both, predicted, there)
-        ratios = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-        if self.average == "weighted":
-            return float(ratios @ there / max(there.sum(), np.finfo(float).tiny))
-        if len(ratios) > 1 and not self.multilabel and self.average == "macro":
-            ratios = ratios[occurs > 0]
-        return float(ratios.mean())
-
-    def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:
-        """Return numerator and denominator."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class F1(_Counting):
-    r"""The harmonic mean of precision and recall: :math:`2\,TP / (2\,TP + FP + FN)`.
-
-    Classes are told apart by the largest output. A single output is a question of yes or no, and counts yes.
-
-    Parameters
-    ----------
-    average : {"macro", "micro", "weighted"}, default "macro"
-        Over several classes: the mean over classes, the ratio of all counts together, or the mean by how
-        often each class is there.
-    multilabel : bool, default False
-        Whether several outputs are as many questions of yes or no, instead of one of them being right.
-    threshold : float, optional
-        Above which an output is a yes. By default 0, for logits, and in a training 0.5 for a model that ends in a
-        sigmoid.
-    name : str, default "f1"
-        In the history.
-
-    Raises
-    ------
-    ValueError
-        If `average` is none of these.
-
-    Notes
-    -----
-    As in scikit-learn, a ratio of nothing counts as 0, and the mean over classes leaves out those that neither
-    occur nor are predicted; of several labels none is left out.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> F1()(np.asarray([[2.0], [1.0], [-1.0]]), np.asarray([1, 0, 1]))
-    0.5
-    """
-
-    average: str = "macro"
-    multilabel: bool = field(default=False, kw_only=True)
-    threshold: float | None = field(default=None, kw_only=True)
-    name: str = field(default="f1", kw_only=True)
-
-    def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:
-        """Return numerator and denominator."""
-        return 2.0 * both, predicted + there
-
-
-@dataclass(frozen=True)
-class Precision(_Counting):
-    r"""The share of what is predicted that is right: :math:`TP / (TP + FP)`.
-
-    Parameters
-    ----------
-    average, multilabel, threshold, name
-        See :class:`F1`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> Precision()(np.asarray([[2.0], [1.0], [-1.0], [3.0]]), np.asarray([1, 0, 1, 0]))
-    0.3333333333333333
-    """
-
-    average: str = "macro"
-    multilabel: bool = field(default=False, kw_only=True)
-    threshold: float | None = field(default=None, kw_only=True)
-    name: str = field(default="precision", kw_only=True)
-
-    def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:
-        """Return numerator and denominator."""
-        return both, predicted
-
-
-@dataclass(frozen=True)
-class Recall(_Counting):
-    r"""The share of what is there that is found: :math:`TP / (TP + FN)`.
-
-    Parameters
-    ----------
-    average, multilabel, threshold, name
-        See :class:`F1`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> Recall()(np.asarray([[2.0], [1.0], [-1.0]]), np.asarray([1, 0, 1]))
-    0.5
-    """
-
-    average: str = "macro"
-    multilabel: bool = field(default=False, kw_only=True)
-    threshold: float | None = field(default=None, kw_only=True)
-    name: str = field(default="recall", kw_only=True)
-
-    def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:
-        """Return numerator and denominator."""
-        return both, there
 
 
 @dataclass(frozen=True)
@@ -377,6 +225,8 @@ class AUC(Metric):
     logits : bool, optional
         Whether the outputs of several classes are logits. By default they are, but not in a training of a model that
         ends in a softmax.
+    ignore_index : int, optional
+        The label of samples that are left out; not for `multilabel`.
     name : str, default "auc"
         In the history.
 
@@ -399,20 +249,27 @@ class AUC(Metric):
 
     multilabel: bool = field(default=False, kw_only=True)
     logits: bool | None = field(default=None, kw_only=True)
+    ignore_index: int | None = field(default=None, kw_only=True)
     name: str = field(default="auc", kw_only=True)
     greater_is_better: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.multilabel and self.ignore_index is not None:
+            raise ValueError("AUC leaves out whole samples: ignore_index is not for multilabel=True")
 
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
         """Return a row for each sample: its scores, its label or what it has of each, its weight."""
         xp = array_namespace(prediction)
-        prediction, target, weight = _rows(prediction, target, weight)
+        prediction, target, weight = rows_of(prediction, target, weight)
+        weight = times(weight, kept(prediction, target, self.ignore_index))
         if prediction.shape[-1] > 1 and not self.multilabel:
-            target = _labels(prediction, target)[:, None]
+            target = labels_of(prediction, target)[:, None]
         elif target.ndim == 1:
             raise ValueError("AUC(multilabel=True) needs a target with 0 or 1 for each label")
         if weight is None:
             weight = xp.ones_like(prediction[:, :1])
-        return xp.concat([prediction, _numbers(target, prediction), weight], axis=1)
+        return xp.concat([prediction, numbers(target, prediction), weight], axis=1)
 
     def value(self, statistics: np.ndarray[Any, Any]) -> float:
         """Return the area, or the mean over those that there are."""
@@ -480,12 +337,12 @@ class R2(Metric):
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
         """Return, for each output, the weight, the mean as a sum of two, the squares around it, and the errors'."""
         xp = array_namespace(prediction)
-        prediction, target, weight = _rows(prediction, target, weight)
+        prediction, target, weight = rows_of(prediction, target, weight)
         if target.ndim == 1:
             raise ValueError(
                 f"R2 needs a target for each output, and has shape {tuple(target.shape)} for {tuple(prediction.shape)}"
             )
-        target = _numbers(target, prediction)
+        target = numbers(target, prediction)
         if weight is None:
             weight = xp.ones_like(prediction[:, :1])
         total = xp.sum(weight)
@@ -535,12 +392,15 @@ def get_metric(spec: MetricLike) -> tuple[str, Measure]:
 
     Examples
     --------
-    >>> get_metric("top_3")
-    ('top_3', TopK(k=3, name='top_3'))
+    >>> name, metric = get_metric("top_3")
+    >>> name, metric.k
+    ('top_3', 3)
     """
     if isinstance(spec, str):
         if top := re.fullmatch(r"top_([1-9]\d*)", spec):
             return spec, TopK(int(top[1]))
+        if spec not in _METRICS and (beta := re.fullmatch(r"f(\d+(\.\d+)?)", spec)):
+            return spec, FBeta(float(beta[1]))
         otherwise = ", a Metric, or a function of (prediction, target) that returns a 0-d array"
         return spec, by_name("metric", _METRICS, spec, otherwise)()
     if isinstance(spec, type):
@@ -610,7 +470,7 @@ def better(name: str, metrics: Mapping[str, Measure]) -> str:
     ('min', 'max', '')
     """
     name = name.removeprefix("val_")
-    measure = metrics.get(name)
+    measure = metrics.get(name) or metrics.get(re.sub(r"_\d+$", "", name))  # one column for each class
     function = measure.function if isinstance(measure, Unweighted) else measure
     greater = False if name == "loss" else getattr(function, "greater_is_better", None)
     return "" if greater is None else "max" if greater else "min"

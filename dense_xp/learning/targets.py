@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.support.checks import real
-from dense_xp.support.dtypes import widened
+from dense_xp.support.dtypes import in_dtype, widened
 
 
 def checked_class_weight(given: Any) -> tuple[float, ...]:
@@ -37,7 +37,7 @@ def checked_class_weight(given: Any) -> tuple[float, ...]:
     return weights
 
 
-def check_classes(target: Array, sample_shape: tuple[int, ...]) -> None:
+def check_classes(target: Array, sample_shape: tuple[int, ...], ignored: int | None = None) -> None:
     """Look at labels, or at rows of probabilities, of all samples.
 
     Parameters
@@ -46,6 +46,8 @@ def check_classes(target: Array, sample_shape: tuple[int, ...]) -> None:
         All targets.
     sample_shape : tuple of int
         Shape of the prediction for one sample; the last axis has the classes.
+    ignored : int, optional
+        The label of samples that are left out.
 
     Raises
     ------
@@ -57,12 +59,21 @@ def check_classes(target: Array, sample_shape: tuple[int, ...]) -> None:
     if shape == sample_shape[:-1]:
         if not xp.isdtype(target.dtype, "integral"):
             raise ValueError(f"class labels must be integers, and y has dtype {target.dtype}: y.astype('int64')")
+        if ignored is not None:
+            wide = in_dtype(target, xp.arange(1).dtype)  # in an unsigned dtype -100 would be another label
+            if not bool(xp.any(wide != ignored)):
+                raise ValueError(
+                    f"every label is {ignored}, which ignore_index leaves out: nothing is left to learn from"
+                )
+            target = xp.where(wide == ignored, xp.zeros_like(wide), wide)
         low, high = int(xp.min(target)), int(xp.max(target))
         if low < 0 or high >= n_classes:
             raise ValueError(
                 f"y holds the label {low if low < 0 else high}, and the {n_classes} classes are labelled "
                 f"0 to {n_classes - 1}"
             )
+    elif shape == sample_shape and ignored is not None:
+        raise ValueError("ignore_index is for labels, and each row of y has probabilities: let such samples weigh 0")
     elif shape != sample_shape:
         n = target.shape[0]
         raise ValueError(

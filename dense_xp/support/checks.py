@@ -63,7 +63,7 @@ def real(name: str, value: Any, interval: str = "(-inf, inf)") -> float:
     raise ValueError(f"{name} must be {wanted}, and is {value!r}")
 
 
-def integer(name: str, value: Any, low: int = 1) -> int:
+def integer(name: str, value: Any, low: int | None = 1) -> int:
     """Return a whole number as an int.
 
     Parameters
@@ -72,8 +72,8 @@ def integer(name: str, value: Any, low: int = 1) -> int:
         What it is called, for the error.
     value : object
         What was given.
-    low : int, default 1
-        The least that is allowed.
+    low : int or None, default 1
+        The least that is allowed, if there is one.
 
     Raises
     ------
@@ -89,9 +89,10 @@ def integer(name: str, value: Any, low: int = 1) -> int:
     Traceback (most recent call last):
     ValueError: n_units must be a positive integer, and is 0
     """
-    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= low:
+    if isinstance(value, Integral) and not isinstance(value, bool) and (low is None or int(value) >= low):
         return int(value)
-    wanted = {0: "an integer that is not negative", 1: "a positive integer"}.get(low, f"an integer, at least {low}")
+    phrases = {None: "an integer", 0: "an integer that is not negative", 1: "a positive integer"}
+    wanted = phrases.get(low, f"an integer, at least {low}")
     raise ValueError(f"{name} must be {wanted}, and is {value!r}")
 
 
@@ -156,7 +157,7 @@ def real_fields(thing: Any, interval: str, *names: str) -> None:
         object.__setattr__(thing, name, real(name, getattr(thing, name), interval))
 
 
-def integer_fields(thing: Any, low: int, *names: str) -> None:
+def integer_fields(thing: Any, low: int | None, *names: str) -> None:
     """Check attributes of a dataclass, also of a frozen one, and make ints of them; see :func:`integer`."""
     for name in names:
         object.__setattr__(thing, name, integer(name, getattr(thing, name), low))

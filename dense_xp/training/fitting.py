@@ -196,7 +196,7 @@ def _continued(history: History | None, metrics: Mapping[str, Measure], validate
         return History()
     names = ["loss", *metrics]
     names += [f"val_{name}" for name in names] if validates else []
-    if missing := [name for name in names if name not in history]:
+    if missing := [name for name in names if name not in history and f"{name}_0" not in history]:
         raise ValueError(
             f"the history has no {missing}, which this training measures: measure what it has, {list(history)}, "
             "or start a new one with history=None"

@@ -30,10 +30,11 @@ def measured(
     A metric has a value for what it kept of all; anything else is averaged over the batches by their weights, as
     :meth:`Samples.weights` has them.
     """
-    measured = {}
+    measured: dict[str, float] = {}
     for (name, metric), column in zip({"loss": None, **metrics}.items(), zip(*values, strict=True), strict=True):
         if isinstance(metric, Metric):
-            measured[name] = float(metric.value(backend.joined(column)))
+            value = np.asarray(metric.value(backend.joined(column)), np.float64)
+            measured |= {f"{name}_{i}": float(x) for i, x in enumerate(value)} if value.ndim else {name: float(value)}
         else:
             sizes = weights[metric is not None]
             measured[name] = float(counted(np.asarray(sizes), backend.scalars(column)).sum()) / (sum(sizes) or 1.0)
@@ -151,7 +152,8 @@ def evaluate(
     Returns
     -------
     dict of str to float
-        ``"loss"``, with the penalties of :meth:`Layer.regularized` in it, and each metric.
+        ``"loss"``, with the penalties of :meth:`Layer.regularized` in it, and each metric; one with a value for each
+        class as ``"f1_0"``, ``"f1_1"`` ….
     """
     backend = needs_built(model)
     with backend.scope():

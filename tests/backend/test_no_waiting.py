@@ -16,7 +16,9 @@ from dense_xp import (
     L1L2,
     L2,
     R2,
+    Accuracy,
     Dense,
+    FBeta,
     Huber,
     LoRA,
     MaxNorm,
@@ -102,6 +104,7 @@ LOSSES = [
     Huber(0.5),
     SigmoidCrossEntropy(2.0),
     SoftmaxCrossEntropy(0.1, class_weight=(1.0, 2.0, 0.5)),
+    SoftmaxCrossEntropy(0.1, ignore_index=2),
 ]
 
 
@@ -137,7 +140,11 @@ def test_constraints(rule: Any) -> None:
     assert not Counted.waits
 
 
-METRICS = [accuracy, AUC(), F1(), Precision(), Recall(), TopK(2), R2(), AUC(multilabel=True), F1(multilabel=True)]
+METRICS = [
+    accuracy, Accuracy(), AUC(), F1(), FBeta(2.0), Precision(), Recall(), TopK(2), R2(),
+    AUC(multilabel=True), F1(multilabel=True),
+    *(metric(ignore_index=2) for metric in (Accuracy, AUC, F1, TopK)), F1(multilabel=True, ignore_index=2),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

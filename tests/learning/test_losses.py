@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dense_xp import Huber, Loss, MeanAbsoluteError, MeanSquaredError, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from dense_xp import (
+    SGD,
+    Dense,
+    Huber,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Sequential,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+)
 from dense_xp.backend import Backend, to_numpy
 from dense_xp.learning.losses import LOSSES
 from tests.comparing import assert_close, assert_same_kind
@@ -66,6 +76,84 @@ def test_value_and_gradient_are_those_of_torch(backend: Backend, loss: Loss, tar
     assert_close(grad, prediction.grad.numpy(), backend)
     assert_close(backend.asarray(loss(backend.asarray(LOGITS), backend.asarray(target))), expected.item(), backend)
     assert_close(loss.gradient(backend.asarray(LOGITS), backend.asarray(target)), prediction.grad.numpy(), backend)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8"])
+@pytest.mark.parametrize("ignored", [-100, 255, 2])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("class_weight", [None, CLASS_WEIGHT])
+def test_labels_that_are_left_out_are_those_of_torch(
+    backend: Backend, class_weight: Any, smoothing: float, ignored: int, dtype: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    if np.can_cast(np.min_scalar_type(ignored), dtype):
+        labels = np.where(np.arange(7) % 3 == 1, ignored, LABELS).astype(dtype)
+    else:  # no label can be that one
+        labels = LABELS.astype(dtype)
+    logits = np.where(labels[:, None] == ignored, np.nan, LOGITS)  # what they say does not matter
+    loss = SoftmaxCrossEntropy(smoothing, class_weight, ignored)
+    prediction = torch.tensor(LOGITS, requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(
+        prediction,
+        torch.tensor(labels.astype("int64")),
+        weight=None if class_weight is None else prediction.new_tensor(class_weight),
+        ignore_index=ignored,
+        label_smoothing=smoothing,
+    )
+    expected.backward()
+    assert bool((prediction.grad == 0).all(axis=1).any()) == (ignored in labels)
+    value, grad = loss.value_and_grad(backend.asarray(logits), backend.asarray(labels))
+    assert_close(backend.asarray(value), expected.item(), backend)
+    assert_close(grad, prediction.grad.numpy(), backend)
+    # with weights too, they are as if they were not there
+    kept = labels != ignored
+    args = (LOGITS[kept], labels[kept], WEIGHT[kept])
+    without = SoftmaxCrossEntropy(smoothing, class_weight).value_and_grad(*args)
+    value, grad = loss.value_and_grad(backend.asarray(logits), backend.asarray(labels), backend.asarray(WEIGHT))
+    assert_close(backend.asarray(value), float(without[0]), backend)
+    assert_close(grad, _spread(without[1], kept), backend)
+
+
+def _spread(rows: Any, kept: Any) -> Any:
+    every = np.zeros((len(kept), rows.shape[1]))
+    every[kept] = rows
+    return every
+
+
+@pytest.mark.parametrize("class_weight", [None, CLASS_WEIGHT])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_is_left_out_does_not_depend_on_the_batches(backend: Backend, class_weight: Any, weighted: bool) -> None:
+    X, weight = RNG.normal(size=(7, 2)), WEIGHT if weighted else None
+    labels = np.asarray([-1, 0, 3, -1, -1, 2, 1])
+    kept = labels >= 0
+    model = Sequential([Dense(4)], backend=backend, rng=0, dtype="float64")
+    loss = SoftmaxCrossEntropy(class_weight=class_weight, ignore_index=-1)
+    history = model.fit(X, labels, 1, 2, loss=loss, optimizer=SGD(0.0), sample_weight=weight)
+    plain = SoftmaxCrossEntropy(class_weight=class_weight)
+    logits = to_numpy(model.predict(X))
+    expected = float(plain(logits[kept], labels[kept], None if weight is None else weight[kept]))
+    assert history["loss"][0] == pytest.approx(expected, rel=1e-9)
+    for size in (1, 3, 7):
+        found = model.evaluate(X, labels, loss=loss, sample_weight=weight, batch_size=size)
+        assert found["loss"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_batch_of_which_all_is_left_out_changes_nothing(backend: Backend) -> None:
+    loss = SoftmaxCrossEntropy(ignore_index=-100)
+    value, grad = loss.value_and_grad(backend.asarray(LOGITS), backend.asarray(np.full(7, -100)))
+    assert float(to_numpy(backend.asarray(value))) == 0.0
+    np.testing.assert_array_equal(to_numpy(grad), 0.0)
+    with pytest.raises(ValueError, match=r"^every label is -100, which ignore_index leaves out"):
+        loss.check_target(backend.asarray(np.full(7, -100)), (4,))
+    with pytest.raises(ValueError, match=r"holds the label -100"):
+        SoftmaxCrossEntropy().check_target(backend.asarray(np.asarray([0, -100])), (4,))
+    with pytest.raises(ValueError, match=r"holds the label -1, "):
+        loss.check_target(backend.asarray(np.asarray([-1, -100])), (4,))
+    with pytest.raises(ValueError, match=r"^ignore_index is for labels"):
+        loss.check_target(backend.asarray(PROBABILITIES), (4,))
+    loss.check_target(backend.asarray(np.asarray([0, 156, 3], "uint8")[[0, 2]]), (4,))
+    with pytest.raises(ValueError, match=r"holds the label 156"):
+        loss.check_target(backend.asarray(np.asarray([0, 156], "uint8")), (4,))
 
 
 @pytest.mark.parametrize(("loss", "target"), [case[:2] for case in CASES], ids=name_of)
@@ -241,6 +329,7 @@ def test_targets_that_fit(backend: Backend) -> None:
         (lambda: Huber(0), "delta must be a positive number, and is 0"),
         (lambda: SoftmaxCrossEntropy(1.0), "label_smoothing must be a number, at least 0 and below 1, and is 1.0"),
         (lambda: SoftmaxCrossEntropy(-0.1), "label_smoothing"),
+        (lambda: SoftmaxCrossEntropy(ignore_index=0.5), "^ignore_index must be an integer, and is 0.5"),
         (lambda: SoftmaxCrossEntropy(class_weight=[1, -1]), "class_weight must hold a number for each class"),
         (lambda: SoftmaxCrossEntropy(class_weight=[0, 0]), "class_weight"),
         (lambda: SoftmaxCrossEntropy(class_weight=[]), "class_weight"),

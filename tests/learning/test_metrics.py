@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from dense_xp import (
     Accuracy,
     Adam,
     Dense,
+    EarlyStopping,
+    FBeta,
     MeanAbsoluteError,
     MeanSquaredError,
     Metric,
@@ -24,6 +27,7 @@ from dense_xp import (
     Sequential,
     Sigmoid,
     SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
     TopK,
     accuracy,
 )
@@ -148,6 +152,17 @@ for _cls, _name in ((F1, "f1_score"), (Precision, "precision_score"), (Recall, "
                 n, average=a, zero_division=0)(y, z > 0, sample_weight=w)),
         ]  # fmt: skip
 CASES += [
+    *(
+        (
+            FBeta(beta, average),
+            "labels",
+            lambda z, y, w, b=beta, a=average: sk("fbeta_score", beta=b, average=a, zero_division=0)(
+                y, z.argmax(axis=1), sample_weight=w
+            ),
+        )
+        for beta, average in ((2.0, "macro"), (0.5, "weighted"), (3, "micro"))
+    ),
+    (FBeta(2.0), "binary", lambda z, y, w: sk("fbeta_score", beta=2.0)(y, z > 0, sample_weight=w)),
     (F1(), "binary", lambda z, y, w: sk("f1_score")(y, z > 0, sample_weight=w)),
     (F1(threshold=0.7), "binary", lambda z, y, w: sk("f1_score")(y, z > 0.7, sample_weight=w)),
     (Precision(), "binary", lambda z, y, w: sk("precision_score")(y, z > 0, sample_weight=w)),
@@ -256,6 +271,7 @@ def test_a_batch_of_weight_zero_adds_nothing() -> None:
 X = RNG.normal(size=(50, 4))
 LABELS = (X[:, 0] + RNG.normal(size=50) > 0).astype("int64") + (X[:, 2] > 1)
 WEIGHTS = RNG.uniform(0.1, 2.0, size=50)
+WEIGHT_OF_61 = np.random.default_rng(1).uniform(0.1, 3.0, size=N) * (np.arange(N) % 7 > 0)
 
 
 class FirstOutput(Metric):
@@ -368,6 +384,9 @@ def test_metrics_by_name_and_by_function() -> None:
     assert get_metric("mean_absolute_error") == ("mean_absolute_error", MeanAbsoluteError())
     assert get_metric(MeanAbsoluteError())[0] == "MeanAbsoluteError"
     assert get_metric(np.maximum)[1](2, 3, None) == 3  # type: ignore[operator]
+    assert get_metric("f2") == ("f2", FBeta(2.0))
+    assert get_metric("f0.5") == ("f0.5", FBeta(0.5))
+    assert get_metric("f1") == ("f1", F1())
     with pytest.raises(ValueError, match=r"unknown metric 'recal'; did you mean .recall.\? Known: accuracy, top_5"):
         get_metric("recal")
     with pytest.raises(TypeError, match=r"F1 is a class: pass a metric, F1\(\)"):
@@ -379,7 +398,19 @@ def test_metrics_by_name_and_by_function() -> None:
             named_metrics(specs)
 
 
-@pytest.mark.parametrize("make", [lambda: F1("mean"), lambda: TopK(0), lambda: TopK(True), lambda: TopK(2.0)])  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: F1("mean"),
+        lambda: TopK(0),
+        lambda: TopK(True),
+        lambda: TopK(2.0),
+        lambda: FBeta(0.0),
+        lambda: FBeta(1.0, "mean"),
+        lambda: Accuracy(ignore_index=0.5),
+        lambda: F1(ignore_index=True),
+    ],
+)  # type: ignore[arg-type]
 def test_arguments_out_of_range(make: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         make()
@@ -406,6 +437,132 @@ def test_jax_does_not_compile_a_metric_anew() -> None:
     for _ in range(2):
         model.fit(X, LABELS, 1, 25, metrics=[F1("micro"), AUC()])
     assert len(traces) == 1
+
+
+# ------------------------------------------------------------------ one value for each class
+
+
+@pytest.mark.parametrize("kind", ["labels", "multilabel"])
+@pytest.mark.parametrize(
+    ("make", "name", "options"),
+    [
+        (F1, "f1_score", {}),
+        (Precision, "precision_score", {}),
+        (Recall, "recall_score", {}),
+        (lambda *args, **kwargs: FBeta(0.5, *args, **kwargs), "fbeta_score", {"beta": 0.5}),
+    ],
+)
+def test_one_value_for_each_class(backend: Backend, make: Any, name: str, options: Any, kind: str) -> None:
+    reference = getattr(pytest.importorskip("sklearn.metrics"), name)
+    prediction, target = case(kind, ties=False)
+    answers = prediction > 0 if kind == "multilabel" else prediction.argmax(axis=1)
+    labels = None if kind == "multilabel" else range(5)
+    for weight in (None, WEIGHT_OF_61):
+        expected = reference(
+            target, answers, average=None, labels=labels, zero_division=0, sample_weight=weight, **options
+        )
+        for size in (N, 7):
+            metric = make(None, multilabel=kind == "multilabel")
+            found = over_batches(backend, metric, size, prediction, target, weight)
+            np.testing.assert_allclose(found, expected, rtol=1e-12)
+    prediction[0, 0] = np.nan
+    assert np.isnan(over_batches(backend, metric, 7, prediction, target, None)).all()
+
+
+def test_each_class_is_a_column_of_the_history(backend: Backend) -> None:
+    model = Sequential([Dense(3)], backend=backend, rng=0, dtype="float64")
+    metrics = [F1(None), Recall("micro")]
+    stopping = EarlyStopping("val_f1_2", patience=1, min_delta=1.0)
+    history = model.fit(
+        X, LABELS, 9, 16, metrics=metrics, validation_data=(X, LABELS), optimizer=SGD(0.1), callbacks=[stopping]
+    )
+    assert "val_f1_2 has not improved" in history.stopped
+    found = model.evaluate(X, LABELS, metrics=metrics, batch_size=9)
+    assert list(found) == ["loss", "f1_0", "f1_1", "f1_2", "recall"]
+    assert list(history) == [*found, *(f"val_{name}" for name in found)]
+    reference = pytest.importorskip("sklearn.metrics").f1_score
+    expected = reference(LABELS, np.asarray(model.predict(X)).argmax(axis=1), average=None, zero_division=0)
+    np.testing.assert_allclose([found[f"f1_{k}"] for k in range(3)], expected, rtol=1e-12)
+    again = model.fit(X, LABELS, 1, 16, metrics=metrics, validation_data=(X, LABELS), history=history)
+    assert len(again["f1_0"]) == history.epochs + 1
+    assert better("val_f1_2", named_metrics(metrics)) == "max"
+
+
+# ------------------------------------------------------------------ labels that are left out
+
+LEFT_OUT = [
+    Accuracy(ignore_index=-100),
+    TopK(2, ignore_index=-100),
+    F1(ignore_index=-100),
+    F1(None, ignore_index=-100),
+    FBeta(2.0, "micro", ignore_index=-100),
+    Precision("weighted", ignore_index=-100),
+    Recall(ignore_index=-100),
+    AUC(ignore_index=-100),
+]
+
+
+@pytest.mark.parametrize("metric", LEFT_OUT, ids=repr)
+@pytest.mark.parametrize("kind", ["labels", "binary"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_is_left_out_is_as_if_it_were_not_there(backend: Backend, metric: Any, kind: str, weighted: bool) -> None:
+    if isinstance(metric, TopK) and kind == "binary":
+        pytest.skip("a single output has no guesses")
+    prediction, target = case(kind, ties=False)
+    out = np.arange(N) % 4 == 1
+    prediction[out & (np.arange(N) > 40)] = np.nan  # what is said of them does not matter
+    target = np.where(out, -100, target)
+    weight = WEIGHT_OF_61 if weighted else None
+    kept = dataclasses.replace(metric, ignore_index=None)
+    rows = np.flatnonzero(~out)
+    expected = kept(prediction[rows], target[rows], None if weight is None else weight[rows])
+    for size in (N, 7):
+        found = over_batches(backend, metric, size, prediction, target, weight)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    with np.errstate(all="raise"):
+        by_hand = metric(backend.asarray(prediction, "float64"), backend.asarray(target))
+    np.testing.assert_allclose(float_of(by_hand), kept(prediction[rows], target[rows]), rtol=1e-12)
+
+
+def float_of(value: Any) -> Any:
+    return value if isinstance(value, float | np.ndarray) else float(to_numpy(value))
+
+
+def test_in_training_what_is_left_out_does_not_depend_on_the_batches(backend: Backend) -> None:
+    labels = np.where(np.arange(50) % 3 == 0, -1, LABELS)
+    kept = labels >= 0
+    model = Sequential([Dense(3)], backend=backend, rng=0, dtype="float64")
+    metrics = [Accuracy(ignore_index=-1), TopK(2, ignore_index=-1), F1(ignore_index=-1)]
+    loss = SoftmaxCrossEntropy(ignore_index=-1)
+    history = model.fit(X, labels, 1, 16, loss=loss, metrics=metrics, optimizer=SGD(0.0))
+    expected = model.evaluate(X[kept], LABELS[kept], metrics=["accuracy", "top_2", "f1"])
+    for size in (1, 7, 50):
+        found = model.evaluate(X, labels, loss=loss, metrics=metrics, batch_size=size)
+        assert found == pytest.approx(expected, rel=1e-9)
+    assert {name: column[0] for name, column in history.items()} == pytest.approx(expected, rel=1e-9)
+
+
+def test_of_several_labels_each_may_be_left_out(backend: Backend) -> None:
+    """torchmetrics' rule: a question without an answer counts nowhere, and the others of that sample do."""
+    prediction, target = case("multilabel", ties=False)
+    out = np.random.default_rng(4).uniform(size=target.shape) < 0.3
+    for metric, name in ((F1, "f1_score"), (Recall, "recall_score")):
+        found = metric(None, multilabel=True, ignore_index=-1)(
+            backend.asarray(prediction, "float64"), backend.asarray(np.where(out, -1, target))
+        )
+        columns = zip(prediction.T, target.T, ~out.T, strict=True)
+        expected = [sk(name, zero_division=0)(y[kept], z[kept] > 0) for z, y, kept in columns]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"^AUC leaves out whole samples"):
+        AUC(multilabel=True, ignore_index=-1)
+
+
+def test_one_hot_rows_have_no_label_to_leave_out() -> None:
+    prediction, target = case("labels", ties=False)
+    for metric in (Accuracy(ignore_index=0), F1(ignore_index=0), TopK(2, ignore_index=0)):
+        plain = dataclasses.replace(metric, ignore_index=None)
+        assert metric(prediction, np.eye(5)[target]) == plain(prediction, np.eye(5)[target])
+        assert metric(prediction, target) != plain(prediction, target)
 
 
 # ------------------------------------------------------------------ what is not known, what weighs nothing

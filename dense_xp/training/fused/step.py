@@ -132,7 +132,12 @@ class FusedStep:
         """Return the loss and its gradient, written over the prediction where that is ours and not needed."""
         loss, last = self.loss, self.stages[-1]
         if last.owns_linear_output and weight is None:
-            if type(loss) is SoftmaxCrossEntropy and y.ndim == 1 and loss.class_weight is None:
+            if (
+                type(loss) is SoftmaxCrossEntropy
+                and y.ndim == 1
+                and loss.class_weight is None
+                and loss.ignore_index is None
+            ):
                 return self.space.kernels.softmax_cross_entropy(Y, y, loss.label_smoothing), Y
             if type(loss) is MeanSquaredError and y.dtype == Y.dtype:
                 return self.space.kernels.squared_error(Y, y), Y
