@@ -229,24 +229,41 @@ def kind_of(column: pl.Series) -> str:
 
 
 def texts_of(column: pl.Series, of: str) -> pl.Series:
-    """Return values as texts, alike however the file at hand spells them: 1, 1.0 and "1"; true and True."""
+    """Return values as texts, alike however the file at hand spells them: 1, 1.0 and "1"; true, True and 1."""
     pl = require_polars()
     if column.dtype.is_nested() or column.dtype.is_temporal():
         raise TableError(f"{column.name} holds values of the type {column.dtype}, and must hold texts")
     if column.dtype.is_float():
         column = column.fill_nan(None)
-        whole = column.cast(pl.Int64, strict=False)
-        if whole.null_count() == column.null_count() and (whole == column).all():
-            column = whole
+    if column.dtype.is_float() and are_whole(column):
+        column = column.cast(pl.Int64)
     texts = column.cast(pl.String)
-    return texts.str.to_lowercase() if of == "boolean" else texts
+    return _plain(texts.str.to_lowercase()).replace({"1": "true", "0": "false"}) if of == "boolean" else texts
 
 
 def codes_of(texts: pl.Series, labels: Sequence[str]) -> Host:
     """Return the place of each text among the labels, or -1."""
     pl = require_polars()
-    codes = texts.cast(pl.Enum(labels), strict=False).to_physical().cast(pl.Int64)
-    return np.asarray(codes.fill_null(-1).to_numpy())
+    codes = texts.cast(pl.Enum(labels), strict=False)
+    spelled = pl.Series([*labels], dtype=pl.String)
+    plain = _plain(spelled)
+    if not plain.is_duplicated().any():  # a file with a gap in the column has 8001.0 for 8001
+        others = _plain(texts).cast(pl.Enum(plain), strict=False)
+        codes = codes.to_physical().fill_null(others.to_physical())
+    return np.asarray(codes.to_physical().cast(pl.Int64).fill_null(-1).to_numpy())
+
+
+def _plain(texts: pl.Series) -> pl.Series:
+    """Return texts without the decimals of whole numbers."""
+    return texts.str.replace(r"^([+-]?\d+)\.0*$", "$1")
+
+
+def are_whole(column: pl.Series) -> bool:
+    """Whether numbers are all whole, as integers or as 1.0; missing ones do not count."""
+    if column.dtype.is_integer():
+        return True
+    numbers = column.cast(require_polars().Float64).fill_nan(None)
+    return bool(((numbers == numbers.floor()) & (numbers.abs() < 2.0**63)).all())
 
 
 def nearly_numbers(texts: pl.Series) -> str:

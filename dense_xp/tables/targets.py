@@ -15,6 +15,7 @@ from dense_xp.support.registry import by_name
 from dense_xp.tables.columns import (
     Host,
     Number,
+    are_whole,
     check_kind,
     check_of,
     checked_labels,
@@ -149,8 +150,8 @@ Target: TypeAlias = Classes | Quantity
 def task_of(column: pl.Series) -> tuple[str, str]:
     """Return whether a target means classification or regression, and why.
 
-    Texts and booleans are classes; so are whole numbers with at most 20 different values, each of them in two rows on
-    average. Other numbers are quantities.
+    Texts and booleans are classes; so are whole numbers, 1 or 1.0, with at most 20 different values, each of them in
+    two rows on average. Other numbers are quantities.
 
     Examples
     --------
@@ -165,7 +166,7 @@ def task_of(column: pl.Series) -> tuple[str, str]:
         if not holds_texts(column):
             raise TableError(f"the target {column.name} is of the type {dtype}: it must hold numbers or texts")
         return "classification", "yes and no" if dtype == require_polars().Boolean else "texts"
-    if not dtype.is_integer():
+    if not are_whole(column):
         return "regression", "numbers with decimals"
     different = column.n_unique()
     if different <= max(2, min(_MAX_CLASSES, len(column) // 2)):

@@ -128,7 +128,7 @@ def test_from_a_table_to_classes(folder: Path, capsys: pytest.CaptureFixture[str
 def test_from_a_table_to_numbers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("train", "shop.csv", "--target", "bill", "--save", "bill.safetensors", "--epochs", "100", "--hidden", "32")
     out = capsys.readouterr().out
-    assert re.search(r"^target +bill: regression \(numbers with decimals", out, re.M)
+    assert re.search(r"^target +bill: regression \(whole numbers with \d+ different values", out, re.M)
     assert re.search(r"^held out +R² 0\.9\d+, root mean square error", out, re.M)
     run("predict", "bill.safetensors", "shop.csv", "--output", "out.parquet")
     table = pl.read_parquet("out.parquet")

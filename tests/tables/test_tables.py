@@ -225,6 +225,25 @@ def test_numbers_as_names() -> None:
         assert encoder.encode(pl.DataFrame({"c": values})).tolist() == [[0, 1], [1, 0]]
 
 
+def test_codes_are_known_however_a_file_spells_them() -> None:
+    """A gap in a column makes 8001.0 of 8001, also beside another value that is no whole number."""
+    y = [1.0, 2.0, 3.0, 4.5]
+    for learned in (["8001", "8002"] * 2, ["8001.0", "8002.0"] * 2, [8001, 8002] * 2, [8001.0, 8002.0] * 2):
+        encoder = Encoder.fit(pl.DataFrame({"c": learned, "y": y}), "y", categories=["c"])
+        for values in (["8002", "8001"], ["8002.0", "8001."], [8002, 8001], [8002.0, 8001.0], [8002.0, 8001.0, 0.5]):
+            frame = pl.DataFrame({"c": values})
+            assert encoder.encode(frame)[:2].tolist() == [[0, 1], [1, 0]]
+            assert len(encoder.notes(frame)) == len(values) - 2
+    versions = Encoder.fit(pl.DataFrame({"c": ["1", "1.0"] * 2, "y": y}), "y", categories=["c"])
+    assert versions.encode(pl.DataFrame({"c": ["1", "1.0", "1.00"]})).tolist() == [[1, 0], [0, 1], [0, 0]]
+
+
+def test_yes_and_no_are_known_however_a_file_spells_them() -> None:
+    encoder = Encoder.fit(pl.DataFrame({"c": [True, False] * 2, "y": [1.0, 2.0, 3.0, 4.5]}), "y")
+    for values in (["True", "FALSE"], [1, 0], [1.0, 0.0], ["1", "0"]):
+        assert encoder.encode(pl.DataFrame({"c": values})).tolist() == [[0, 1], [1, 0]]
+
+
 def test_the_most_frequent_values_have_a_place_and_the_others_share_one() -> None:
     column = pl.Series("c", [f"v{i}" for i in range(5) for _ in range(i + 1)])
     found = Category.fit(column, max_levels=2)
@@ -296,10 +315,10 @@ def test_columns_that_are_not_there_or_of_another_type() -> None:
 
 
 def test_the_rows_of_the_training_alone_are_learned_from() -> None:
-    frame = pl.DataFrame({"x": [0.0, 1.0, 1000.0], "y": [0.0, 1.0, 1000.0]})
+    frame = pl.DataFrame({"x": [0.0, 1.0, 1000.0], "y": [0.5, 1.5, 1000.0]})
     encoder = Encoder.fit(frame[[0, 1]], "y")
     assert encoder.columns[0] == Number("x", 0.5, 0.5)
-    assert encoder.target == Quantity("y", 0.5, 0.5)
+    assert encoder.target == Quantity("y", 1.0, 0.5)
 
 
 # ------------------------------------------------------------------------------------- targets
@@ -314,7 +333,11 @@ def test_the_rows_of_the_training_alone_are_learned_from() -> None:
         ([1, 2, 3, 4, 5], "regression"),
         (list(range(20)) * 2, "classification"),
         (list(range(21)) * 2, "regression"),
-        ([0.0, 1.0, 0.0, 1.0], "regression"),
+        ([0.0, 1.0, 0.0, 1.0], "classification"),
+        (pl.Series([0, 1, 0, 1], dtype=pl.Decimal(5, 2)), "classification"),
+        ([float(i) for i in range(21)] * 2, "regression"),
+        ([0.0, 1.0, 0.0, 0.5], "regression"),
+        ([1e30, 2e30, 1e30, 2e30], "regression"),
         ([1.5, 2.5], "regression"),
     ],
     ids=lambda value: str(value)[:20],
