@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refused(str(error) or "there is not enough memory")
     except OSError as error:
         return _refused(": ".join(str(part) for part in (error.filename, error.strerror) if part) or str(error))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        _refused(str(error) or "interrupted")
         return 130
     return status
 

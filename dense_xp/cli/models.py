@@ -11,7 +11,18 @@ import numpy as np
 
 from dense_xp import tables
 from dense_xp.cli.arguments import DATA, Parser, example, names
-from dense_xp.cli.reports import Lines, check_place, epochs, first_of, in_words, scores, shortened, show
+from dense_xp.cli.reports import (
+    Lines,
+    check_place,
+    epochs,
+    first_of,
+    in_words,
+    note,
+    scores,
+    shortened,
+    show,
+    with_target,
+)
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.layer import Layer
 from dense_xp.saving import ModelFileError, describe, load
@@ -96,6 +107,9 @@ def predict(arguments: argparse.Namespace) -> int:
 def evaluate(arguments: argparse.Namespace) -> int:
     """Print how well a model predicts a table."""
     model, encoder, frame = _model_and_table(arguments)
+    tables.check_columns(frame, [encoder.target.name], ", which the model predicts")
+    encoder.target.encode(frame[encoder.target.name])  # a row with a class that the model does not know is counted here
+    frame = with_target(frame, encoder.target.name, note)
     y = encoder.encode_target(frame)
     found = scores(encoder, _output(model, encoder, frame), y)
     if arguments.json:
@@ -149,8 +163,8 @@ def _load(path: str) -> tuple[Any, Encoder | None, dict[str, Any]]:
 
 def _output(model: Any, encoder: Encoder, frame: Any) -> np.ndarray[Any, Any]:
     """Say what is taken for something else, and return what the model gives for each row."""
-    for note in first_of(encoder.notes(frame), "column"):
-        print(f"dense-xp: {plain(str(note))}", file=sys.stderr)
+    for text in first_of(encoder.notes(frame), "column"):
+        note(text)
     parts = [model.predict(encoder.encode(chunk)) for chunk in frame.iter_slices(_CHUNK)]
     return np.concatenate(parts, axis=0)
 

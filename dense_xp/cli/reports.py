@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from dense_xp.support.texts import plain
-from dense_xp.tables import Classes, Encoder, counted
+from dense_xp.tables import Classes, Encoder, counted, rows_with_target
 from dense_xp.training.history import History
 
 
@@ -37,6 +38,19 @@ class Lines:
 def show(text: str = "") -> None:
     """Print a text that may have come from a file."""
     print(plain(text), flush=True)
+
+
+def note(text: str) -> None:
+    """Print a line on standard error, beside what a command writes."""
+    print(f"dense-xp: {plain(text)}", file=sys.stderr, flush=True)
+
+
+def with_target(frame: Any, name: str, say: Callable[[str], None]) -> Any:
+    """Return the rows of a table that have a target, and say how many have none."""
+    known = rows_with_target(frame, name)
+    if not known.all():
+        say(f"{counted(int((~known).sum()), 'row')} without {name}, the target: left out")
+    return frame.filter(known)
 
 
 def first_of(lines: Sequence[str], noun: str, most: int = 40) -> list[str]:

@@ -11,7 +11,18 @@ import numpy as np
 from dense_xp import tables
 from dense_xp.backend import get_backend
 from dense_xp.cli.arguments import DATA, Parser, example, names, not_negative, positive, rate, share, widths
-from dense_xp.cli.reports import Lines, check_place, check_plot, epochs, first_of, in_words, plot, scores, shortened
+from dense_xp.cli.reports import (
+    Lines,
+    check_place,
+    check_plot,
+    epochs,
+    first_of,
+    in_words,
+    plot,
+    scores,
+    shortened,
+    with_target,
+)
 from dense_xp.layers.activations import get_activation
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
@@ -139,7 +150,9 @@ def _data(arguments: argparse.Namespace, say: Lines) -> _Data:
     """Read the table, divide its rows, and learn from those of the training how all are encoded."""
     frame = table_files.read(arguments.data, texts=arguments.category, missing=arguments.missing)
     say("data", f"{arguments.data}: {counted(frame.height, 'row')}, {counted(frame.width, 'column')}")
-    column = frame[_target_name(arguments, frame)]
+    name = _target_name(arguments, frame)
+    frame = with_target(frame, name, lambda text: say("data", text))
+    column = frame[name]
     target = tables.make_target(column, arguments.task)
     codes = target.encode(column) if isinstance(target, Classes) else None
     rows, held_out = tables.split(frame.height, arguments.validation, arguments.seed, codes)
@@ -195,6 +208,8 @@ def _fit(
                 verbose=False if arguments.quiet else None,
             )
     except (KeyboardInterrupt, DivergenceError) as error:
+        if isinstance(error, KeyboardInterrupt) and not runs:
+            raise KeyboardInterrupt("interrupted before the first epoch was over: nothing is saved") from None
         failure = error
     history = runs[0].history if runs else History()
     if isinstance(failure, DivergenceError):

@@ -79,11 +79,12 @@ class Classes:
         return len(self.labels)
 
     def encode(self, column: pl.Series) -> Host:
-        """Return the number of each row's class."""
+        """Return the number of each row's class, -1 where it is missing."""
         texts = texts_of(column, self.of)
         codes = codes_of(texts, self.labels)
-        if (codes < 0).any():
-            row = int(np.argmax(codes < 0))
+        new = (codes < 0) & texts.is_not_null().to_numpy()
+        if new.any():
+            row = int(np.argmax(new))
             raise TableError(
                 f"{self.name} is {texts[row]!r} in row {row + 1}, and the model knows the classes "
                 f"{some_of(list(self.labels))}"
@@ -204,11 +205,22 @@ def make_target(column: pl.Series, task: str | None = None) -> Target:
 
 def check_complete(column: pl.Series) -> None:
     """Raise TableError if a value of the target is missing."""
-    absent = column.is_null()
-    if column.dtype.is_float():
-        absent = absent | ~column.fill_null(0.0).is_finite()
+    absent = ~_is_known(column)
     if count := int(absent.sum()):
         raise TableError(
             f"the target {column.name} is missing in {counted(count, 'row')}, first in row {absent.arg_max() + 1}: "
             "fill it in, or take these rows out"
         )
+
+
+def rows_with_target(frame: pl.DataFrame, name: str) -> pl.Series:
+    """Return of each row whether its target is there, and finite; raise TableError if none is."""
+    known = _is_known(frame[name])
+    if not known.any():
+        raise TableError(f"the target {name} is missing in every row")
+    return known
+
+
+def _is_known(column: pl.Series) -> pl.Series:
+    known = column.is_not_null()
+    return known & column.is_finite().fill_null(False) if column.dtype.is_float() else known

@@ -356,6 +356,45 @@ def _wait_for(process: Any, log: Path) -> None:
     raise AssertionError("the training did not start")
 
 
+@pytest.mark.parametrize("name", ["shop.csv", "shop.parquet", "shop.npz"])
+def test_rows_without_a_target_are_left_out(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    target = [] if name.endswith("npz") else ["--target", "age"]
+    shop().write_parquet("shop.parquet")
+    age = shop()["age"].cast(pl.Float64).to_numpy()
+    np.savez("shop.npz", X=np.stack([np.arange(240) % 7, shop()["bill"]], axis=1), y=np.where(age == 20, np.inf, age))
+    run("train", name, *target, "--save", "m", *QUICK)
+    out = capsys.readouterr().out
+    absent = 12 + (int((age == 20).sum()) if name.endswith("npz") else 0)
+    assert f"{absent} rows without {'y' if name.endswith('npz') else 'age'}, the target: left out" in out
+    assert f"{round(0.2 * (240 - absent))} held out" in out
+    run("evaluate", "m", name, "--json")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["rows"] == 240 - absent
+    assert f"{absent} rows without" in err
+
+
+def test_the_row_of_a_class_that_the_model_does_not_know(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(*TRAIN, *QUICK)
+    left = shop()["left"].to_list()
+    shop().with_columns(left=pl.Series([None, None, "perhaps", *left[3:]])).write_csv("test.csv")
+    assert "left is 'perhaps' in row 3, and the model knows" in refused(capsys, "evaluate", "m", "test.csv")
+
+
+def test_ctrl_c_before_the_first_epoch_is_over(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dense_xp.Sequential, "fit", interrupted)
+    assert cli.main(TRAIN) == 130
+    assert capsys.readouterr().err == "dense-xp: interrupted before the first epoch was over: nothing is saved\n"
+    assert not Path("m").exists()
+    monkeypatch.setattr(pl, "read_csv", interrupted)
+    assert cli.main(TRAIN) == 130
+    assert capsys.readouterr().err == "dense-xp: interrupted\n"
+
+
 def test_a_training_that_diverges(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rate = ["--optimizer", "sgd", "--learning-rate"]
     error = refused(capsys, "train", "shop.csv", "--target", "bill", "--save", "m", *rate, "1e30")
@@ -398,10 +437,7 @@ def test_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "shap.csv", "--target", "left", "--save", "m"], "no file 'shap.csv'; did you mean 'shop.csv'?"),
         (["train", "shop.csv", "--save", "m"], "--target names the column that is predicted. There are: id, age"),
         (["train", "shop.csv", "--target", "lft", "--save", "m"], "no column 'lft', the target; did you mean 'left'?"),
-        (
-            ["train", "shop.csv", "--target", "age", "--save", "m"],
-            "the target age is missing in 12 rows, first in row 8",
-        ),
+        (["train", "shop.csv", "--target", "empty", "--save", "m"], "the target empty is missing in every row"),
         ([*TRAIN, "--drop", "left"], "left is the target, and --drop"),
         (
             [*TRAIN, "--drop", "ciy"],
