@@ -23,7 +23,14 @@ MAX_LEVELS = 100
 """How many values of a category get a column of their own; the most frequent do."""
 
 
-_IDENTIFIER = re.compile(r"|index|row|unnamed: 0|(.*[\s_-])?id", re.IGNORECASE | re.DOTALL)
+_IDENTIFIER = re.compile(
+    r"|#|unnamed: 0|level_0|obs|observation|s\.?no\.?|row[\s_.-]?(s|names?|num|numbers?|ids?|index)?"
+    r"|(.*[\s_.-])?(ids?|uuid|guid|index|idx|key|no\.?|nr\.?|serial)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+_ROWS = 20  # fewer numbers that rise may do so by chance
 
 
 @dataclass(frozen=True)
@@ -190,8 +197,8 @@ def fit_column(column: pl.Series, max_levels: int, is_number: bool) -> Number | 
     if dtype.is_temporal():
         return "dates and times are not used: make numbers of them, such as the year"
     if dtype.is_numeric():
-        if not is_number and _is_identifier(column):
-            return "every value differs, and its name is that of an identifier (--number uses it all the same)"
+        if not is_number and (why := _identifies(column)):
+            return f"{why} (--number uses it all the same)"
         return Number.fit(column)
     if holds_texts(column):
         if is_number:
@@ -200,9 +207,20 @@ def fit_column(column: pl.Series, max_levels: int, is_number: bool) -> Number | 
     return "no values" if column.null_count() == len(column) else f"values of the type {dtype} are not used"
 
 
-def _is_identifier(column: pl.Series) -> bool:
-    named = bool(_IDENTIFIER.fullmatch(column.name)) or column.name.endswith(("Id", "ID"))
-    return named and bool(column.dtype.is_integer()) and bool(column.n_unique() == len(column))
+def _identifies(column: pl.Series) -> str:
+    """Return why a column of numbers says which row it is, and nothing about it; an empty text if it does not."""
+    known = (column.fill_nan(None) if column.dtype.is_float() else column).drop_nulls()
+    if not len(known) or not are_whole(known):
+        return ""
+    different = known.n_unique()
+    if _IDENTIFIER.fullmatch(column.name) or column.name.endswith(("Id", "ID")):
+        if different == len(known):
+            return "every value differs, and its name is that of an identifier"
+        if 2 * different > len(known):
+            return "nearly every value differs, and its name is that of an identifier"
+    # rows that are held out leave gaps
+    counts = len(known) == len(column) >= _ROWS and (known.diff().drop_nulls() > 0).all()
+    return "it counts the rows" if counts and known[0] >= 0 and known[-1] < 2 * len(known) else ""
 
 
 def numbers_of(column: pl.Series) -> Host:

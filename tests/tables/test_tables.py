@@ -289,6 +289,32 @@ def test_what_looks_like_an_identifier_and_is_none() -> None:
     assert Encoder.fit(frame, "y", drop=["x"]).left_out["x"] == "as asked for"
 
 
+@pytest.mark.parametrize(
+    "name", ["rownames", "Row Number", "row_id", "#", "S.No", "uuid", "customer no.", "OrderID", "idx", "Unnamed: 0"]
+)
+@pytest.mark.parametrize("dtype", [pl.Int64, pl.Float64])
+def test_names_of_identifiers(name: str, dtype: Any) -> None:
+    """With some repeats too, and as the numbers with decimals that a gap makes of them."""
+    values = np.random.default_rng(0).permutation(1000)[:30]
+    frame = pl.DataFrame({name: values, "x": np.arange(30) % 3, "y": np.arange(30) * 1.5}).cast({name: dtype})
+    assert "every value differs" in Encoder.fit(frame, "y").left_out[name]
+    repeated = frame.with_columns(pl.Series(name, [values[0], values[0], None, *values[3:]], dtype=dtype))
+    assert "nearly every value differs" in Encoder.fit(repeated, "y").left_out[name]
+    few = frame.with_columns(pl.Series(name, values % 10, dtype=dtype))
+    assert name not in Encoder.fit(few, "y").left_out
+
+
+def test_what_counts_the_rows_is_left_out_under_any_name() -> None:
+    x, y = np.arange(300) % 7, np.arange(300) * 1.5
+    for count in (np.arange(300), np.arange(1, 301), np.arange(300.0)):
+        frame = pl.DataFrame({"x": x, "X": count, "y": y})
+        for rows in (np.arange(300), split(300, 0.2, 0)[0]):
+            assert "it counts the rows (--number" in Encoder.fit(frame[rows], "y").left_out["X"]
+        assert not Encoder.fit(frame, "y", numbers=["X"]).left_out
+    for other in (np.arange(1900, 2200), np.arange(300) * 7, np.arange(300)[::-1], np.arange(300) // 2, y):
+        assert not Encoder.fit(frame.with_columns(X=other), "y").left_out
+
+
 def test_texts_that_all_differ_are_a_category_if_asked_for() -> None:
     frame = pl.DataFrame({"c": ["a", "b", "c"], "x": [1, 2, 4], "y": [1.0, 2.0, 4.0]})
     assert Encoder.fit(frame, "y", categories=["c"]).features == ["c=a", "c=b", "c=c", "x"]
