@@ -90,7 +90,7 @@ def predict(arguments: argparse.Namespace) -> int:
         check_place(arguments.output, arguments.data, arguments.model)
     model, encoder, frame = _model_and_table(arguments)
     tables.check_columns(frame, arguments.keep)
-    predicted = encoder.decode(_output(model, encoder, frame))
+    predicted = encoder.decode(_output(model, encoder, frame, may_be_absent=True))
     if taken := [name for name in arguments.keep if name in predicted.columns]:
         raise TableError(f"--keep: {taken[0]!r} is a column that is predicted")
     if arguments.keep:
@@ -111,7 +111,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     encoder.target.encode(frame[encoder.target.name])  # a row with a class that the model does not know is counted here
     frame = with_target(frame, encoder.target.name, note)
     y = encoder.encode_target(frame)
-    found = scores(encoder, _output(model, encoder, frame), y)
+    found = scores(encoder, _output(model, encoder, frame, may_be_absent=False), y)
     if arguments.json:
         show(json.dumps({"rows": frame.height, "target": encoder.target.name, **found}, indent=1))
         return 0
@@ -161,12 +161,21 @@ def _load(path: str) -> tuple[Any, Encoder | None, dict[str, Any]]:
     return model, encoder, about
 
 
-def _output(model: Any, encoder: Encoder, frame: Any) -> np.ndarray[Any, Any]:
+def _output(model: Any, encoder: Encoder, frame: Any, *, may_be_absent: bool) -> np.ndarray[Any, Any]:
     """Say what is taken for something else, and return what the model gives for each row."""
     for text in first_of(encoder.notes(frame), "column"):
         note(text)
-    parts = [model.predict(encoder.encode(chunk)) for chunk in frame.iter_slices(_CHUNK)]
-    return np.concatenate(parts, axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        parts = [model.predict(encoder.encode(chunk)) for chunk in frame.iter_slices(_CHUNK)]
+    output = np.concatenate(parts, axis=0)
+    absent = ~np.isfinite(output).all(axis=1)
+    if absent.any():
+        rows = f"{counted(int(absent.sum()), 'row')}, first for row {int(absent.argmax()) + 1}"
+        text = f"there is no prediction for {rows}: the numbers are too far from those of the training"
+        if not may_be_absent:
+            raise TableError(text)
+        note(text)
+    return output
 
 
 def export(arguments: argparse.Namespace) -> int:

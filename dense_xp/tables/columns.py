@@ -89,8 +89,9 @@ class Number:
 
     def encode(self, column: pl.Series, into: Host) -> None:
         """Write the feature of each row into an array of zeros."""
-        values = (numbers_of(column) - self.mean) / self.scale
-        into[:, 0] = np.where(np.isfinite(values), values, 0.0)
+        numbers = numbers_of(column)
+        with np.errstate(over="ignore"):  # what is beyond all numbers of the network is infinite, and has no prediction
+            into[:, 0] = np.where(np.isfinite(numbers), (numbers - self.mean) / self.scale, 0.0)
 
     def notes(self, column: pl.Series) -> Iterator[str]:
         """Say what is taken for something else."""

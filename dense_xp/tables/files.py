@@ -124,9 +124,12 @@ def write(frame: pl.DataFrame, path: str) -> None:
             frame.write_parquet(file)
         else:
             columns = {name: frame[name].to_numpy() for name in frame.columns}
-            _savez(
-                file, {name: array.astype("U") if array.dtype == object else array for name, array in columns.items()}
-            )
+            _savez(file, {name: _plain(array) if array.dtype == object else array for name, array in columns.items()})
+
+
+def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return texts without pickles; a missing one is empty."""
+    return np.asarray(["" if value is None else str(value) for value in array], dtype="U")
 
 
 def _savez(file: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> None:

@@ -92,9 +92,11 @@ class Classes:
         return codes
 
     def decode(self, output: Host) -> pl.DataFrame:
-        """Return the most probable class of each row, and the probability of each class."""
+        """Return the most probable class of each row, and the probability of each class; null where there is none."""
         pl = require_polars()
-        p = log_softmax(output.astype("float64"))[1]
+        with np.errstate(invalid="ignore"):
+            p = log_softmax(output.astype("float64"))[1]
+        absent = ~np.isfinite(p).all(axis=1)
         labels = pl.Series(self.name, self.labels).gather(p.argmax(axis=1))
         if self.of == "boolean":
             labels = labels == "true"
@@ -102,7 +104,9 @@ class Classes:
             whole = all(re.fullmatch(r"-?\d+", label) for label in self.labels)
             labels = labels.cast(pl.Int64 if whole else pl.Float64)
         columns = [pl.Series(f"P({label})", p[:, i].astype("float32")) for i, label in enumerate(self.labels)]
-        return pl.DataFrame([labels.alias(self.name), *columns])
+        return pl.DataFrame([labels.alias(self.name), *columns]).with_columns(
+            pl.when(~pl.lit(pl.Series(absent))).then(pl.all())
+        )
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,13 @@ class Quantity:
         return (numbers_of(column) - self.mean) / self.scale
 
     def decode(self, output: Host) -> pl.DataFrame:
-        """Return the predicted number of each row, to the digits that single precision has."""
-        values = output[:, 0].astype("float64") * self.scale + self.mean
-        return require_polars().DataFrame({self.name: np.round(values, 8 - math.floor(math.log10(self.scale)))})
+        """Return the predicted number of each row, to the digits that single precision has, or null."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = output[:, 0].astype("float64") * self.scale + self.mean
+            digits = np.round(values, 8 - math.floor(math.log10(self.scale)))
+        values = np.where(np.isfinite(digits), digits, values)  # there may be no such power of ten
+        predicted = require_polars().Series(self.name, np.where(np.isfinite(values), values, np.nan))
+        return require_polars().DataFrame([predicted.fill_nan(None)])
 
 
 Target: TypeAlias = Classes | Quantity

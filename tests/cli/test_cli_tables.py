@@ -380,6 +380,22 @@ def test_the_row_of_a_class_that_the_model_does_not_know(folder: Path, capsys: p
     assert "left is 'perhaps' in row 3, and the model knows" in refused(capsys, "evaluate", "m", "test.csv")
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("target", ["left", "bill"])
+def test_a_row_far_out_has_no_prediction(folder: Path, capsys: pytest.CaptureFixture[str], target: str) -> None:
+    run("train", "shop.csv", "--target", target, "--save", "m", "--quiet", "--drop", "id", *QUICK)
+    shop().with_columns(age=pl.Series([20.0, 1e60, *[30.0] * 238])).write_csv("far.csv")
+    for name in ("out.csv", "out.parquet", "out.npz"):
+        run("predict", "m", "far.csv", "--output", name)
+        assert "no prediction for 1 row, first for row 2: the numbers are too far" in capsys.readouterr().err
+    for out in (pl.read_csv("out.csv"), pl.read_parquet("out.parquet")):
+        assert set(out[1].row(0)) == {None}
+        assert out.null_count().row(0) == (1,) * out.width
+    with np.load("out.npz", allow_pickle=False) as archive:
+        assert archive[target][1] == "" if target == "left" else np.isnan(archive[target][1])
+    assert "no prediction for 1 row" in refused(capsys, "evaluate", "m", "far.csv")
+
+
 def test_ctrl_c_before_the_first_epoch_is_over(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

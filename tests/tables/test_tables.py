@@ -420,6 +420,26 @@ def test_classes_come_back_as_they_were(values: list[Any], labels: list[str]) ->
     np.testing.assert_allclose(predicted[:, 1:].to_numpy(), np.where(logits > 2, p, 1 - p), rtol=1e-6)
 
 
+@pytest.mark.parametrize("values", [["p", "q"], [0, 1], [0.5, 1.5], [True, False]], ids=str)
+def test_what_is_no_number_is_no_prediction(values: list[Any]) -> None:
+    target = make_target(pl.Series("y", values * 3), None if values != [0.5, 1.5] else "regression")
+    output = np.ones((5, target.n_outputs), dtype="float32")
+    output[1:4, 0] = np.nan, np.inf, -np.inf
+    predicted = target.decode(output)
+    softmax_of_minus_infinity = target.n_outputs > 1
+    assert all(column.null_count() == 3 - softmax_of_minus_infinity for column in predicted)
+    assert predicted[[0, 4]].null_count().sum_horizontal().item() == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_far_out_are_not_the_mean() -> None:
+    encoder = Encoder.fit(pl.DataFrame({"x": [1.0, 2.0, 4.0], "y": [1.0, 2.5, 4.0]}), "y")
+    X = encoder.encode(pl.DataFrame({"x": [1e60, -1e308, 1e300, float("inf"), None]}))
+    assert X[:, 0].tolist() == [np.inf, -np.inf, np.inf, 0, 0]
+    tiny = Quantity("y", 0.0, 1e-305)
+    assert tiny.decode(np.ones((1, 1), dtype="float32"))["y"].to_list() == [1e-305]
+
+
 def test_a_class_that_the_model_does_not_know() -> None:
     encoder = Encoder.fit(pl.DataFrame({"x": [1, 2, 3, 4], "y": ["p", "q", "p", "q"]}), "y")
     with pytest.raises(TableError, match=r"y is 'r' in row 2, and the model knows the classes p, q"):
