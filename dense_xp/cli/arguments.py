@@ -6,7 +6,9 @@ import argparse
 import csv
 import math
 import os
-from typing import NoReturn, TypeVar
+import re
+import sys
+from typing import Any, NoReturn, TypeVar
 
 from dense_xp.backend import ENVIRONMENT_VARIABLE
 
@@ -15,8 +17,22 @@ DATA = "CSV (.csv, .tsv, .txt, also .gz), Parquet, or NPZ with the arrays X (row
 T = TypeVar("T", int, float)
 
 
+_TEXTS = ("--missing", "--value", "--target", "--drop", "--category", "--number", "--keep")
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line; the usage is one ``--help`` away."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse arguments; what follows an option that takes a text may begin with a dash, and be ``--``."""
+        rest, joined = list(sys.argv[1:] if args is None else args), []
+        while rest:
+            option, equals, value = rest.pop(0).partition("=")
+            if option in _TEXTS and not equals and rest and not re.match("--[a-z]", rest[0]):
+                equals, value = "=", rest.pop(0)
+            # argparse drops a text that is "--"; no argument of a process has a NUL
+            joined.append(option + equals + ("\0" if option in _TEXTS and equals else "") + value)
+        return super().parse_args(joined, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and leave with status 2."""
@@ -78,6 +94,15 @@ def on_device(backend: str | None, device: str | None) -> str | None:
     return f"{backend}:{device}"
 
 
+def unlimited_option(parser: argparse._ActionsContainer) -> None:
+    """Add ``--unlimited``."""
+    parser.add_argument(
+        "--unlimited",
+        action="store_true",
+        help="read a file also if it takes far more memory than its size lets one expect",
+    )
+
+
 # ------------------------------------------------------------------------------------- types
 
 
@@ -122,6 +147,11 @@ def widths(text: str) -> list[int]:
     return [] if text == "none" else [positive(part.strip()) for part in text.split(",")]
 
 
+def as_given(given: str) -> str:
+    """Return a text as it was given."""
+    return given.removeprefix("\0")
+
+
 def names(text: str) -> list[str]:
     """Return names with commas between them; one that has a comma itself is put in double quotes.
 
@@ -130,4 +160,4 @@ def names(text: str) -> list[str]:
     >>> names('id,"Name, first"')
     ['id', 'Name, first']
     """
-    return next(csv.reader([text], skipinitialspace=True), [])
+    return next(csv.reader([text.removeprefix("\0")], skipinitialspace=True), [])

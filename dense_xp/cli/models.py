@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dense_xp import tables
-from dense_xp.cli.arguments import DATA, Parser, example, names
+from dense_xp.cli.arguments import DATA, Parser, example, names, unlimited_option
 from dense_xp.cli.reports import (
     Lines,
     check_place,
@@ -27,9 +27,10 @@ from dense_xp.layers.dense import Dense
 from dense_xp.layers.layer import Layer
 from dense_xp.saving import ModelFileError, describe, load
 from dense_xp.support.texts import plain
-from dense_xp.tables import Classes, Encoder, Quantity, counted
+from dense_xp.tables import Classes, Encoder, Quantity, counted, free_name
 from dense_xp.tables import files as table_files
-from dense_xp.tables.files import TableError
+from dense_xp.tables.errors import TableError
+from dense_xp.tables.files import Table
 from dense_xp.training.sequential import Sequential
 
 _CHUNK = 2**16  # rows that are encoded at a time
@@ -41,6 +42,7 @@ def add(commands: Any, backend: Parser) -> None:
     given.add_argument("model", metavar="MODEL", help="file that train or dense_xp.save wrote")
     table = Parser(add_help=False)
     table.add_argument("data", metavar="DATA", help=DATA)
+    unlimited_option(table)
 
     use = commands.add_parser(
         "predict",
@@ -88,13 +90,15 @@ def predict(arguments: argparse.Namespace) -> int:
     if arguments.output:
         table_files.check_format(arguments.output, output=True)
         check_place(arguments.output, arguments.data, arguments.model)
-    model, encoder, frame = _model_and_table(arguments)
-    tables.check_columns(frame, arguments.keep)
-    predicted = encoder.decode(_output(model, encoder, frame, may_be_absent=True))
-    if taken := [name for name in arguments.keep if name in predicted.columns]:
-        raise TableError(f"--keep: {taken[0]!r} is a column that is predicted")
-    if arguments.keep:
-        predicted = frame.select(list(dict.fromkeys(arguments.keep))).hstack(predicted)
+    model, encoder, table = _model_and_table(arguments)
+    kept = list(dict.fromkeys(arguments.keep))
+    tables.check_columns(table.frame, kept)
+    predicted = encoder.decode(_output(model, encoder, table.frame, may_be_absent=True))
+    renamed = {name: free_name(name, [*kept, *predicted.columns]) for name in predicted.columns if name in kept}
+    for name, other in renamed.items():
+        note(f"{name} is kept, and what is predicted is {other}")
+    predicted = predicted.rename(renamed)
+    predicted = predicted.select(*table.repeated(kept), *predicted)
     if arguments.output:
         table_files.write(predicted, arguments.output)
         show(f"{counted(predicted.height, 'row')}: {arguments.output}")
@@ -106,7 +110,8 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Print how well a model predicts a table."""
-    model, encoder, frame = _model_and_table(arguments)
+    model, encoder, table = _model_and_table(arguments)
+    frame = table.frame
     tables.check_columns(frame, [encoder.target.name], ", which the model predicts")
     encoder.target.encode(frame[encoder.target.name])  # a row with a class that the model does not know is counted here
     frame = with_target(frame, encoder.target.name, note)
@@ -128,7 +133,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _model_and_table(arguments: argparse.Namespace) -> tuple[Layer, Encoder, Any]:
+def _model_and_table(arguments: argparse.Namespace) -> tuple[Layer, Encoder, Table]:
     model, encoder, about = _load(arguments.model)
     if encoder is None:
         raise ModelFileError(
@@ -136,9 +141,20 @@ def _model_and_table(arguments: argparse.Namespace) -> tuple[Layer, Encoder, Any
             "them; dense_xp.load(...).predict takes arrays"
         )
     texts = [column.name for column in (*encoder.columns, encoder.target) if getattr(column, "of", "") == "text"]
-    frame = table_files.read(arguments.data, texts=texts, missing=about["missing"])
-    tables.check_columns(frame, [column.name for column in encoder.columns], ", which the model needs")
-    return model, encoder, frame
+    table = table_files.read_table(
+        arguments.data,
+        texts=texts,
+        missing=about["missing"],
+        values=about.get("values", []),
+        decimals=about.get("decimals", {}),
+        unlimited=arguments.unlimited,
+    )
+    tables.check_columns(table.frame, [column.name for column in encoder.columns], ", which the model needs")
+    used = {encoder.target.name, *(column.name for column in encoder.columns)}
+    readings = [text for name, text in table.readings.items() if name in used]
+    for text in (*table.notes, *first_of(readings, "column")):
+        note(text)
+    return model, encoder, table
 
 
 def _load(path: str) -> tuple[Any, Encoder | None, dict[str, Any]]:
@@ -148,9 +164,12 @@ def _load(path: str) -> tuple[Any, Encoder | None, dict[str, Any]]:
         return model, None, about
     try:
         encoder = Encoder.from_config(about["table"])
-        marks = about.get("missing")
-        if not isinstance(marks, list) or not all(isinstance(mark, str) for mark in marks):
-            raise ValueError(f"its marks of missing values are {marks!r}")
+        for marks in (about.get("missing"), about.get("values", [])):
+            if not isinstance(marks, list) or not all(isinstance(mark, str) for mark in marks):
+                raise ValueError(f"its marks of missing values are {marks!r}")
+        signs = about.get("decimals", {})
+        if not isinstance(signs, dict) or not all(sign in (".", ",") for sign in signs.values()):
+            raise ValueError(f"its decimal signs are {signs!r:.60}")
         if not isinstance(about.get("training", {}), dict):
             raise ValueError(f"what it says of its training is {about['training']!r}")
         shapes = (len(encoder.features),), (encoder.target.n_outputs,)

@@ -10,7 +10,19 @@ import numpy as np
 
 from dense_xp import tables
 from dense_xp.backend import get_backend
-from dense_xp.cli.arguments import DATA, Parser, example, names, not_negative, positive, rate, share, widths
+from dense_xp.cli.arguments import (
+    DATA,
+    Parser,
+    as_given,
+    example,
+    names,
+    not_negative,
+    positive,
+    rate,
+    share,
+    unlimited_option,
+    widths,
+)
 from dense_xp.cli.reports import (
     Lines,
     check_place,
@@ -33,7 +45,7 @@ from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.saving import save
 from dense_xp.tables import Classes, Encoder, Quantity, Target, counted
 from dense_xp.tables import files as table_files
-from dense_xp.tables.files import TableError
+from dense_xp.tables.errors import TableError
 from dense_xp.training.callbacks import CSVLog, EarlyStopping
 from dense_xp.training.history import DivergenceError, History, Run
 from dense_xp.training.sequential import Sequential
@@ -62,17 +74,22 @@ def add(commands: Any, backend: Parser) -> None:
     command.add_argument("--save", metavar="MODEL", required=True, help="where to write the model (safetensors)")
 
     table = command.add_argument_group("the table")
-    table.add_argument("--target", metavar="COLUMN", help="what is predicted (default for NPZ: y)")
+    table.add_argument("--target", metavar="COLUMN", type=as_given, help="what is predicted (default for NPZ: y)")
     table.add_argument("--task", choices=("classification", "regression"),
                        help="default: classification for texts and whole numbers with few values")  # fmt: skip
-    for option, text in (
+    for option, about in (
         ("--drop", "columns that are left out, with commas between them"),
         ("--category", "columns whose numbers are names, or whose many different texts are used all the same"),
         ("--number", "columns of numbers that are used though they look like identifiers"),
     ):
-        table.add_argument(option, metavar="COLUMNS", type=names, action="extend", default=[], help=text)
-    table.add_argument("--missing", metavar="TEXT", action="append", default=[],
-                       help="what else stands for a missing value in a CSV file")  # fmt: skip
+        table.add_argument(option, metavar="COLUMNS", type=names, action="extend", default=[], help=about)
+    table.add_argument("--missing", metavar="TEXT", type=as_given, action="append", default=[],
+                       help="what else stands for a missing value, such as -999; may be repeated")  # fmt: skip
+    table.add_argument("--value", metavar="TEXT", type=as_given, action="append", default=[],
+                       help="what is a value here, though in CSV files it often is a missing one: NA")  # fmt: skip
+    table.add_argument("--decimal", metavar="SIGN", choices=(".", ","), default="",
+                       help="the decimal sign of a CSV file, . or , (default: as its numbers have it)")  # fmt: skip
+    unlimited_option(table)
     table.add_argument("--validation", metavar="SHARE", type=share, default=0.2,
                        help="share of the rows that is held out (default: 0.2)")  # fmt: skip
     table.add_argument("--seed", type=not_negative, default=0, help="seed of all that is random (default: 0)")
@@ -148,10 +165,20 @@ class _Data:
 
 def _data(arguments: argparse.Namespace, say: Lines) -> _Data:
     """Read the table, divide its rows, and learn from those of the training how all are encoded."""
-    frame = table_files.read(arguments.data, texts=arguments.category, missing=arguments.missing)
+    table = table_files.read_table(
+        arguments.data,
+        texts=arguments.category,
+        missing=arguments.missing,
+        values=arguments.value,
+        decimals=arguments.decimal,
+        unlimited=arguments.unlimited,
+    )
+    frame = table.frame
     say("data", f"{arguments.data}: {counted(frame.height, 'row')}, {counted(frame.width, 'column')}")
+    for line in (*table.notes, *first_of([*table.readings.values()], "column")):
+        say("data", line)
     name = _target_name(arguments, frame)
-    frame = with_target(frame, name, lambda text: say("data", text))
+    frame = with_target(frame, name, lambda line: say("data", line))
     column = frame[name]
     target = tables.make_target(column, arguments.task)
     codes = target.encode(column) if isinstance(target, Classes) else None
@@ -179,7 +206,9 @@ def _data(arguments: argparse.Namespace, say: Lines) -> _Data:
             say("held out", note)
     extra = {
         "table": encoder.get_config(),
-        "missing": list(arguments.missing),
+        "missing": arguments.missing,
+        "values": arguments.value,
+        "decimals": dict(table.decimals),
         "training": {"rows": len(rows), "held_out": len(held_out), "seed": arguments.seed},
     }
     return _Data(encoder, encoded(frame[rows]), encoded(frame[held_out]) if len(held_out) else None, extra)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
-from dense_xp.tables.files import TableError, require_polars
+from dense_xp.tables.errors import TableError, require_polars
+from dense_xp.tables.texts import are_dates, nearly_numbers, numerals, without_zero_decimals
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,6 +31,7 @@ _IDENTIFIER = re.compile(
 )
 
 
+_DATES = "dates and times are not used: make numbers of them, such as the year"
 _ROWS = 20  # fewer numbers that rise may do so by chance
 
 
@@ -196,7 +198,7 @@ def fit_column(column: pl.Series, max_levels: int, is_number: bool) -> Number | 
     """Return what is learned from a column, or why it is left out."""
     dtype = column.dtype
     if dtype.is_temporal():
-        return "dates and times are not used: make numbers of them, such as the year"
+        return _DATES
     if dtype.is_numeric():
         if not is_number and (why := _identifies(column)):
             return f"{why} (--number uses it all the same)"
@@ -204,6 +206,8 @@ def fit_column(column: pl.Series, max_levels: int, is_number: bool) -> Number | 
     if holds_texts(column):
         if is_number:
             raise TableError(f"{column.name} holds texts, and not numbers")
+        if dtype == require_polars().String and are_dates(column):
+            return _DATES
         return Category.fit(column, max_levels)
     return "no values" if column.null_count() == len(column) else f"values of the type {dtype} are not used"
 
@@ -227,6 +231,8 @@ def _identifies(column: pl.Series) -> str:
 def numbers_of(column: pl.Series) -> Host:
     """Return a column as float64, NaN where there is nothing."""
     pl = require_polars()
+    if column.dtype == pl.String and (found := numerals(column.str.strip_chars())):
+        column = column if (values := found.values()) is None else values
     numbers = column.cast(pl.Float64, strict=False) if not column.dtype.is_temporal() else None
     if numbers is None or numbers.null_count() > column.null_count():
         first = column[0] if numbers is None else column.filter(numbers.is_null() & column.is_not_null())[0]
@@ -257,7 +263,11 @@ def texts_of(column: pl.Series, of: str) -> pl.Series:
     if column.dtype.is_float() and are_whole(column):
         column = column.cast(pl.Int64)
     texts = column.cast(pl.String)
-    return _plain(texts.str.to_lowercase()).replace({"1": "true", "0": "false"}) if of == "boolean" else texts
+    return (
+        without_zero_decimals(texts.str.to_lowercase()).replace({"1": "true", "0": "false"})
+        if of == "boolean"
+        else texts
+    )
 
 
 def codes_of(texts: pl.Series, labels: Sequence[str]) -> Host:
@@ -265,16 +275,11 @@ def codes_of(texts: pl.Series, labels: Sequence[str]) -> Host:
     pl = require_polars()
     codes = texts.cast(pl.Enum(labels), strict=False)
     spelled = pl.Series([*labels], dtype=pl.String)
-    plain = _plain(spelled)
+    plain = without_zero_decimals(spelled)
     if not plain.is_duplicated().any():  # a file with a gap in the column has 8001.0 for 8001
-        others = _plain(texts).cast(pl.Enum(plain), strict=False)
+        others = without_zero_decimals(texts).cast(pl.Enum(plain), strict=False)
         codes = codes.to_physical().fill_null(others.to_physical())
     return np.asarray(codes.to_physical().cast(pl.Int64).fill_null(-1).to_numpy())
-
-
-def _plain(texts: pl.Series) -> pl.Series:
-    """Return texts without the decimals of whole numbers."""
-    return texts.str.replace(r"^([+-]?\d+)\.0*$", "$1")
 
 
 def are_whole(column: pl.Series) -> bool:
@@ -283,16 +288,6 @@ def are_whole(column: pl.Series) -> bool:
         return True
     numbers = column.cast(require_polars().Float64).fill_nan(None)
     return bool(((numbers == numbers.floor()) & (numbers.abs() < 2.0**63)).all())
-
-
-def nearly_numbers(texts: pl.Series) -> str:
-    """Return a hint if all but a few texts are numbers: then one value spoils a whole column."""
-    pl = require_polars()
-    numbers = texts.cast(pl.Float64, strict=False)
-    if not 0 < numbers.null_count() <= 0.1 * len(texts):
-        return ""
-    first = texts.filter(numbers.is_null())[0]
-    return f", though nearly all are numbers: if {first!r} stands for a missing value, say --missing {first!r}"
 
 
 def counted(number: int, noun: str) -> str:
@@ -304,6 +299,19 @@ def counted(number: int, noun: str) -> str:
     ('1 row', '2,000 rows')
     """
     return f"{number:,} {noun}" + "s" * (number != 1)
+
+
+def free_name(name: str, taken: Sequence[str]) -> str:
+    """Return a name for a column of predictions that no other column has.
+
+    Examples
+    --------
+    >>> free_name("price", ["price", "size"])
+    'price_predicted'
+    """
+    while name in taken:
+        name += "_predicted"
+    return name
 
 
 def filled_text(missing: int, what: str) -> str:

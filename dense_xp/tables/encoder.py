@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from dense_xp.tables.columns import MAX_LEVELS, Category, Host, Number, fit_column
-from dense_xp.tables.files import TableError
+from dense_xp.tables.errors import TableError
 from dense_xp.tables.rows import check_columns
 from dense_xp.tables.targets import Classes, Quantity, Target, check_complete, make_target
 

@@ -1,54 +1,32 @@
-"""Tables on disk: CSV, Parquet and NPZ, read into polars and written from it.
-
-A CSV file says little about itself. Its separator is read off its first lines; what a column holds, off all of its
-values, without the spaces around them; and the usual marks of a missing value become one.
-"""
+"""Tables on disk: CSV, Parquet and NPZ, read into polars and written from it."""
 
 from __future__ import annotations
 
-import contextlib
-import csv
+import dataclasses
 import difflib
 import gzip
-import io
 import os
-import re
+import sys
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dense_xp.support.files import replacing
+from dense_xp.tables import delimited
+from dense_xp.tables.errors import TableError, require_polars
+from dense_xp.tables.texts import are_marks
 
 if TYPE_CHECKING:
     import polars as pl
 
-MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "?")
-"""What stands for a missing value in a CSV file."""
-
 _CSV = (".csv", ".tsv", ".txt")
-_SEPARATORS = (",", ";", "\t", "|")
-_DATE = r"\d{1,4}[-/.:]\d{1,2}[-/.:]\d"
-_SAMPLE = 2**16
-
-
+_SPARE, _TIMES = 2**24, 20  # what a file may hold unpacked: so many bytes, and so many for each of its own
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 """What the readers of Python raise for a file that is cut off, flipped, encrypted or compressed in another way."""
-
-
-class TableError(ValueError):
-    """A table cannot be read, or does not fit; the message says why and what to do."""
-
-
-def require_polars() -> Any:
-    """Import polars, or raise ImportError with the command that installs it."""
-    try:
-        import polars
-    except ModuleNotFoundError:
-        raise ImportError('tables are read with polars: run  pip install "dense-xp[cli]"') from None
-    return polars
 
 
 def check_format(path: str, *, output: bool = False) -> str:
@@ -68,7 +46,56 @@ def check_format(path: str, *, output: bool = False) -> str:
     raise TableError(f"{path}: the ending must be {', '.join(_CSV)}, .parquet or .npz")
 
 
-def read(path: str, *, texts: Sequence[str] = (), missing: Sequence[str] = ()) -> pl.DataFrame:
+@dataclass(frozen=True)
+class Table:
+    """A table as it was read.
+
+    Attributes
+    ----------
+    frame : polars.DataFrame
+        Its values.
+    written : polars.DataFrame
+        The same rows as they stand in the file: of a CSV file, the texts.
+    decimals : dict of str to str
+        The decimal signs of a CSV file that may be taken otherwise; ``read_table(..., decimals=...)`` takes it.
+    readings : dict of str to str
+        How columns are read that others may read otherwise, in words.
+    notes : list of str
+        What else is worth a word.
+    """
+
+    frame: pl.DataFrame
+    written: pl.DataFrame
+    decimals: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    readings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def repeated(self, names: Sequence[str]) -> pl.DataFrame:
+        """Return columns as they stand in the file: as values where these are written so, and else as texts."""
+        pl = require_polars()
+        pairs = [(self.frame[name], self.written[name]) for name in names]
+        return pl.DataFrame(
+            [
+                value if value.dtype.is_nested() or value.cast(pl.String).equals(text.cast(pl.String)) else text
+                for value, text in pairs
+            ]
+        )
+
+
+def read(path: str, *, texts: Sequence[str] = (), missing: Sequence[str] = (), **how: Any) -> pl.DataFrame:
+    """Return the values of a table; see :func:`read_table`."""
+    return read_table(path, texts=texts, missing=missing, **how).frame
+
+
+def read_table(
+    path: str,
+    *,
+    texts: Sequence[str] = (),
+    missing: Sequence[str] = (),
+    values: Sequence[str] = (),
+    decimals: Mapping[str, str] | str = "",
+    unlimited: bool = False,
+) -> Table:
     """Read a table.
 
     Parameters
@@ -80,11 +107,18 @@ def read(path: str, *, texts: Sequence[str] = (), missing: Sequence[str] = ()) -
     texts : sequence of str
         Columns of a CSV file whose values stay texts, though they may look like numbers.
     missing : sequence of str
-        Marks of a missing value in a CSV file, beside the usual ones.
+        Marks of a missing value, beside the usual ones of a CSV file; one that is a number stands for that number.
+    values : sequence of str
+        Which of the usual marks are values here: ``"NA"``.
+    decimals : str or mapping of str to str, optional
+        The decimal sign, ``"."`` or ``","``, of all columns or of some. It counts where a column leaves it open, as
+        ``1,234`` does; by default the other columns tell.
+    unlimited : bool, default False
+        Whether to read a file that takes far more memory than its size lets one expect.
 
     Returns
     -------
-    polars.DataFrame
+    Table
         With at least one row; rows of a CSV file with nothing in them are left out.
 
     Raises
@@ -97,13 +131,26 @@ def read(path: str, *, texts: Sequence[str] = (), missing: Sequence[str] = ()) -
     kind = check_format(path)
     pl = require_polars()
     _check_there(path)
+    limit = sys.maxsize if unlimited else _SPARE + _TIMES * os.path.getsize(path)
+    notes: list[str] = []
+    signs: Mapping[str, str] = {}
+    readings: Mapping[str, str] = {}
     try:
-        frame = {"csv": _read_csv, "parquet": _read_parquet, "npz": _read_npz}[kind](path, texts, missing)
+        if kind == "csv":
+            written, separator = delimited.cells(path, _unpacked(path, limit), notes)
+            frame, signs, readings = delimited.settled(
+                written, separator, texts=texts, missing=missing, values=values, decimals=decimals
+            )
+            blank = pl.all_horizontal(pl.all().is_null())
+            frame, written = frame.filter(~blank), written.filter(~frame.select(blank).to_series())
+        else:
+            frame = written = (_read_parquet if kind == "parquet" else _read_npz)(path, limit)
+            frame = frame.with_columns(column.set(are_marks(column, missing), None) for column in frame if missing)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, *_DAMAGED) as error:
         raise TableError(f"{path} cannot be read as {kind}: {_first_line(error)}") from error
     if not frame.height:
         raise TableError(f"{path} has no rows" + (" below its first line" if kind == "csv" else ""))
-    return frame
+    return Table(frame, written, signs, readings, notes)
 
 
 def write(frame: pl.DataFrame, path: str) -> None:
@@ -156,98 +203,47 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-# ------------------------------------------------------------------------------------- CSV
-
-
-def _read_csv(path: str, texts: Sequence[str], missing: Sequence[str]) -> pl.DataFrame:
-    pl = require_polars()
-    with gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb") as file:
-        head = file.read(_SAMPLE)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
-        raise TableError(f"{path} is not text in UTF-8: save it as CSV in UTF-8")
-    header, separator = _dialect(head.decode("utf-8-sig", errors="replace"))
-    if twice := next((name for i, name in enumerate(header) if name and name in header[:i]), None):
-        raise TableError(f"{path} has two columns that are named {twice!r}: rename one")
-    try:
-        frame = pl.read_csv(path, separator=separator, infer_schema_length=0)  # all texts
-    except pl.exceptions.NoDataError:
-        raise TableError(f"{path} is empty") from None
-    except pl.exceptions.PolarsError as error:
-        if "utf-8" in str(error):
-            raise TableError(f"{path} is not text in UTF-8: save it as CSV in UTF-8") from None
-        if "found more fields" in str(error):
-            raise TableError(
-                f"{path} has a row with more than the {len(header)} values that its first line names: is there a "
-                "separator in a text that has no quotes around it?"
-            ) from None
-        raise
-    if not frame.height:
-        return frame
-    frame = frame.rename({name: name.strip() for name in frame.columns})
-    marks = [*MISSING, *missing]
-    frame = frame.with_columns([_settled(column, marks, column.name in texts, separator) for column in frame])
-    return frame.filter(~pl.all_horizontal(pl.all().is_null()))
-
-
-def _dialect(text: str) -> tuple[list[str], str]:
-    """Return the names in the first line, and the separator: the one that splits all lines alike, and most."""
-    lines = io.StringIO(text, newline="").readlines()[:1000]
-    lines = lines[:-1] or lines  # the last one may be cut off
-    best, names = ",", next(csv.reader(lines), [])
-    for separator in _SEPARATORS:
-        rows = [row for row in csv.reader(lines, delimiter=separator) if row]
-        if len({len(row) for row in rows}) == 1 and len(rows[0]) > len(names):
-            best, names = separator, rows[0]
-    return [name.strip() for name in names], best
-
-
-def _settled(column: pl.Series, marks: Sequence[str], is_text: bool, separator: str) -> pl.Series:
-    """Return a column of texts as what all of them are: whole numbers, numbers, yes and no, dates, or texts."""
-    pl = require_polars()
-    texts = column.str.strip_chars()
-    texts = texts.set(texts.is_in(marks), None)
-    absent = texts.null_count()
-    if is_text or absent == len(texts):
-        return texts
-    first = texts.drop_nulls()[0]  # most columns are told by it; then all values are looked at
-    if re.match(r"[+-]?([.,]?\d|inf)", first, re.IGNORECASE):
-        points = texts if separator == "," else texts.str.replace(",", ".", literal=True)
-        numbers = points.cast(pl.Float64, strict=False)
-        # codes with zeros in front, such as those of places, are no numbers
-        if numbers.null_count() == absent and not texts.str.contains(r"^[+-]?0\d").any():
-            whole = texts.cast(pl.Int64, strict=False)
-            return whole if whole.null_count() == absent else numbers
-    if first.lower() in ("true", "false"):
-        lower = texts.str.to_lowercase()
-        if lower.drop_nulls().is_in(["true", "false"]).all():
-            return lower == "true"
-    if re.match(_DATE, first):
-        for parse in (texts.str.to_date, texts.str.to_datetime, texts.str.to_time):
-            with contextlib.suppress(pl.exceptions.PolarsError):
-                dates = parse(strict=False)
-                if dates.null_count() == absent:
-                    return dates
-    return texts
-
-
 # ------------------------------------------------------------------------------------- Parquet and NPZ
 
 
-def _read_parquet(path: str, texts: Sequence[str], missing: Sequence[str]) -> pl.DataFrame:
-    frame: pl.DataFrame = require_polars().read_parquet(path)
+def _check_size(path: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise TableError(
+            f"{path} holds more than {limit:,} bytes when it is unpacked, far more than others of its size: if it is "
+            "what it should be, say --unlimited"
+        )
+
+
+def _unpacked(path: str, limit: int) -> bytes:
+    with gzip.open(path) if path.lower().endswith(".gz") else open(path, "rb") as file:
+        data: bytes = file.read(limit + 1 if limit < sys.maxsize else -1)
+    _check_size(path, len(data), limit)
+    return data
+
+
+def _read_parquet(path: str, limit: int) -> pl.DataFrame:
+    polars = require_polars()
+    lazy = polars.scan_parquet(path, glob=False)
+    _check_size(path, int(lazy.select(polars.len()).collect().item()) * len(lazy.collect_schema()), limit)
+    frame: pl.DataFrame = lazy.collect()
     return frame
 
 
-def _read_npz(path: str, texts: Sequence[str], missing: Sequence[str]) -> pl.DataFrame:
+def _read_npz(path: str, limit: int) -> pl.DataFrame:
     pl = require_polars()
     try:
+        with zipfile.ZipFile(path) as members:
+            _check_size(path, sum(member.file_size for member in members.infolist()), limit)
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError) as error:
+            arrays = {name: archive[name] for name in ("X", "y") if name in archive.files}
+            others = sorted(archive.files)
+    except TableError:
+        raise
+    except (ValueError, OSError, TypeError, SyntaxError) as error:
         raise TableError(f"{path} cannot be read as npz: {_first_line(error)}") from error
     X, y = arrays.get("X"), arrays.get("y")
     if X is None or X.ndim != 2:
-        found = f"shape {X.shape}" if X is not None else f"the arrays {sorted(arrays)}"
+        found = f"shape {X.shape}" if X is not None else f"the arrays {others}"
         raise TableError(f"{path} needs an array X of shape (n_rows, n_columns), and has {found}")
     if X.dtype.kind not in "fiub":
         raise TableError(f"{path} needs numbers in X, and it holds {X.dtype}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dense_xp.tables.columns import Host, counted, some_of
-from dense_xp.tables.files import TableError
+from dense_xp.tables.errors import TableError
 
 if TYPE_CHECKING:
     import polars as pl

@@ -21,14 +21,15 @@ from dense_xp.tables.columns import (
     checked_labels,
     codes_of,
     counted,
+    free_name,
     holds_texts,
     kind_of,
-    nearly_numbers,
     numbers_of,
     some_of,
     texts_of,
 )
-from dense_xp.tables.files import TableError, require_polars
+from dense_xp.tables.errors import TableError, require_polars
+from dense_xp.tables.texts import are_dates, nearly_numbers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -103,7 +104,8 @@ class Classes:
         elif self.of == "number":
             whole = all(re.fullmatch(r"-?\d+", label) for label in self.labels)
             labels = labels.cast(pl.Int64 if whole else pl.Float64)
-        columns = [pl.Series(f"P({label})", p[:, i].astype("float32")) for i, label in enumerate(self.labels)]
+        names = [free_name(f"P({label})", [self.name]) for label in self.labels]
+        columns = [pl.Series(name, p[:, i].astype("float32")) for i, name in enumerate(names)]
         return pl.DataFrame([labels.alias(self.name), *columns]).with_columns(
             pl.when(~pl.lit(pl.Series(absent))).then(pl.all())
         )
@@ -169,7 +171,7 @@ def task_of(column: pl.Series) -> tuple[str, str]:
     ('classification', 'whole numbers with 2 different values')
     """
     dtype = column.dtype
-    if dtype.is_temporal():
+    if dtype.is_temporal() or (dtype == require_polars().String and are_dates(column)):
         raise TableError(f"the target {column.name} holds dates or times: make numbers of them")
     if not dtype.is_numeric():
         if not holds_texts(column):

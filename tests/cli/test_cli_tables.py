@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -491,12 +492,13 @@ def test_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["predict", "shop.csv", "shop.csv"], "shop.csv is no model, or is damaged"),
         (["predict", "bare", "shop.csv"], "without the columns that it was trained on"),
         (["predict", "m", "shop.csv", "--output", "out.xlsx"], "out.xlsx: the ending must be"),
-        (["predict", "m", "shop.csv", "--keep", "left"], "--keep: 'left' is a column that is predicted"),
         (["predict", "m", "shop.csv", "--keep", "nme"], "no column 'nme'"),
         (["evaluate", "m", "empty.csv"], "empty.csv is empty"),
         (["summary", "rogue"], "rogue does not fit together: its description of a table"),
         (["summary", "other"], "other does not fit together: its table is for a model with"),
         (["summary", "marks"], "marks does not fit together: its marks of missing values"),
+        (["summary", "values"], "values does not fit together: its marks of missing values are 'NA'"),
+        (["summary", "signs"], "signs does not fit together: its decimal signs are"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
@@ -515,11 +517,149 @@ def test_what_cannot_be_done_is_one_line_and_status_2(
         ("rogue", {"table": {"columns": 3}, "missing": []}),
         ("other", {"table": wide, "missing": []}),
         ("marks", {"table": table, "missing": [3]}),
+        ("values", {"table": table, "missing": [], "values": "NA"}),
+        ("signs", {"table": table, "missing": [], "decimals": {"bill": ";"}}),
     ):
         dense_xp.save(model, name, extra=extra)
     before = sorted(os.listdir())
     assert says in refused(capsys, *arguments)
     assert sorted(os.listdir()) == before
+
+
+def test_columns_are_repeated_as_they_stand_in_the_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(*TRAIN, *QUICK)
+    columns = {
+        "long": ["12345678901234567890123", "00012", "7"],
+        "sign": ["+5", "-5", "5"],
+        "price": ["1.10", "$1,234", "2"],
+        "when": ["3/1/2024", "", "n/a"],
+        "yes": ["TRUE", "false", "NA"],
+        "spaces": [" a ", 'say "x"', "a\nb, c"],
+        "left": ["yes", "no", "?"],
+    }
+    table = pl.DataFrame({**columns, **{name: shop()[name][:3] for name in ("age", "city", "member", "bill")}})
+    table.write_csv("new.csv")
+    names = [*columns, "age"]
+    run("predict", "m", "new.csv", "--output", "out.csv", "--keep", ",".join(names))
+    assert "left is kept, and what is predicted is left_predicted" in capsys.readouterr().err
+    with open("out.csv", newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == [*names, "left_predicted", "P(no)", "P(yes)"]
+    assert dict(zip(columns, map(list, zip(*rows, strict=True)), strict=False)) == columns
+    run("predict", "m", "new.csv", "--output", "out.parquet", "--keep", "left,age,long")
+    out = pl.read_parquet("out.parquet")
+    assert out.schema["age"] == pl.Int64
+    assert out["long"].to_list() == columns["long"]
+
+
+def test_columns_that_are_named_as_those_of_ours(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = shop().rename({"left": "P(no)", "city": "P(yes)"})
+    table.write_csv("named.csv")
+    run("train", "named.csv", "--target", "P(no)", "--save", "m", "--quiet", *QUICK)
+    run("predict", "m", "named.csv", "--output", "out.csv", "--keep", "P(yes),id")
+    assert pl.read_csv("out.csv").columns == ["P(yes)", "id", "P(no)", "P(no)_predicted", "P(yes)_predicted"]
+    assert pl.read_csv("out.csv")["P(yes)"].to_list() == table["P(yes)"].to_list()
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.parquet", "d.npz"])
+@pytest.mark.parametrize("mark", ["-999", "-999.0"])
+def test_a_number_that_stands_for_a_missing_one(folder: Path, name: str, mark: str) -> None:
+    x = np.where(np.arange(60) % 6 == 0, -999.0, np.arange(60) * 7.5 % 11)
+    frame = pl.DataFrame({"x0": x, "y": np.arange(60) % 2})
+    frame.write_csv("d.csv")
+    frame.write_parquet("d.parquet")
+    np.savez("d.npz", X=x[:, None], y=frame["y"])
+    run(
+        "train",
+        name,
+        "--target",
+        "y",
+        "--save",
+        "m",
+        "--quiet",
+        "--epochs",
+        "1",
+        "--missing",
+        mark,
+        "--validation",
+        "0",
+    )
+    (column,) = Encoder.from_config(dense_xp.describe("m")["extra"]["table"]).columns
+    assert column.missing == 10
+    assert column.mean == pytest.approx(x[x >= 0].mean())
+    run("predict", "m", name, "--output", "out.parquet")
+    out = pl.read_parquet("out.parquet")["P(0)"].to_numpy()
+    assert len(set(out[x < 0])) == 1
+
+
+@pytest.mark.parametrize("mark", ["--", "-", "-n/a-", "--none", "-999", "", "a=b"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_marks_that_begin_with_a_dash(folder: Path, mark: str, joined: bool) -> None:
+    if mark == "--none" and not joined:
+        pytest.skip("an option by its looks: --missing=--none")
+    shop().with_columns(pl.col("age").cast(pl.String).fill_null(mark)).write_csv("marks.csv")
+    said = [f"--missing={mark}"] if joined else ["--missing", mark]
+    run("train", "marks.csv", "--target", "left", *said, "--save", "m", "--quiet", "--epochs", "1")
+    assert dense_xp.describe("m")["extra"]["missing"] == [mark]
+    assert Encoder.from_config(dense_xp.describe("m")["extra"]["table"]).columns[0].kind == "number"
+
+
+def test_columns_that_begin_with_a_dash(folder: Path) -> None:
+    shop().rename({"left": "-left", "id": "--", "age": "-age"}).write_csv("dash.csv")
+    run("train", "dash.csv", "--target", "-left", "--drop", "-age", "--save", "m", "--quiet", "--epochs", "1")
+    run("predict", "m", "dash.csv", "--keep", "--", "--output", "out.csv")
+    assert pl.read_csv("out.csv").columns == ["--", "-left", "P(no)", "P(yes)"]
+
+
+def test_a_class_that_is_named_as_a_missing_value(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pl.DataFrame({"x": np.arange(90) % 3 * 1.0, "z": np.arange(90) % 7, "y": ["NA", "K", "Ca"] * 30})
+    frame.write_csv("ions.csv")
+    arguments = ["train", "ions.csv", "--target", "y", "--save", "m", "--epochs", "60", "--learning-rate", "0.05"]
+    run(*arguments)
+    assert "30 rows without y, the target: left out" in capsys.readouterr().out
+    run(*arguments, "--value", "NA")
+    out = capsys.readouterr().out
+    assert "left out" not in out
+    assert "NA 30 (33.3%)" in out
+    run("evaluate", "m", "ions.csv", "--json")
+    assert json.loads(capsys.readouterr().out)["classes"]["NA"] == {
+        "rows": 30, "predicted": 30, "precision": 1.0, "recall": 1.0
+    }  # fmt: skip
+
+
+def test_numbers_as_people_write_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A German file, with numbers above a thousand; then one of which a column leaves the decimal sign open."""
+    x = np.arange(60) * 37.25 + 900
+    german = [f"{value:,.2f}".translate(str.maketrans(",.", ".,")) for value in x]
+    pl.DataFrame({"x": german, "p": [f"{v % 9 + 0.4:.2f}%" for v in x], "y": x * 2}).write_csv("de.csv", separator=";")
+    run("train", "de.csv", "--target", "y", "--save", "m", "--epochs", "1", "--validation", "0")
+    out = capsys.readouterr().out
+    assert "p: " in out
+    columns = Encoder.from_config(dense_xp.describe("m")["extra"]["table"]).columns
+    assert columns[0].mean == pytest.approx(x.mean())
+    assert columns[1].mean == pytest.approx((x % 9 + 0.4).mean(), abs=0.01)
+    run("predict", "m", "de.csv", "--output", "all.csv")
+    pl.DataFrame({"x": ["1.273", "1.236"], "p": ["1%", "2%"]}).write_csv("new.tsv", separator="\t")
+    pl.DataFrame({"x": [1273, 1236], "p": [1.0, 2.0]}).write_csv("same.csv")
+    capsys.readouterr()
+    run("predict", "m", "new.tsv", "--output", "new.parquet")
+    assert "x: '1.273' is read as 1273\n" in capsys.readouterr().err
+    run("predict", "m", "same.csv", "--output", "same.parquet")
+    assert pl.read_parquet("new.parquet").equals(pl.read_parquet("same.parquet"))
+
+
+def test_the_decimal_sign_may_be_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pl.DataFrame({"x": [f"{i % 7 + 1},{i * 37 % 900 + 100}" for i in range(60)], "y": [0, 1] * 30}).write_csv(
+        "open.csv"
+    )
+    arguments = ["train", "open.csv", "--target", "y", "--save", "m", "--epochs", "1", "--validation", "0"]
+    run(*arguments)
+    assert "x: '1,100' is read as 1100 (--decimal , if it is not)" in capsys.readouterr().out
+    assert dense_xp.describe("m")["extra"]["decimals"] == {"x": "."}
+    run(*arguments, "--decimal", ",")
+    assert "x: '1,100' is read as 1.1\n" in capsys.readouterr().out
+    assert dense_xp.describe("m")["extra"]["decimals"] == {"x": ","}
+    assert 1 < Encoder.from_config(dense_xp.describe("m")["extra"]["table"]).columns[0].mean < 9
 
 
 def test_what_is_missing_is_named(

@@ -14,8 +14,10 @@ pl = pytest.importorskip("polars")
 
 from dense_xp import tables  # noqa: E402
 from dense_xp.tables import Category, Classes, Encoder, Number, Quantity, make_target, split, task_of  # noqa: E402
-from dense_xp.tables import files as table_files  # noqa: E402
-from dense_xp.tables.files import TableError, read, write  # noqa: E402
+from dense_xp.tables.columns import numbers_of  # noqa: E402
+from dense_xp.tables.delimited import MISSING  # noqa: E402
+from dense_xp.tables.errors import TableError  # noqa: E402
+from dense_xp.tables.files import read, read_table, write  # noqa: E402
 
 
 def csv(folder: Path, text: str | bytes, name: str = "table.csv") -> str:
@@ -43,6 +45,18 @@ def csv(folder: Path, text: str | bytes, name: str = "table.csv") -> str:
         ("a,b\n007,x\n123,y\n", [("007", "x"), ("123", "y")]),
         ("a,b\n1,x\n2,\nz,y\n", [("1", "x"), ("2", None), ("z", "y")]),
         ("a,b\n9999999999999999999999,1\n3,2\n", [(1e22, 1), (3.0, 2)]),
+        ('a,b\n1,5" pipe\n2,"6"" pipe, red"\n', [(1, '5" pipe'), (2, '6" pipe, red')]),
+        ('a,b\n5",x\n6",y\n', [('5"', "x"), ('6"', "y")]),
+        ('a,b\n5",x\n"6",y\n', [('5"', "x"), ("6", "y")]),
+        ('a,b\n1,"Jo" Smith\n2,"unclosed\n3,\n', [(1, '"Jo" Smith'), (2, '"unclosed'), (3, None)]),
+        ('a, b\n1, "x, y"\n\n2, "z"\n', [(1, "x, y"), (2, "z")]),
+        ("sep=;\na;b\n1;x,y\n", [(1, "x,y")]),
+        ('\ufeff"sep=|"\r\na|b\r\n1|x\r\n', [(1, "x")]),
+        ("sep=^\na^b\n1^]\n", [(1, "]")]),
+        ('a,b\r1,x\r2,"y\rz"\r', [(1, "x"), (2, "y\rz")]),
+        ("a,b\n1,x\na,b\n2,y\n a , b\n", [(1, "x"), (2, "y")]),
+        ('"a","b"\n"1","x"\n', [(1, "x")]),
+        ("a;b\n1;x\n2;y;\n"[:-2] + "\n", [(1, "x"), (2, "y")]),
     ],
     ids=lambda value: repr(value)[:24],
 )
@@ -52,15 +66,168 @@ def test_csv_files_of_many_kinds(tmp_path: Path, text: str, rows: list[Any]) -> 
     assert frame.rows() == rows
 
 
+@pytest.mark.parametrize(
+    "day",
+    [
+        "6/28/2022", "28/6/2022", "6/28/22", "9/24/2021 1:19 PM", "Mar 14, 2021", "March 14 2021", "14 March 2021",
+        "14-Mar-21", "2. Sept. 2021", "Mon, 14 Mar 2021 10:30:00 GMT", "2021-03-14T10:00:00Z", "2021-03-14 10:00+02:00",
+        "2021/3/4", "4.3.2021 10:30", "1:19 pm", "10:30:00.5", "May 3rd, 2021",
+    ],
+)  # fmt: skip
+def test_texts_that_are_dates(day: str) -> None:
+    """As a feature left out for what they are; as a target refused, with few or many of them."""
+    frame = pl.DataFrame({"d": [day] * 9 + ["unknown", None], "x": np.arange(11) % 3, "y": np.arange(11) * 1.5})
+    assert "dates and times are not used" in Encoder.fit(frame, "y").left_out["d"]
+    with pytest.raises(TableError, match="the target d holds dates or times"):
+        make_target(frame["d"].drop_nulls())
+
+
+@pytest.mark.parametrize("text", ["1.2.3", "12-34", "A 3/4/2021", "May", "10:1", "555-12-3456", "2021-13", "5/8", "x"])
+def test_texts_that_are_no_dates(text: str) -> None:
+    frame = pl.DataFrame({"d": [text, "other"] * 6, "x": np.arange(12) % 3, "y": np.arange(12) * 1.5})
+    assert "d" not in Encoder.fit(frame, "y").left_out
+
+
 @pytest.mark.parametrize("day", ["2024-02-29", "29.02.2024", "2024-02-29 10:30:00", "10:30:00"])
 def test_dates_are_known_as_dates(tmp_path: Path, day: str) -> None:
     assert read(csv(tmp_path, f"d,x\n{day},1\n,2\n"))["d"].dtype.is_temporal()
+
+
+def test_the_first_line_in_other_rows_is_told(tmp_path: Path) -> None:
+    found = read_table(csv(tmp_path, "a,b\n1,x\na,b\n2,y\na,b\n"))
+    assert found.notes == ["the first line stands in 2 other rows too: left out"]
+    assert found.frame.rows() == [(1, "x"), (2, "y")]
+    assert read_table(csv(tmp_path, "a\n1\na\n")).frame["a"].to_list() == ["1", "a"]
+
+
+@pytest.mark.parametrize("size", [100, 2**16 - 30, 2**16, 200_000, 2**20])
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_records_of_many_lines_are_read_to_their_end(tmp_path: Path, size: int, separator: str) -> None:
+    text = 'line; one, "two"\n' * (size // 17)
+    quoted = text.replace('"', '""')
+    for path in (
+        csv(tmp_path, f'a{separator}b\n1{separator}"{quoted}"\n2{separator}x\n'),
+        csv(tmp_path, f'a{separator}b\n1{separator}"{quoted}"\n2{separator}x"\n', "stray.csv"),
+    ):
+        frame = read(path)
+        assert frame.columns == ["a", "b"]
+        assert frame["a"].to_list() == [1, 2]
+        assert frame["b"][0] == text.strip()
+    name = "first\nsecond\n" * (size // 13)
+    frame = read(csv(tmp_path, f'a{separator}"{name}"\n1{separator}2\n'))
+    assert frame.columns == ["a", name.strip()]
+    assert frame.rows() == [(1, 2)]
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_both_ways_to_read_a_file_agree(tmp_path: Path, ending: str) -> None:
+    """The rules by polars; and by hand, as a stray quote in one more row makes it."""
+    rng = np.random.default_rng(0)
+    pieces = ["x", " ", ",", '""', "\n", "", "7", "é"]
+    rows = [
+        ['"' + "".join(rng.choice(pieces, 4)) + '"' if rng.random() < 0.5 else "z" for _ in range(3)]
+        for _ in range(300)
+    ]
+    lines = ["a,b,c", *map(",".join, rows)]
+    fast = read(csv(tmp_path, "\n".join(lines) + ending), texts=["a", "b", "c"])
+    slow = read(csv(tmp_path, "\n".join([*lines, 'q"q,z,z']) + ending), texts=["a", "b", "c"])
+    assert slow[-1].row(0) == ('q"q', "z", "z")
+    assert fast.equals(slow[:-1])
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        (["$16,837", "$-5", "$1.50"], [16837.0, -5.0, 1.5]),
+        (["5.40%", "12%", None], [5.4, 12.0, None]),
+        (["7,595", "12", "1,234,567"], [7595, 12, 1234567]),
+        (["7,595", "12.5", "1,234,567.25"], [7595.0, 12.5, 1234567.25]),
+        (["7.595", "12,5", "1.234.567,25"], [7595.0, 12.5, 1234567.25]),
+        (["€ 1.234,50", "€ 3"], [1234.5, 3.0]),
+        (["1.234,50 €", "-3 €"], [1234.5, -3.0]),
+        (["1'234.5", "12"], [1234.5, 12.0]),
+        (["1 234", "1\u00a0234", "1\u202f234 567"], [1234, 1234, 1234567]),
+        (["12,34,567", "1,00,000"], [1234567, 100000]),
+        (["(1,234.5)", "5"], [-1234.5, 5.0]),
+        (["−5", "3"], [-5, 3]),
+        (["CHF 12", "CHF 1'200"], [12, 1200]),
+        (["0,123", "7,595"], [0.123, 7.595]),
+        (["1,5e3", "2"], [1500.0, 2.0]),
+        (["+5", ".5", "5.", "-inf"], [5.0, 0.5, 5.0, float("-inf")]),
+        (["1,234", "5.678"], [1234.0, 5.678]),
+        (["1,5", "2,25"], [1.5, 2.25]),
+        (["$5", "€5"], ["$5", "€5"]),
+        (["5%", "0.05"], ["5%", "0.05"]),
+        (["12,5", "12.5"], ["12,5", "12.5"]),
+        (["1,23", "1,234,567"], ["1,23", "1,234,567"]),
+        (["041 555 12 12", "1"], ["041 555 12 12", "1"]),
+        (["1e5", "٣"], ["1e5", "٣"]),
+        (["1.2.3", "1.2.4"], ["1.2.3", "1.2.4"]),
+        (["$", "5"], ["$", "5"]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_numbers_as_people_write_them(tmp_path: Path, texts: list[Any], values: list[Any], separator: str) -> None:
+    """The column decides, and not the separator."""
+    pl.DataFrame({"x": texts, "z": ["a"] * len(texts)}).write_csv(tmp_path / "a.csv", separator=separator)
+    assert read(str(tmp_path / "a.csv"))["x"].to_list() == values
+    frame = pl.DataFrame({"x": texts})  # as texts, which a Parquet file may hold
+    if not isinstance(values[0], str):
+        known = [np.nan if value is None else float(value) for value in values]
+        np.testing.assert_array_equal(numbers_of(frame["x"]), known)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "others", "note"),
+    [
+        ("1.234", 1.234, "", "is read as 1.234 (--decimal , if it is not)"),
+        ("1,234", 1234, "", "is read as 1234 (--decimal , if it is not)"),
+        ("1.234", 1234, "12,5", "is read as 1234 (--decimal . if it is not)"),
+        ("1,234", 1.234, "12,5", "is read as 1.234 (--decimal . if it is not)"),
+        ("1,234", 1234, "12.5", "is read as 1234 (--decimal , if it is not)"),
+    ],
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_column_that_leaves_its_decimal_sign_open(
+    tmp_path: Path, text: str, value: float, others: str, note: str, separator: str
+) -> None:
+    """The other columns of the file decide; it is told, and may be said."""
+    if separator == ";" and text == "1,234" and not others:
+        value, note = 1.234, "is read as 1.234 (--decimal . if it is not)"
+    path = str(tmp_path / "a.csv")
+    pl.DataFrame({"x": [text, "950"], "z": [others, "1"]}).write_csv(path, separator=separator)
+    found = read_table(path)
+    assert found.frame["x"].to_list() == [value, 950]
+    assert found.readings == {"x": f"x: {text!r} {note}"}
+    again = read_table(path, decimals=found.decimals)
+    assert again.frame.equals(found.frame)
+    assert "--decimal" not in again.readings["x"]
+    for sign in ".,":
+        wanted = float(text.replace(",", ".")) if sign in text else float(text.replace(",", "").replace(".", ""))
+        for said in (sign, {"x": sign}):
+            assert read(path, decimals=said)["x"].to_list() == [wanted, 950]
+
+
+@pytest.mark.parametrize("texts", [["1,5", "2,25"], ["1.5", "2.25"], ["1", "1000"], ["0.123", "1.234"]], ids=str)
+def test_what_is_plain_is_not_told(tmp_path: Path, texts: list[str]) -> None:
+    pl.DataFrame({"x": texts}).write_csv(tmp_path / "a.csv", separator=";")
+    assert not read_table(str(tmp_path / "a.csv")).readings
 
 
 def test_what_is_a_text_and_what_is_missing_may_be_said(tmp_path: Path) -> None:
     path = csv(tmp_path, "zip,n\n8000,-\n3000,2\n")
     assert read(path).rows() == [(8000, "-"), (3000, "2")]
     assert read(path, texts=["zip"], missing=["-"]).rows() == [("8000", None), ("3000", 2)]
+
+
+def test_a_mark_may_be_a_value_and_a_number(tmp_path: Path) -> None:
+    path = csv(tmp_path, "k,n,zip\nNA,-999,-999\nK,-999.0,8000\nNone,$-999,-999.00\n,5.25,8001.0\n")
+    assert read(path)["k"].to_list() == [None, "K", None, None]
+    assert read(path, values=["NA", "None"])["k"].to_list() == ["NA", "K", "None", None]
+    numbers = csv(tmp_path, "n,m\n-999,1\n-999.0,2\n5.25,3\n", "numbers.csv")
+    assert read(numbers, missing=["-999"])["n"].to_list() == [None, None, 5.25]
+    assert read(path, missing=["-999"], texts=["zip"])["zip"].to_list() == ["8000", None, "8001.0"]
 
 
 def test_columns_without_a_name_at_the_end(tmp_path: Path) -> None:
@@ -75,6 +242,22 @@ def test_columns_without_a_name_at_the_end(tmp_path: Path) -> None:
 def test_compressed_csv(tmp_path: Path) -> None:
     path = csv(tmp_path, gzip.compress(b"a;b\n1;x\n"), "table.csv.gz")
     assert read(path).rows() == [(1, "x")]
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.npz", "a.parquet"])
+def test_small_files_that_grow_are_refused(tmp_path: Path, name: str) -> None:
+    path = str(tmp_path / name)
+    n = 2**25
+    if name == "a.npz":
+        np.savez_compressed(path, X=np.zeros((n // 8, 1)))
+    elif name == "a.parquet":
+        pl.DataFrame({"a": pl.repeat(0, n, eager=True)}).write_parquet(path)
+    else:
+        Path(path).write_bytes(gzip.compress(b"a\n" + b"1\n" * (n // 2)))
+    assert Path(path).stat().st_size < 200_000
+    with pytest.raises(TableError, match=r"far more than others of its size: .* say --unlimited"):
+        read(path)
+    assert read(path, unlimited=True).height >= n // 8
 
 
 @pytest.mark.parametrize(
@@ -547,6 +730,6 @@ def test_plain_values_that_are_no_encoder(change: Any, message: str) -> None:
 
 
 def test_the_marks_of_missing_values_are_what_the_reader_takes(tmp_path: Path) -> None:
-    for mark in table_files.MISSING:
+    for mark in MISSING:
         assert read(csv(tmp_path, f"a,b\n{mark},1\n2,2\n"))["a"].to_list() == [None, 2]
     assert tables.MAX_LEVELS == 100

@@ -1,0 +1,215 @@
+"""CSV files, which say little about themselves: where a record ends, what separates its fields, what these hold.
+
+Fast where a file keeps to the rules (RFC 4180). One that breaks them, as ``5" pipe`` does, is read by hand: a quote
+counts where a field begins, if another one ends the field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dense_xp.tables.errors import TableError, require_polars
+from dense_xp.tables.texts import Numerals, are_dates, are_marks, numerals
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "?")
+"""What stands for a missing value in a CSV file."""
+
+_SEPARATORS = (",", ";", "\t", "|")
+_SAMPLE = 16  # as a power of 2, in bytes
+
+
+def cells(path: str, data: bytes, notes: list[str]) -> tuple[pl.DataFrame, str]:
+    """Return the fields of a CSV file as texts, and its separator.
+
+    Parameters
+    ----------
+    path : str
+        For messages.
+    data : bytes
+        What the file holds.
+    notes : list of str
+        Takes what is worth a word.
+    """
+    pl = require_polars()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[: 2**_SAMPLE]:
+        raise TableError(f"{path} is not text in UTF-8: save it as CSV in UTF-8")
+    said = re.match(rb'(?:\xef\xbb\xbf)?"?sep=([^"\r\n])"?(?:\r?\n|\r)', data)  # as Excel has it
+    data = data[said.end() :] if said else data
+    end = "\r" if b"\r" in data[: 2**_SAMPLE] and b"\n" not in data[: 2**_SAMPLE] else "\n"
+    header, separator = _dialect(data, (said[1].decode("latin-1"),) if said else _SEPARATORS, end)
+    if not header:
+        raise TableError(f"{path} is empty")
+    if twice := next((name for i, name in enumerate(header) if name and name in header[:i]), None):
+        raise TableError(f"{path} has two columns that are named {twice!r}: rename one")
+    names = [name or (f"unnamed {i}" if "" in header[:i] else "") for i, name in enumerate(header)]
+    too_many = TableError(
+        f"{path} has a row with more than the {len(header)} values that its first line names: is there a "
+        "separator in a text that has no quotes around it?"
+    )
+    quote = '"' if re.search(rb'(?:\A(?:\xef\xbb\xbf)?|[\r\n%b]) *"' % re.escape(separator).encode(), data) else None
+    try:
+        if quote and not _keeps_to_the_rules(data, separator):
+            rows = list(_records(data.decode("utf-8-sig"), separator, end))[1:]
+            if max(map(len, rows), default=0) > len(names):
+                raise too_many
+            columns = itertools.zip_longest(*rows, [None] * len(names))
+            frame = pl.DataFrame([pl.Series(list(column)[:-1], dtype=pl.String) for column in columns])
+        else:
+            frame = pl.read_csv(
+                io.BytesIO(data), separator=separator, quote_char=quote, eol_char=end, infer_schema_length=0
+            )
+        frame.columns = names
+    except pl.exceptions.NoDataError:
+        raise TableError(f"{path} is empty") from None
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        if "utf-8" in str(error):
+            raise TableError(f"{path} is not text in UTF-8: save it as CSV in UTF-8") from None
+        if "found more fields" in str(error):
+            raise too_many from None
+        raise
+    if len(names) > 1 and frame.height:
+        again = pl.all_horizontal(pl.col(name).str.strip_chars().eq_missing(name or None) for name in names)
+        if count := int(frame.select(again).to_series().sum()):
+            notes.append(f"the first line stands in {count:,} other rows too: left out")
+            frame = frame.filter(~again)
+    return frame, separator
+
+
+def _dialect(data: bytes, separators: Sequence[str], end: str) -> tuple[list[str], str]:
+    """Return the names in the first record, and the separator: the one that splits all records alike, and most."""
+    for size in itertools.count(_SAMPLE, 2):
+        cut = 2**size < len(data)
+        sample = data[: 2**size].decode("utf-8-sig", errors="replace")
+        split = {s: [*itertools.islice(_records(sample, s, end, cut=cut), 1000)] for s in separators}
+        if not cut or all(split.values()):  # none of them is within its first record yet
+            break
+
+    def rank(separator: str) -> tuple[bool, float, int]:
+        widths = [*map(len, split[separator])] or [0]
+        return widths[0] > 1, widths.count(widths[0]) / len(widths), widths[0]
+
+    best = max(separators, key=rank)  # the first of equal ones
+    return [(field or "").strip() for field in next(iter(split[best]), [])], best
+
+
+def _records(text: str, separator: str, end: str, *, cut: bool = False) -> Iterator[list[str | None]]:
+    """Split a text into records that are not blank; if it is cut off, the last one does not count."""
+    stop = "\r" if end == "\r" else r"\r?\n"
+    s = re.escape(separator)
+    field = re.compile(rf' *"([^"]*+(?:""[^"]*+)*+)" *({s}|{stop}|\Z)|([^{s}{end}]*)({s}|{end}|\Z)')
+    unclosed = re.compile(r' *"[^"]*+(?:""[^"]*+)*+\Z')
+    row: list[str | None] = []
+    at = 0
+    while found := field.match(text, at):
+        quoted, after, plain, closed = found.groups()
+        if cut and (found.end() == len(text) or (quoted is None and unclosed.match(text, at))):
+            return
+        row.append((plain.removesuffix("\r") or None) if quoted is None else quoted.replace('""', '"'))
+        at = found.end()
+        if (after if quoted is not None else closed) == separator:
+            continue
+        if row != [None]:
+            yield row
+        row = []
+        if at == len(text):
+            return
+
+
+def _keeps_to_the_rules(data: bytes, separator: str) -> bool:
+    """Whether each quote opens or closes a field, or stands twice within one."""
+    edge = rb"[^\r\n%b]" % re.escape(separator).encode()
+    start = 3 if data.startswith(b"\xef\xbb\xbf") else 0
+    rules = rb'(?:[^"]++|(?<!%b)"[^"]*+(?:""[^"]*+)*+"(?!%b))*+\Z' % (edge, edge)
+    return re.compile(rules).match(data[start:] if start else data) is not None
+
+
+# ------------------------------------------------------------------------------------- values
+
+
+def settled(
+    frame: pl.DataFrame,
+    separator: str,
+    *,
+    texts: Sequence[str],
+    missing: Sequence[str],
+    values: Sequence[str],
+    decimals: Mapping[str, str] | str,
+) -> tuple[pl.DataFrame, dict[str, str], dict[str, str]]:
+    """Return columns of texts as what all of them are: numbers, yes and no, dates, or texts.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        Texts.
+    separator : str
+        Of the file.
+    texts : sequence of str
+        Columns that stay what they are.
+    missing, values : sequence of str
+        What else stands for a missing value, and which of the usual marks do not.
+    decimals : str or mapping of str to str
+        The decimal sign of all columns, or of some, where their values leave it open.
+
+    Returns
+    -------
+    frame : polars.DataFrame
+        The values.
+    decimals : dict of str to str
+        The sign of columns with a decimal comma, and of those that leave it open.
+    readings : dict of str to str
+        How columns are read that others may read otherwise.
+    """
+    pl = require_polars()
+    columns = [column.str.strip_chars() for column in frame]
+    marks = [*(mark for mark in MISSING if mark not in values), *missing]
+    columns = [column.set(are_marks(column, marks), None) for column in columns]
+    numbers = {column.name: numerals(column) for column in columns if column.name not in texts}
+    known = {found.decimal for found in numbers.values() if found and found.decimal}
+    signs: dict[str, str] = {}
+    readings: dict[str, str] = {}
+    for i, column in enumerate(columns):
+        if found := numbers.get(column.name):
+            said = decimals if isinstance(decimals, str) else decimals.get(column.name)
+            sign = said or (min(known) if len(known) == 1 else _usual(found, separator))
+            if (read := found.values(sign)) is None:
+                continue
+            if found.is_open or found.decimal == ",":
+                signs[column.name] = found.decimal or sign
+            if found.is_open or found.unit:
+                at = found.digits.str.contains("[.,]" if found.is_open else "").arg_max()
+                other = f" (--decimal {'.' if sign == ',' else ','} if it is not)" if found.is_open and not said else ""
+                readings[column.name] = f"{column.name}: {column[at]!r} is read as {read[at]:.15g}{other}"
+            columns[i] = read.set(are_marks(read, missing), None).alias(column.name)
+        elif column.name not in texts and column.null_count() < len(column):
+            columns[i] = _otherwise(column)
+    return pl.DataFrame(columns), signs, readings
+
+
+def _usual(found: Numerals, separator: str) -> str:
+    """Return the decimal sign of a column that leaves it open, in a file of which no other column has one."""
+    return "," if separator == ";" and not found.digits.str.contains(".", literal=True).any() else "."
+
+
+def _otherwise(texts: pl.Series) -> pl.Series:
+    """Return texts that are no numbers as yes and no, as dates, or as they are."""
+    pl = require_polars()
+    first = texts.drop_nulls()[0]  # most columns are told by it; then all values are looked at
+    if first.lower() in ("true", "false"):
+        lower = texts.str.to_lowercase()
+        if lower.drop_nulls().is_in(["true", "false"]).all():
+            return lower == "true"
+    if are_dates(texts):
+        for parse in (texts.str.to_date, texts.str.to_datetime, texts.str.to_time):
+            with contextlib.suppress(pl.exceptions.PolarsError):
+                dates = parse(strict=False)
+                if dates.null_count() == texts.null_count():
+                    return dates
+    return texts

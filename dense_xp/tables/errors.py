@@ -1,0 +1,18 @@
+"""What goes wrong with tables, and the library that reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class TableError(ValueError):
+    """A table cannot be read, or does not fit; the message says why and what to do."""
+
+
+def require_polars() -> Any:
+    """Import polars, or raise ImportError with the command that installs it."""
+    try:
+        import polars
+    except ModuleNotFoundError:
+        raise ImportError('tables are read with polars: run  pip install "dense-xp[cli]"') from None
+    return polars

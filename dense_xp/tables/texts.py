@@ -1,0 +1,135 @@
+"""What the texts of a file mean: numbers however they are written, dates, yes and no.
+
+Whether ``1,234`` is a number above a thousand or below two is told by the other values of its column: ``1,5`` has a
+decimal comma, and ``1,234.5`` a decimal point. Where all have a sign before three digits, the column leaves it open.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dense_xp.tables.errors import require_polars
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_UNIT = r"(?:[$€£¥₹%‰]|USD|EUR|GBP|CHF|JPY)"
+_SPACES = r"['’ \u00a0\u202f]"
+
+
+def _pattern(point: str, comma: str) -> str:
+    """Return what matches numbers with a decimal sign, and perhaps another sign between thousands."""
+    thousands = rf"[1-9][0-9]{{0,2}}(?:(?:[{comma}]|{_SPACES})[0-9]{{2,3}})*(?:[{comma}]|{_SPACES})[0-9]{{3}}"
+    plain = rf"(?:[0-9]+[{point}]?[0-9]*|[{point}][0-9]+)(?:[eE][+-]?[0-9]+)?"
+    return rf"[+-]?(?:{thousands}(?:[{point}][0-9]*)?|{plain}|(?i:inf(?:inity)?))"
+
+
+_POINT, _COMMA = _pattern(".", ","), _pattern(",", ".")
+_NUMERAL = rf"^\(?[+-]?\s*{_UNIT}?\s*(?:{_POINT}|{_COMMA})\s*{_UNIT}?\)?$"
+
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_DAY = (
+    r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}|\d{1,2}[-/]\d{1,2}[-/]\d{2}"
+    rf"|{_MONTH}\s*\d{{1,2}}(?:st|nd|rd|th)?,?\s*\d{{2,4}}|\d{{1,2}}(?:st|nd|rd|th|\.)?[-\s]*{_MONTH}[-,\s]*\d{{2,4}})"
+)
+_TIME = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?\s*(?:[ap]\.?m\.?)?"
+_DATE = rf"(?i)^(?:[a-z]{{3,9}},?\s+)?(?:{_DAY}(?:(?:t|,?\s+){_TIME})?|{_TIME})\s*(?:z|utc|gmt|[+-]\d{{2}}:?\d{{2}})?$"
+
+
+@dataclass(frozen=True)
+class Numerals:
+    """A column of texts that are all numbers.
+
+    Attributes
+    ----------
+    digits : polars.Series
+        The texts without what stands before and behind a number.
+    decimal : str
+        The decimal sign; empty if the texts leave it open.
+    unit : str
+        What stands before or behind each number: ``"$"``, ``"%"``.
+    """
+
+    digits: pl.Series
+    decimal: str
+    unit: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are signs, and nothing tells which they are."""
+        return not self.decimal and bool(self.digits.str.contains("[.,]").any())
+
+    def values(self, decimal: str = ".") -> pl.Series | None:
+        """Return the numbers, whole ones as integers; `decimal` decides where the texts do not.
+
+        None if they are none after all, because they are too long.
+        """
+        polars = require_polars()
+        point, comma = (".", ",") if (self.decimal or decimal) == "." else (",", ".")
+        plain = self.digits.str.replace_all(rf"[{comma}]|{_SPACES}", "").str.replace(point, ".", literal=True)
+        for kind in (polars.Int64, polars.Float64):
+            numbers: pl.Series = plain.cast(kind, strict=False)
+            if numbers.null_count() == plain.null_count():
+                return numbers
+        return None
+
+
+def numerals(texts: pl.Series) -> Numerals | None:
+    """Return texts as numbers, if all of them are, in the same unit; codes with zeros in front are none."""
+    digits = texts.str.replace("−", "-", literal=True)
+    known = digits.drop_nulls()
+    if not len(known) or not re.match(_NUMERAL, known[0]):
+        return None  # most columns are told by their first value
+    if digits.str.starts_with("(").any():  # so accountants write what is below zero
+        digits = digits.str.replace(r"^\((.*)\)$", "-$1")
+    unit = found[0] if (found := re.search(_UNIT, known[0])) else ""
+    if unit:
+        if not known.str.contains(unit, literal=True).all():
+            return None
+        sign = re.escape(unit)
+        digits = digits.str.replace(rf"^([+-]?)\s*{sign}\s*|\s*{sign}$", "$1")
+    if digits.str.contains(r"^[+-]?0[0-9]").any():
+        return None
+    point, comma = (bool(digits.str.contains(f"^(?:{pattern})$").all()) for pattern in (_POINT, _COMMA))
+    if not point and not comma:
+        return None
+    return Numerals(digits, "" if point and comma else "." if point else ",", unit)
+
+
+def nearly_numbers(texts: pl.Series) -> str:
+    """Return a hint if all but a few texts are numbers: then one value spoils a whole column."""
+    numbers = texts.str.contains(_NUMERAL) & ~texts.str.contains(r"^[+-]?0[0-9]")
+    others = int((~numbers).sum())
+    if others > 0.1 * len(texts):
+        return ""
+    if not others:
+        return ", though all look like numbers: write them alike, without signs before and behind"
+    first = texts.filter(~numbers)[0]
+    return f", though nearly all are numbers: if {first!r} stands for a missing value, say --missing {first!r}"
+
+
+def are_dates(texts: pl.Series) -> bool:
+    """Whether nearly all texts are days, times, or both, in one of the usual ways to write them."""
+    known = texts.drop_nulls()
+    return bool(len(known)) and bool(known.str.contains(_DATE).sum() >= 0.9 * len(known))
+
+
+def without_zero_decimals(texts: pl.Series) -> pl.Series:
+    """Return texts with 8001.0 as 8001, as which a file without a gap in the column has it."""
+    return texts.str.replace(r"^([+-]?[0-9]+)\.0*$", "$1")
+
+
+def are_marks(column: pl.Series, marks: Sequence[str]) -> pl.Series:
+    """Return of each value whether it is one of these marks: as a text, or as a number however it is written."""
+    pl = require_polars()
+    if column.dtype == pl.String:
+        texts = column.str.strip_chars()
+        plain = without_zero_decimals(pl.Series([*marks], dtype=pl.String))
+        return texts.is_in([*marks]) | without_zero_decimals(texts).is_in(plain.to_list())
+    if not column.dtype.is_numeric():
+        return column.is_null() & False
+    numbers = pl.Series([*marks], dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls().drop_nans()
+    return column.cast(pl.Float64).is_in(numbers.to_list()).fill_null(False)
