@@ -18,7 +18,7 @@ import numpy as np
 from dense_xp.support.files import replacing
 from dense_xp.tables import delimited
 from dense_xp.tables.errors import TableError, require_polars
-from dense_xp.tables.texts import are_marks
+from dense_xp.tables.texts import marked
 
 if TYPE_CHECKING:
     import polars as pl
@@ -145,7 +145,7 @@ def read_table(
             frame, written = frame.filter(~blank), written.filter(~frame.select(blank).to_series())
         else:
             frame = written = (_read_parquet if kind == "parquet" else _read_npz)(path, limit)
-            frame = frame.with_columns(column.set(are_marks(column, missing), None) for column in frame if missing)
+            frame = marked(frame, missing) if missing else frame
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, *_DAMAGED) as error:
         raise TableError(f"{path} cannot be read as {kind}: {_first_line(error)}") from error
     if not frame.height:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from dense_xp.tables.errors import require_polars
 
 if TYPE_CHECKING:
     import polars as pl
+
+Texts = TypeVar("Texts", "pl.Series", "pl.Expr")
 
 _UNIT = r"(?:[$€£¥₹%‰]|USD|EUR|GBP|CHF|JPY)"
 _SPACES = r"['’ \u00a0\u202f]"
@@ -24,11 +26,14 @@ def _pattern(point: str, comma: str) -> str:
     """Return what matches numbers with a decimal sign, and perhaps another sign between thousands."""
     thousands = rf"[1-9][0-9]{{0,2}}(?:(?:[{comma}]|{_SPACES})[0-9]{{2,3}})*(?:[{comma}]|{_SPACES})[0-9]{{3}}"
     plain = rf"(?:[0-9]+[{point}]?[0-9]*|[{point}][0-9]+)(?:[eE][+-]?[0-9]+)?"
-    return rf"[+-]?(?:{thousands}(?:[{point}][0-9]*)?|{plain}|(?i:inf(?:inity)?))"
+    return rf"[+-]?(?:{thousands}(?:[{point}][0-9]*)?|{plain}|[iI][nN][fF](?:inity)?)"
 
 
 _POINT, _COMMA = _pattern(".", ","), _pattern(",", ".")
-_NUMERAL = rf"^\(?[+-]?\s*{_UNIT}?\s*(?:{_POINT}|{_COMMA})\s*{_UNIT}?\)?$"
+_PLAIN = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+_ZEROS = r"^[+-]?0[0-9]"  # of codes, and not of numbers
+_OPEN = r"[+-]?[1-9][0-9]{0,2}\.[0-9]{3}"
+_NUMERAL = rf"^\(?[+-]? *{_UNIT}? *(?:{_POINT}|{_COMMA}) *{_UNIT}?\)?$"
 
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
 _DAY = (
@@ -91,7 +96,7 @@ def numerals(texts: pl.Series) -> Numerals | None:
             return None
         sign = re.escape(unit)
         digits = digits.str.replace(rf"^([+-]?)\s*{sign}\s*|\s*{sign}$", "$1")
-    if digits.str.contains(r"^[+-]?0[0-9]").any():
+    if digits.str.contains(_ZEROS).any():
         return None
     point, comma = (bool(digits.str.contains(f"^(?:{pattern})$").all()) for pattern in (_POINT, _COMMA))
     if not point and not comma:
@@ -99,9 +104,30 @@ def numerals(texts: pl.Series) -> Numerals | None:
     return Numerals(digits, "" if point and comma else "." if point else ",", unit)
 
 
+def plain_numbers(frame: pl.DataFrame) -> dict[str, pl.Series]:
+    """Return those columns of texts that are numbers as Python has them, and nothing else: 12, or 0.5.
+
+    Where ``1.234`` may be above a thousand, or there are zeros in front, :func:`numerals` has a closer look.
+    """
+    polars = require_polars()
+    coded = frame.select(polars.all().str.contains(_ZEROS).any()).row(0)
+    absent = frame.null_count().row(0)
+    found: dict[str, pl.Series] = {}
+    for kind in (polars.Int64, polars.Float64):
+        rest = [name for i, name in enumerate(frame.columns) if name not in found and not coded[i]]
+        read = frame.select(polars.col(rest).cast(kind, strict=False))
+        lost = dict(zip(rest, read.null_count().row(0), strict=True))
+        for name, before in zip(frame.columns, absent, strict=True):
+            if lost.get(name) == before < frame.height:
+                first = frame[name][int(frame[name].is_not_null().arg_max() or 0)]
+                if not re.fullmatch(_OPEN, first):
+                    found[name] = read[name]
+    return found
+
+
 def nearly_numbers(texts: pl.Series) -> str:
     """Return a hint if all but a few texts are numbers: then one value spoils a whole column."""
-    numbers = texts.str.contains(_NUMERAL) & ~texts.str.contains(r"^[+-]?0[0-9]")
+    numbers = texts.str.contains(_NUMERAL) & ~texts.str.contains(_ZEROS)
     others = int((~numbers).sum())
     if others > 0.1 * len(texts):
         return ""
@@ -114,22 +140,27 @@ def nearly_numbers(texts: pl.Series) -> str:
 def are_dates(texts: pl.Series) -> bool:
     """Whether nearly all texts are days, times, or both, in one of the usual ways to write them."""
     known = texts.drop_nulls()
-    return bool(len(known)) and bool(known.str.contains(_DATE).sum() >= 0.9 * len(known))
+    if not any(re.match(_DATE, text) for text in known.head(10)):
+        return False
+    return bool(known.str.contains(_DATE).sum() >= 0.9 * len(known))
 
 
-def without_zero_decimals(texts: pl.Series) -> pl.Series:
+def without_zero_decimals(texts: Texts) -> Texts:
     """Return texts with 8001.0 as 8001, as which a file without a gap in the column has it."""
-    return texts.str.replace(r"^([+-]?[0-9]+)\.0*$", "$1")
+    return cast("Texts", texts.str.replace(r"^([+-]?[0-9]+)\.0*$", "$1"))
 
 
-def are_marks(column: pl.Series, marks: Sequence[str]) -> pl.Series:
-    """Return of each value whether it is one of these marks: as a text, or as a number however it is written."""
-    pl = require_polars()
-    if column.dtype == pl.String:
-        texts = column.str.strip_chars()
-        plain = without_zero_decimals(pl.Series([*marks], dtype=pl.String))
-        return texts.is_in([*marks]) | without_zero_decimals(texts).is_in(plain.to_list())
-    if not column.dtype.is_numeric():
-        return column.is_null() & False
-    numbers = pl.Series([*marks], dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls().drop_nans()
-    return column.cast(pl.Float64).is_in(numbers.to_list()).fill_null(False)
+def marked(frame: pl.DataFrame, marks: Sequence[str]) -> pl.DataFrame:
+    """Return a table without the values that are marks: as texts, or as numbers however these are written."""
+    polars = require_polars()
+    numbers = {float(mark) for mark in marks if re.fullmatch(_PLAIN, mark)}
+    plain = [str(int(number)) for number in numbers if number == int(number)]
+    texts = polars.col(polars.String)
+    here = texts.is_in([*marks])
+    if plain:
+        here = here | without_zero_decimals(texts).is_in(plain)
+    frame = frame.with_columns(polars.when(~here).then(texts))
+    numeric = [name for name, dtype in frame.schema.items() if numbers and dtype.is_numeric()]
+    return frame.with_columns(
+        polars.when(~polars.col(name).cast(polars.Float64).is_in([*numbers])).then(polars.col(name)) for name in numeric
+    )
