@@ -77,8 +77,6 @@ def cells(path: str, data: bytes, notes: list[str]) -> tuple[pl.DataFrame, str]:
         if "found more fields" in str(error):
             raise too_many from None
         raise
-    if not frame.height:
-        raise TableError(f"{path} has no rows below its first line")
     if len(names) > 1:
         again = pl.all_horizontal(pl.col(name).str.strip_chars().eq_missing(name or None) for name in names)
         if count := int(frame.select(again).to_series().sum()):
@@ -207,7 +205,7 @@ def settled(
 
 def _blocks(names: Sequence[str], height: int) -> Iterator[Sequence[str]]:
     """Divide columns into as many at a time as memory likes: one call for many is faster by far."""
-    size = max(1, 2**22 // height)
+    size = max(1, 2**22 // max(1, height))
     return (names[at : at + size] for at in range(0, len(names), size))
 
 
