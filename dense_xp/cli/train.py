@@ -35,6 +35,7 @@ from dense_xp.cli.reports import (
     shortened,
     with_target,
 )
+from dense_xp.kernels import kernels_for, optional
 from dense_xp.layers.activations import get_activation
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
@@ -136,6 +137,10 @@ def train(arguments: argparse.Namespace) -> int:
     batch_size = arguments.batch_size or min(1024, max(32, len(data.learn[1]) // 100))
     say("network", _described(arguments, data.encoder, model))
     say("training", f"{arguments.optimizer}, batches of {batch_size:,}, at most {counted(arguments.epochs, 'epoch')}")
+
+    family = model.built().kernels
+    if family and (first := optional(kernels_for(family), "compiles_first")) is not None and first():
+        say("training", "compiles its loops first, once after an installation: some seconds")
 
     history, failure = _fit(arguments, model, data, batch_size)
     say("epochs", epochs(history, arguments.epochs))

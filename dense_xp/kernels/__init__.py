@@ -53,6 +53,7 @@ OPTIONAL = {
     "chain_backward": "X, grad, params, widths, rectified, outputs, grads, scratch, wanted",
     "Recorder": "count, dtype",
     "Panels": "layers",
+    "compiles_first": "",
 }
 """What a set may leave out, a kernel and its backward together: the pure functions, or one call a layer, serve too."""
 

@@ -8,7 +8,9 @@ directory. The exponential stays NumPy's, which is vectorised and numba's is not
 
 from __future__ import annotations
 
+import glob
 import importlib.util
+import os
 from typing import Any
 
 import numpy as np
@@ -28,10 +30,10 @@ from dense_xp.kernels.numpy import (
 )
 
 __all__ = [
-    "NAME", "Panels", "adagrad", "adam", "clip", "clip_norm", "columns_product", "dropout", "empty", "layer_norm",
-    "layer_norm_backward", "linear", "linear_backward", "lion", "momentum", "product", "relu", "relu_backward",
-    "rmsprop", "rmsprop_momentum", "sgd", "sigmoid", "sigmoid_backward", "softmax_cross_entropy", "squared_error",
-    "tanh", "tanh_backward",
+    "NAME", "Panels", "adagrad", "adam", "clip", "clip_norm", "columns_product", "compiles_first", "dropout", "empty",
+    "layer_norm", "layer_norm_backward", "linear", "linear_backward", "lion", "momentum", "product", "relu",
+    "relu_backward", "rmsprop", "rmsprop_momentum", "sgd", "sigmoid", "sigmoid_backward", "softmax_cross_entropy",
+    "squared_error", "tanh", "tanh_backward",
 ]  # fmt: skip
 
 NAME = "numba"
@@ -57,6 +59,13 @@ def _dot(x: Array, y: Array) -> Any:
     for j in range(x.size):
         total += x[j] * y[j]
     return total
+
+
+def compiles_first() -> bool:
+    """Return whether no compiled code of this file is on the disk: then the first step takes seconds."""
+    stats = getattr(_total, "stats", None)  # numba may be told to compile nothing
+    made = glob.glob(os.path.join(glob.escape(stats.cache_path), "numba.*.nbi")) if stats else [__file__]
+    return not any(os.path.getmtime(path) >= os.path.getmtime(__file__) for path in made)
 
 
 # ------------------------------------------------------------------------------------- layers

@@ -329,6 +329,17 @@ def test_summary_shows_the_network_and_the_columns(folder: Path, capsys: pytest.
     assert "9 parameters, float32 on numpy" in capsys.readouterr().out
 
 
+def test_the_first_training_says_that_it_compiles(folder: Path) -> None:
+    pytest.importorskip("numba")
+    root = str(Path(dense_xp.__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root, "NUMBA_CACHE_DIR": str(folder / "cache")}
+    command = [sys.executable, "-m", "dense_xp", *TRAIN, "--epochs", "1", "--hidden", "4"]
+    first, second = (subprocess.run(command, env=environment, capture_output=True, text=True).stdout for _ in range(2))
+    assert "compiles its loops first" in first
+    assert "compiles" not in second
+    assert "saved " in second
+
+
 def test_ctrl_c_saves_what_was_learned(folder: Path) -> None:
     command = [sys.executable, "-m", "dense_xp", "train", "shop.csv", "--target", "left", "--save", "m",
                "--log", "log.csv", "--epochs", "1000000", "--patience", "1000000"]  # fmt: skip
