@@ -30,6 +30,7 @@ from dense_xp.cli.reports import (
     epochs,
     first_of,
     in_words,
+    note,
     plot,
     scores,
     shortened,
@@ -139,8 +140,9 @@ def train(arguments: argparse.Namespace) -> int:
     say("training", f"{arguments.optimizer}, batches of {batch_size:,}, at most {counted(arguments.epochs, 'epoch')}")
 
     family = model.built().kernels
-    if family and (first := optional(kernels_for(family), "compiles_first")) is not None and first():
-        say("training", "compiles its loops first, once after an installation: some seconds")
+    compiles_first = optional(kernels_for(family), "compiles_first") if family else None
+    if compiles_first is not None and compiles_first() and not arguments.quiet:
+        note("compiling the loops first, once after an installation: some seconds")
 
     history, failure = _fit(arguments, model, data, batch_size)
     say("epochs", epochs(history, arguments.epochs))
