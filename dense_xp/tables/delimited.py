@@ -28,7 +28,7 @@ _SAMPLE = 16  # as a power of 2, in bytes
 
 
 def cells(path: str, data: bytes, notes: list[str]) -> tuple[pl.DataFrame, str]:
-    """Return the fields of a CSV file as texts, and its separator.
+    """Return the fields of a CSV file as texts, and its separator: a comma, if there is a single column.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def cells(path: str, data: bytes, notes: list[str]) -> tuple[pl.DataFrame, str]:
     said = re.match(rb'(?:\xef\xbb\xbf)?"?sep=([^"\r\n])"?(?:\r?\n|\r)', data)  # as Excel has it
     data = data[said.end() :] if said else data
     end = "\r" if b"\r" in data[: 2**_SAMPLE] and b"\n" not in data[: 2**_SAMPLE] else "\n"
-    header, separator = _dialect(data, (said[1].decode("latin-1"),) if said else _SEPARATORS, end)
+    header, separator, is_short = _dialect(data, (said[1].decode("latin-1"),) if said else _SEPARATORS, end)
     if not header:
         raise TableError(f"{path} is empty")
     if twice := next((name for name, count in Counter(header).items() if name and count > 1), None):
@@ -58,7 +58,7 @@ def cells(path: str, data: bytes, notes: list[str]) -> tuple[pl.DataFrame, str]:
     )
     quote = '"' if re.search(rb'(?:\A(?:\xef\xbb\xbf)?|[\r\n%b]) *"' % re.escape(separator).encode(), data) else None
     try:
-        if quote and not _keeps_to_the_rules(data, separator):
+        if is_short or (quote and not _keeps_to_the_rules(data, separator)):
             rows = list(_records(data.decode("utf-8-sig"), separator, end))[1:]
             if max(map(len, rows), default=0) > len(names):
                 raise too_many
@@ -82,11 +82,15 @@ def cells(path: str, data: bytes, notes: list[str]) -> tuple[pl.DataFrame, str]:
         if count := int(frame.select(again).to_series().sum()):
             notes.append(f"the first line stands in {count:,} other rows too: left out")
             frame = frame.filter(~again)
-    return frame, separator
+    return frame, separator if len(names) > 1 else ","
 
 
-def _dialect(data: bytes, separators: Sequence[str], end: str) -> tuple[list[str], str]:
-    """Return the names in the first record, and the separator: the one that splits all records alike, and most."""
+def _dialect(data: bytes, separators: Sequence[str], end: str) -> tuple[list[str], str, bool]:
+    """Return the names in the first record, the separator, and whether all other records have one field more.
+
+    The separator is the one that splits all records alike, and most. R leaves out the name of the names of the rows;
+    other programs end each row with a separator.
+    """
     for size in itertools.count(_SAMPLE, 2):
         cut = 2**size < len(data)
         sample = data[: 2**size].decode("utf-8-sig", errors="replace")
@@ -99,7 +103,12 @@ def _dialect(data: bytes, separators: Sequence[str], end: str) -> tuple[list[str
         return widths[0] > 1, widths.count(widths[0]) / len(widths), widths[0]
 
     best = max(separators, key=rank)  # the first of equal ones
-    return [(field or "").strip() for field in next(iter(split[best]), [])], best
+    first, *rows = split[best] or [[]]
+    names = [(field or "").strip() for field in first]
+    is_short = {len(row) for row in rows} == {len(names) + 1 if len(names) > 1 else 0}
+    if is_short:
+        names = ["", *names] if any(row[-1] for row in rows) else [*names, ""]
+    return names, best, is_short
 
 
 def _records(text: str, separator: str, end: str, *, cut: bool = False) -> Iterator[list[str | None]]:

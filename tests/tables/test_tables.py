@@ -56,14 +56,28 @@ def csv(folder: Path, text: str | bytes, name: str = "table.csv") -> str:
         ('a,b\r1,x\r2,"y\rz"\r', [(1, "x"), (2, "y\rz")]),
         ("a,b\n1,x\na,b\n2,y\n a , b\n", [(1, "x"), (2, "y")]),
         ('"a","b"\n"1","x"\n', [(1, "x")]),
+        ("a,b,\n1,x,\n2,y,\n", [(1, "x", None), (2, "y", None)]),
+        ("a,b\n1,x,\n2,y,\n", [(1, "x", None), (2, "y", None)]),
         ("a;b\n1;x\n2;y;\n"[:-2] + "\n", [(1, "x"), (2, "y")]),
     ],
     ids=lambda value: repr(value)[:24],
 )
 def test_csv_files_of_many_kinds(tmp_path: Path, text: str, rows: list[Any]) -> None:
     frame = read(csv(tmp_path, text))
-    assert frame.columns == ["a", "b"]
+    assert frame.columns == ["a", "b", ""][: len(rows[0])]
     assert frame.rows() == rows
+
+
+def test_names_of_rows_without_a_name(tmp_path: Path) -> None:
+    """As R writes them."""
+    frame = read(csv(tmp_path, '"a"\t"b"\n"r 1"\t1\t"x"\n"r 2"\t2\t"y"\n'))
+    assert frame.columns == ["", "a", "b"]
+    assert frame.rows() == [("r 1", 1, "x"), ("r 2", 2, "y")]
+
+
+def test_a_single_column(tmp_path: Path) -> None:
+    assert read(csv(tmp_path, "a\nUSD 1,200\nUSD 300\n"))["a"].to_list() == [1200, 300]
+    assert read(csv(tmp_path, "a\n1,5\n2;5\n"))["a"].to_list() == ["1,5", "2;5"]
 
 
 @pytest.mark.parametrize(
