@@ -76,7 +76,7 @@ class Number:
         with np.errstate(over="ignore", invalid="ignore"):
             mean, scale = float(known.mean()), float(known.std())
         if not (math.isfinite(mean) and 0 < scale < math.inf):
-            raise TableError(f"{column.name}: the numbers are too large, too small or too close to be standardised")
+            return "too large, too small or too close to be standardised"
         return cls(column.name, mean, scale, len(values) - len(known))
 
     @property

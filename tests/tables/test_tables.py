@@ -533,6 +533,10 @@ def test_columns_that_are_not_there_or_of_another_type() -> None:
         Encoder.fit(TABLE, "price", drop=["size", "color", "old"])
     with pytest.raises(TableError, match="too large"):
         Encoder.fit(pl.DataFrame({"x": [1e308, -1e308, 1e308], "y": [1.0, 2.0, 4.0]}), "y")
+    far = pl.DataFrame({"x": [1e308, -1e308, 1e308], "z": [1, 2, 4], "y": [1.0, 2.0, 4.0]})
+    assert Encoder.fit(far, "y").left_out == {"x": "too large, too small or too close to be standardised"}
+    with pytest.raises(TableError, match="the target x is too large, too small or too close"):
+        Encoder.fit(far, "x")
     with pytest.raises(TableError, match="color holds texts, and not numbers"):
         Encoder.fit(TABLE, "price", numbers=["color"])
 
