@@ -147,6 +147,7 @@ def _model_and_table(arguments: argparse.Namespace) -> tuple[Layer, Encoder, Tab
         missing=about["missing"],
         values=about.get("values", []),
         decimals=about.get("decimals", {}),
+        keep=getattr(arguments, "keep", ()),
         unlimited=arguments.unlimited,
     )
     tables.check_columns(table.frame, [column.name for column in encoder.columns], ", which the model needs")

@@ -24,11 +24,17 @@ MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null",
 """What stands for a missing value in a CSV file."""
 
 _SEPARATORS = (",", ";", "\t", "|")
+_BOM = b"\xef\xbb\xbf"
 _SAMPLE = 16  # as a power of 2, in bytes
 
 
-def cells(path: str, data: bytes, notes: list[str]) -> tuple[pl.DataFrame, str]:
-    """Return the fields of a CSV file as texts, and its separator: a comma, if there is a single column.
+def marks(missing: Sequence[str], values: Sequence[str]) -> list[str]:
+    """Return what stands for a missing value in a CSV file: the usual marks without `values`, and others."""
+    return [*(mark for mark in MISSING if mark not in values), *missing]
+
+
+def cells(path: str, data: bytes) -> tuple[pl.DataFrame, str, list[str]]:
+    """Return the fields of a CSV file as texts.
 
     Parameters
     ----------
@@ -36,8 +42,15 @@ def cells(path: str, data: bytes, notes: list[str]) -> tuple[pl.DataFrame, str]:
         For messages.
     data : bytes
         What the file holds.
+
+    Returns
+    -------
+    frame : polars.DataFrame
+        The fields.
+    separator : str
+        Of the file; a comma, if there is a single column.
     notes : list of str
-        Takes what is worth a word.
+        What is worth a word.
     """
     pl = require_polars()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[: 2**_SAMPLE]:
@@ -45,7 +58,7 @@ def cells(path: str, data: bytes, notes: list[str]) -> tuple[pl.DataFrame, str]:
     said = re.match(rb'(?:\xef\xbb\xbf)?"?sep=([^"\r\n])"?(?:\r?\n|\r)', data)  # as Excel has it
     data = data[said.end() :] if said else data
     end = "\r" if b"\r" in data[: 2**_SAMPLE] and b"\n" not in data[: 2**_SAMPLE] else "\n"
-    header, separator, is_short = _dialect(data, (said[1].decode("latin-1"),) if said else _SEPARATORS, end)
+    header, separator, data = _dialect(data, (said[1].decode("latin-1"),) if said else _SEPARATORS, end)
     if not header:
         raise TableError(f"{path} is empty")
     if twice := next((name for name, count in Counter(header).items() if name and count > 1), None):
@@ -58,16 +71,11 @@ def cells(path: str, data: bytes, notes: list[str]) -> tuple[pl.DataFrame, str]:
     )
     quote = '"' if re.search(rb'(?:\A(?:\xef\xbb\xbf)?|[\r\n%b]) *"' % re.escape(separator).encode(), data) else None
     try:
-        if is_short or (quote and not _keeps_to_the_rules(data, separator)):
-            rows = list(_records(data.decode("utf-8-sig"), separator, end))[1:]
-            if max(map(len, rows), default=0) > len(names):
-                raise too_many
-            columns = itertools.zip_longest(*rows, [None] * len(names))
-            frame = pl.DataFrame([pl.Series(list(column)[:-1], dtype=pl.String) for column in columns])
-        else:
-            frame = pl.read_csv(
-                io.BytesIO(data), separator=separator, quote_char=quote, eol_char=end, infer_schema_length=0
-            )
+        if quote and not _keeps_to_the_rules(data, separator):
+            data = _mended(data.decode("utf-8-sig"), separator, end).encode()
+        frame = pl.read_csv(
+            io.BytesIO(data), separator=separator, quote_char=quote, eol_char=end, infer_schema_length=0
+        )
         frame.columns = names
     except pl.exceptions.NoDataError:
         raise TableError(f"{path} is empty") from None
@@ -77,42 +85,46 @@ def cells(path: str, data: bytes, notes: list[str]) -> tuple[pl.DataFrame, str]:
         if "found more fields" in str(error):
             raise too_many from None
         raise
+    notes: list[str] = []
     if len(names) > 1:
-        again = pl.all_horizontal(pl.col(name).str.strip_chars().eq_missing(name or None) for name in names)
+        again = pl.all_horizontal(
+            pl.col(name).str.strip_chars().eq_missing(said or None) for name, said in zip(names, header, strict=True)
+        )
         if count := int(frame.select(again).to_series().sum()):
             notes.append(f"the first line stands in {count:,} other rows too: left out")
             frame = frame.filter(~again)
-    return frame, separator if len(names) > 1 else ","
+    return frame, separator if len(names) > 1 else ",", notes
 
 
-def _dialect(data: bytes, separators: Sequence[str], end: str) -> tuple[list[str], str, bool]:
-    """Return the names in the first record, the separator, and whether all other records have one field more.
+def _dialect(data: bytes, separators: Sequence[str], end: str) -> tuple[list[str], str, bytes]:
+    """Return the names in the first record, the separator, and the file with as many names as there are fields.
 
     The separator is the one that splits all records alike, and most. R leaves out the name of the names of the rows;
-    other programs end each row with a separator.
+    other programs end each row with a separator, but not the first line.
     """
     for size in itertools.count(_SAMPLE, 2):
         cut = 2**size < len(data)
         sample = data[: 2**size].decode("utf-8-sig", errors="replace")
-        split = {s: [*itertools.islice(_records(sample, s, end, cut=cut), 1000)] for s in separators}
+        split = {s: [*itertools.islice(_records(sample, s, end, cut), 1000)] for s in separators}
         if not cut or all(split.values()):  # none of them is within its first record yet
             break
 
     def rank(separator: str) -> tuple[bool, float, int]:
-        widths = [*map(len, split[separator])] or [0]
+        widths = [len(row) for row, _ in split[separator]] or [0]
         return widths[0] > 1, widths.count(widths[0]) / len(widths), widths[0]
 
     best = max(separators, key=rank)  # the first of equal ones
-    first, *rows = split[best] or [[]]
+    (first, stop), *rows = split[best] or [([], 0)]
     names = [(field or "").strip() for field in first]
-    is_short = {len(row) for row in rows} == {len(names) + 1 if len(names) > 1 else 0}
-    if is_short:
-        names = ["", *names] if any(row[-1] for row in rows) else [*names, ""]
-    return names, best, is_short
+    if {len(row) for row, _ in rows} == {len(names) + 1 if len(names) > 1 else 0}:
+        names = ["", *names] if any(row[-1] for row, _ in rows) else [*names, ""]
+        line = best.join('"' + name.replace('"', '""') + '"' for name in names) + end
+        data = line.encode() + data.removeprefix(_BOM)[len(sample[:stop].encode()) :]
+    return names, best, data
 
 
-def _records(text: str, separator: str, end: str, *, cut: bool = False) -> Iterator[list[str | None]]:
-    """Split a text into records that are not blank; if it is cut off, the last one does not count."""
+def _records(text: str, separator: str, end: str, cut: bool) -> Iterator[tuple[list[str | None], int]]:
+    """Yield the records of a text that are not blank, and where each ends; if it is cut, the last does not count."""
     stop = "\r" if end == "\r" else r"\r?\n"
     s = re.escape(separator)
     field = re.compile(rf' *"([^"]*+(?:""[^"]*+)*+)" *({s}|{stop}|\Z)|([^{s}{end}]*)({s}|{end}|\Z)')
@@ -128,7 +140,7 @@ def _records(text: str, separator: str, end: str, *, cut: bool = False) -> Itera
         if (after if quoted is not None else closed) == separator:
             continue
         if row != [None]:
-            yield row
+            yield row, at
         row = []
         if at == len(text):
             return
@@ -137,9 +149,21 @@ def _records(text: str, separator: str, end: str, *, cut: bool = False) -> Itera
 def _keeps_to_the_rules(data: bytes, separator: str) -> bool:
     """Whether each quote opens or closes a field, or stands twice within one."""
     edge = rb"[^\r\n%b]" % re.escape(separator).encode()
-    start = 3 if data.startswith(b"\xef\xbb\xbf") else 0
     rules = rb'(?:[^"]++|(?<!%b)"[^"]*+(?:""[^"]*+)*+"(?!%b))*+\Z' % (edge, edge)
-    return re.compile(rules).match(data[start:] if start else data) is not None
+    return re.match(rules, data.removeprefix(_BOM)) is not None
+
+
+def _mended(text: str, separator: str, end: str) -> str:
+    """Return a text with quotes around each field that has quotes in it, and those doubled."""
+    s = re.escape(separator)
+    stop = "\r" if end == "\r" else r"\r?\n"
+    field = rf'(?<![^{s}{end}])(?: *"([^"]*+(?:""[^"]*+)*+)" *(?={s}|{stop}|\Z)|([^{s}{end}"]*"[^{s}{end}]*))'
+
+    def quoted(found: re.Match[str]) -> str:
+        inner, plain = found.groups()
+        return '"' + (inner if plain is None else plain.removesuffix("\r").replace('"', '""')) + '"'
+
+    return re.sub(field, quoted, text)
 
 
 # ------------------------------------------------------------------------------------- values
@@ -151,7 +175,6 @@ def settled(
     *,
     texts: Sequence[str],
     missing: Sequence[str],
-    values: Sequence[str],
     decimals: Mapping[str, str] | str,
 ) -> tuple[pl.DataFrame, dict[str, str], dict[str, str]]:
     """Return columns of texts as what all of them are: numbers, yes and no, dates, or texts.
@@ -159,13 +182,13 @@ def settled(
     Parameters
     ----------
     frame : polars.DataFrame
-        Texts.
+        Texts, without the marks of missing values.
     separator : str
         Of the file.
     texts : sequence of str
         Columns that stay what they are.
-    missing, values : sequence of str
-        What else stands for a missing value, and which of the usual marks do not.
+    missing : sequence of str
+        Marks that are numbers may be written in other ways in columns of numbers.
     decimals : str or mapping of str to str
         The decimal sign of all columns, or of some, where their values leave it open.
 
@@ -179,8 +202,6 @@ def settled(
         How columns are read that others may read otherwise.
     """
     pl = require_polars()
-    marks = [*(mark for mark in MISSING if mark not in values), *missing]
-    frame = marked(frame.with_columns(pl.all().str.strip_chars()), marks)
     columns = {column.name: column for column in frame}
     numbers: dict[str, Numerals] = {}
     known = set()
@@ -214,7 +235,7 @@ def settled(
 
 def _blocks(names: Sequence[str], height: int) -> Iterator[Sequence[str]]:
     """Divide columns into as many at a time as memory likes: one call for many is faster by far."""
-    size = max(1, 2**22 // max(1, height))
+    size = max(1, 2**20 // max(1, height))
     return (names[at : at + size] for at in range(0, len(names), size))
 
 

@@ -55,7 +55,7 @@ class Table:
     frame : polars.DataFrame
         Its values.
     written : polars.DataFrame
-        The same rows as they stand in the file: of a CSV file, the texts.
+        The columns that were to be kept, as they stand in the file: of a CSV file, the texts.
     decimals : dict of str to str
         The decimal signs of a CSV file that may be taken otherwise; ``read_table(..., decimals=...)`` takes it.
     readings : dict of str to str
@@ -74,11 +74,9 @@ class Table:
         """Return columns as they stand in the file: as values where these are written so, and else as texts."""
         pl = require_polars()
         pairs = [(self.frame[name], self.written[name]) for name in names]
-        return pl.DataFrame(
-            [
-                value if value.dtype.is_nested() or value.cast(pl.String).equals(text.cast(pl.String)) else text
-                for value, text in pairs
-            ]
+        return self.frame.select(
+            value if value.dtype.is_nested() or value.cast(pl.String).equals(text.cast(pl.String)) else text
+            for value, text in pairs
         )
 
 
@@ -94,6 +92,7 @@ def read_table(
     missing: Sequence[str] = (),
     values: Sequence[str] = (),
     decimals: Mapping[str, str] | str = "",
+    keep: Sequence[str] = (),
     unlimited: bool = False,
 ) -> Table:
     """Read a table.
@@ -113,6 +112,8 @@ def read_table(
     decimals : str or mapping of str to str, optional
         The decimal sign, ``"."`` or ``","``, of all columns or of some. It counts where a column leaves it open, as
         ``1,234`` does; by default the other columns tell.
+    keep : sequence of str
+        Columns that are returned as they stand in the file too, if they are there.
     unlimited : bool, default False
         Whether to read a file that takes far more memory than its size lets one expect.
 
@@ -132,25 +133,26 @@ def read_table(
     pl = require_polars()
     _check_there(path)
     limit = sys.maxsize if unlimited else _SPARE + _TIMES * os.path.getsize(path)
-    notes: list[str] = []
-    signs: Mapping[str, str] = {}
-    readings: Mapping[str, str] = {}
     try:
         if kind == "csv":
-            written, separator = delimited.cells(path, _unpacked(path, limit), notes)
+            cells, separator, notes = delimited.cells(path, _unpacked(path, limit))
+            written = cells.select(name for name in cells.columns if name in keep)
+            cells = marked(cells, delimited.marks(missing, values))
             frame, signs, readings = delimited.settled(
-                written, separator, texts=texts, missing=missing, values=values, decimals=decimals
+                cells, separator, texts=texts, missing=missing, decimals=decimals
             )
-            blank = pl.all_horizontal(pl.all().is_null())
-            frame, written = frame.filter(~blank), written.filter(~frame.select(blank).to_series())
+            blank = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
+            if blank.any():
+                frame, written = frame.filter(~blank), written.filter(~blank) if written.width else written
+            table = Table(frame, written, signs, readings, notes)
         else:
-            frame = written = (_read_parquet if kind == "parquet" else _read_npz)(path, limit)
-            frame = marked(frame, missing) if missing else frame
+            frame = (_read_parquet if kind == "parquet" else _read_npz)(path, limit)
+            table = Table(marked(frame, missing), frame.select(name for name in frame.columns if name in keep))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, *_DAMAGED) as error:
         raise TableError(f"{path} cannot be read as {kind}: {_first_line(error)}") from error
-    if not frame.height:
+    if not table.frame.height:
         raise TableError(f"{path} has no rows" + (" below its first line" if kind == "csv" else ""))
-    return Table(frame, written, signs, readings, notes)
+    return table
 
 
 def write(frame: pl.DataFrame, path: str) -> None:

@@ -153,9 +153,11 @@ def without_zero_decimals(texts: Texts) -> Texts:
 def marked(frame: pl.DataFrame, marks: Sequence[str]) -> pl.DataFrame:
     """Return a table without the values that are marks: as texts, or as numbers however these are written."""
     polars = require_polars()
+    if not marks:
+        return frame
     numbers = {float(mark) for mark in marks if re.fullmatch(_PLAIN, mark)}
     plain = [str(int(number)) for number in numbers if number == int(number)]
-    texts = polars.col(polars.String)
+    texts = polars.col(polars.String).str.strip_chars()
     here = texts.is_in([*marks])
     if plain:
         here = here | without_zero_decimals(texts).is_in(plain)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,7 @@ def test_the_first_line_in_other_rows_is_told(tmp_path: Path) -> None:
     found = read_table(csv(tmp_path, "a,b\n1,x\na,b\n2,y\na,b\n"))
     assert found.notes == ["the first line stands in 2 other rows too: left out"]
     assert found.frame.rows() == [(1, "x"), (2, "y")]
+    assert read(csv(tmp_path, "a,,\n1,2,3\na,,\n")).rows() == [(1, 2, 3)]
     assert read_table(csv(tmp_path, "a\n1\na\n")).frame["a"].to_list() == ["1", "a"]
 
 
@@ -256,6 +259,19 @@ def test_columns_without_a_name_at_the_end(tmp_path: Path) -> None:
 def test_compressed_csv(tmp_path: Path) -> None:
     path = csv(tmp_path, gzip.compress(b"a;b\n1;x\n"), "table.csv.gz")
     assert read(path).rows() == [(1, "x")]
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ['"', 'a"\n ', ';,"', ' "\n,', '"\n', '""', '"""', '"a""\n', '"a,"\n', 'x,"\n', '"\n"', '"a"b,"c""\n', '," '],
+)
+@pytest.mark.parametrize("head", ["a,b\n", "a;b\n1;2\n"])
+def test_quotes_in_disorder_take_linear_time(tmp_path: Path, piece: str, head: str) -> None:
+    path = csv(tmp_path, head + piece * (2**20 // len(piece)))
+    start = time.perf_counter()
+    with contextlib.suppress(TableError):
+        read(path)
+    assert time.perf_counter() - start < 10  # a tenth of a second; a way that is quadratic takes hours
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.npz", "a.parquet"])
