@@ -22,7 +22,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from dense_xp.kernels.numba_team import COUNTERS, Team, add, closed, entered, left, look, opened, pause
+from dense_xp.kernels.numba_team import COUNTERS, MANY, WANTED, Team, add, closed, entered, left, look, opened, pause
 from dense_xp.kernels.numpy import Array, empty
 
 _FEATURES = binding.get_host_cpu_features()
@@ -169,7 +169,7 @@ def _pointer(typing_context: Any, kind: Any, address: Any) -> Any:
 # A job is whole numbers: addresses, and lengths in numbers.
 #   0 X   1 its columns   2 rows   3 output   4 rows in a tile   5 layers   6 scratch   7 half of it, for one thread
 #   8 bytes of a number   9 numbers in a register   10 whether threads share the panels
-#   11 whether weights are read where they are   12 memory for one panel, then
+#   11 whether weights are read where they are   12 memory for one panel, then   13 counters of the team
 # and of each layer: packed weights, inputs, units, whether it is rectified, weights and bias where they are.
 
 
@@ -248,19 +248,20 @@ def _work(kind: Any, job: Array, memory: int, me: int) -> None:
             pause()
         return
     A, lda, units = job[0], job[1], job[1]
+    taken, members = counters, look(memory + 8 * WANTED) + 1
     for layer in range(layers):
         units = job[HEAD + PER_LAYER * layer + 2]
         C, ldc = job[6] + (layer % 2) * job[7] * size, (units + lanes - 1) // lanes * lanes
         pieces = (ldc + VECTORS * lanes - 1) // (VECTORS * lanes)
-        own = counters + 128 * layer
-        while True:
-            p = add(own, 1)
-            if p >= pieces:
-                break
-            _panel(kind, job, layer, p, A, lda, job[2], C, ldc)
-            add(own + 64, 1)
-        while look(own + 64) < pieces:
+        first = me * pieces // members  # its own come first: they are in the cache of its core since the last call
+        for i in range(first, first + pieces):
+            p = i % pieces
+            if add(taken + 64 + 8 * p, 1) == 0:
+                _panel(kind, job, layer, p, A, lda, job[2], C, ldc)
+                add(taken, 1)
+        while look(taken) < pieces:
             pause()
+        taken += 64 + 8 * pieces
         A, lda = C, ldc
     if me == 0:
         _copy(kind, A, lda, job[2], units, job[3])
@@ -279,8 +280,7 @@ def _alone(kind: Any, job: Array, X: Array, out: Array) -> None:
 @_compiled  # type: ignore[untyped-decorator]
 def _together(kind: Any, job: Array, X: Array, out: Array, memory: int, wanted: int) -> None:
     job[0], job[2], job[3] = X.ctypes.data, X.shape[0], out.ctypes.data
-    counters = carray(_pointer(np.int64(0), memory + 8 * COUNTERS), 16 * job[5])
-    counters[:] = 0
+    carray(_pointer(np.int64(0), memory + 8 * COUNTERS), job[13])[:] = 0
     opened(memory, wanted)
     _work(kind, job, memory, 0)
     closed(memory)
@@ -350,6 +350,8 @@ class _Packed:
         for i, ((W, w0), (_, _, rectified), own) in enumerate(zip(pairs, layers, packed, strict=True)):
             addresses = W.ctypes.data, w0.ctypes.data
             self.job[HEAD + PER_LAYER * i :][:PER_LAYER] = own.ctypes.data, *W.shape, rectified, *addresses
+        panels = [-(-W.shape[1] // panel) for W, _ in pairs]
+        self.job[13] = 16 + sum(8 + n for n in panels)
         self.free: list[tuple[Array, Array]] = []  # jobs and scratch that no call is using
 
     def memory(self) -> tuple[Array, Array]:
@@ -409,7 +411,9 @@ class Panels:
     def _computed(self, own: _Packed, X: Array, in_place: bool) -> Array:
         n = X.shape[0]
         out = np.empty((n, self.units), dtype=self.dtype)
-        if n * own.weights >= 2 * SHARE and self._shared(own, X, out, in_place):
+        # few rows wait for the weights as long as a block of them
+        shares = max(n, HEIGHTS[0]) * own.weights // SHARE if n else 0
+        if shares > 1 and self._shared(own, X, out, in_place, shares - 1):
             return out
         job, scratch = own.memory()
         job[11] = in_place
@@ -417,10 +421,11 @@ class Panels:
         own.free.append((job, scratch))
         return out
 
-    def _shared(self, own: _Packed, X: Array, out: Array, in_place: bool) -> bool:
+    def _shared(self, own: _Packed, X: Array, out: Array, in_place: bool, wanted: int) -> bool:
         """Let other threads help, if there are some; return whether there are."""
         n, few = X.shape[0], X.shape[0] <= FEW
-        others = _TEAM.take(n * own.weights // SHARE - 1) if len(self._layers) <= LAYERS else 0
+        fits = len(self._layers) <= LAYERS and own.job[13] <= MANY
+        others = _TEAM.take(wanted) if fits else 0
         if not others:
             return False
         try:

@@ -7,6 +7,8 @@ down by it. One call at a time has the team; one that comes meanwhile works alon
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.util
 import os
 import platform
@@ -22,15 +24,15 @@ from numba.extending import intrinsic
 
 from dense_xp.kernels.numpy import empty
 
-SPINS = 20_000
-"""How often a thread looks for work before it sleeps: some 50 microseconds."""
+SPINS = 80_000
+"""How often a thread looks for work before it sleeps: about a millisecond. To wake it would take a part of one."""
 
 OPEN, ACTIVE, WANTED, AWAKE, COUNTERS = 0, 8, 16, 24, 24 + 256
 """Where in the shared memory stands: the number of the open call, or 0; how many threads are in it; how many may be;
 which are awake; the counters of the work. Eight numbers are a cache line."""
 
-MOST = 256
-"""The most threads of a team."""
+MOST, MANY = 256, 4096
+"""The most threads of a team, and counters of a call."""
 
 
 # ------------------------------------------------------------------ memory that threads share
@@ -149,12 +151,14 @@ class Team:
 
     def reset(self) -> None:
         """Forget all threads."""
-        self._memory = np.zeros(COUNTERS + 4096, dtype=np.int64)
+        self._memory = np.zeros(COUNTERS + MANY + 8, dtype=np.int64)
         self.memory = int(-(-self._memory.ctypes.data // 64) * 64)
         self.job = np.zeros(self.size, dtype=np.int64)
         self._scratch = np.empty(0, dtype=np.uint8)
         self._taken = threading.Lock()
         self._bells: list[threading.Lock] = []
+        self._threads: list[threading.Thread] = []
+        self._here = -1  # the core that the caller was on
 
     def take(self, wanted: int) -> int:
         """Take the team for a call, if it is free; return how many threads besides the caller's are coming."""
@@ -164,8 +168,16 @@ class Team:
         while len(self._bells) < wanted:
             self._bells.append(threading.Lock())
             self._bells[-1].acquire()
-            number = len(self._bells)
-            threading.Thread(target=self._live, args=(self.memory, self.job, number), daemon=True).start()
+            of_all = self.memory, self.job, len(self._bells)
+            thread = threading.Thread(target=self._live, args=of_all, daemon=True, name=f"dense_xp-{len(self._bells)}")
+            thread.start()
+            self._threads.append(thread)
+            self._here = -1
+        here = _cpu()
+        if here != self._here:
+            self._here = here
+            for thread in self._threads:
+                _keep_off(thread, here)
         awake = np.ndarray(MOST, np.int64, self._memory, self.memory - self._memory.ctypes.data + 8 * AWAKE)
         for number in range(1, wanted + 1):
             if not awake[number]:
@@ -212,6 +224,23 @@ def allowed_threads() -> int:
     return int(max(1, min([_CORES, *limits])))
 
 
+def _keep_off(thread: threading.Thread, cpu: int) -> None:
+    """Let a thread run on any core but one: a scheduler may leave two that wait for each other on the same for long."""
+    if cpu >= 0 and thread.native_id is not None:
+        with contextlib.suppress(OSError):  # it may be forbidden, or the cores are others by now
+            os.sched_setaffinity(thread.native_id, _ALLOWED - {cpu})
+
+
+def _which_cpu() -> Callable[[], int]:
+    try:
+        function: Callable[[], int] = ctypes.CDLL(None).sched_getcpu
+        return function if function() in _ALLOWED else lambda: -1
+    except (AttributeError, OSError, TypeError):
+        return lambda: -1
+
+
 _LIMITS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_ALLOWED = set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+_CORES = len(_ALLOWED)
+_cpu = _which_cpu() if hasattr(os, "sched_setaffinity") else lambda: -1
 _libraries: list[Any] | None = None
