@@ -22,7 +22,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from dense_xp.kernels.numba_team import COUNTERS, MANY, WANTED, Team, add, closed, entered, left, look, opened, pause
+from dense_xp.kernels.numba_team import COUNTERS, MANY, WANTED, Team, add, closed, entered, left, look, opened, pause, pointer
 from dense_xp.kernels.numpy import Array, empty
 
 _FEATURES = binding.get_host_cpu_features()
@@ -96,7 +96,7 @@ def _multiply(
         zero = ir.Constant(vector, [0.0] * lanes)
 
         def pointer(base: Any, offset: Any, what: Any = vector) -> Any:
-            return builder.inttoptr(builder.add(base, offset), what.as_pointer())
+            return builder.inttoptr(builder.add(base, offset), what.aspointer())
 
         def moved(x: Any, w: Any, total: Any) -> Any:
             return builder.call(fma, [x, w, total]) if _FUSED else builder.fadd(total, builder.fmul(x, w))
@@ -154,16 +154,6 @@ def _multiply(
     return types.void(kind, *[types.int64] * 12), code
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _pointer(typing_context: Any, kind: Any, address: Any) -> Any:
-    """Return an address as a pointer to numbers of a kind."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
-
-    return types.CPointer(kind)(kind, types.int64), code
-
-
 # ------------------------------------------------------------------ layers in a row
 #
 # A job is whole numbers: addresses, and lengths in numbers.
@@ -201,8 +191,8 @@ def _panel(kind: Any, job: Array, layer: int, p: int, A: int, lda: int, n: int, 
 @_compiled  # type: ignore[untyped-decorator]
 def _lay_out(kind: Any, W: int, w0: int, units: int, k: int, columns: int, ldb: int, panel: int) -> None:
     """Write a panel of some columns of W below their bias; what is left of its width is zero."""
-    there, bias = carray(_pointer(kind, panel), (k + 1) * ldb), carray(_pointer(kind, w0), columns)
-    weights = carray(_pointer(kind, W), (k - 1) * units + columns)
+    there, bias = carray(pointer(kind, panel), (k + 1) * ldb), carray(pointer(kind, w0), columns)
+    weights = carray(pointer(kind, W), (k - 1) * units + columns)
     for i in range(k + 1):
         row = there[i * ldb : i * ldb + ldb]
         row[columns:] = 0
@@ -226,7 +216,7 @@ def _rows(kind: Any, job: Array, first: int, n: int, scratch: int) -> None:
 
 @_compiled  # type: ignore[untyped-decorator]
 def _copy(kind: Any, A: int, lda: int, n: int, units: int, out: int) -> None:
-    here, there = carray(_pointer(kind, A), n * lda), carray(_pointer(kind, out), n * units)
+    here, there = carray(pointer(kind, A), n * lda), carray(pointer(kind, out), n * units)
     for i in range(n):
         for j in range(units):
             there[i * units + j] = here[i * lda + j]
@@ -280,7 +270,7 @@ def _alone(kind: Any, job: Array, X: Array, out: Array) -> None:
 @_compiled  # type: ignore[untyped-decorator]
 def _together(kind: Any, job: Array, X: Array, out: Array, memory: int, wanted: int) -> None:
     job[0], job[2], job[3] = X.ctypes.data, X.shape[0], out.ctypes.data
-    carray(_pointer(np.int64(0), memory + 8 * COUNTERS), job[13])[:] = 0
+    carray(pointer(np.int64(0), memory + 8 * COUNTERS), job[13])[:] = 0
     opened(memory, wanted)
     _work(kind, job, memory, 0)
     closed(memory)
@@ -306,7 +296,7 @@ def _digest(sources: Array) -> Any:
     digest = np.uint64(0)
     lanes = np.zeros(128, dtype=np.uint32)
     for i in range(sources.shape[0]):
-        words = carray(_pointer(np.uint32(0), sources[i, 0]), sources[i, 1])
+        words = carray(pointer(np.uint32(0), sources[i, 0]), sources[i, 1])
         whole = words.size // 128 * 128
         for at in range(0, whole, 128):
             line = words[at : at + 128]

@@ -86,6 +86,16 @@ def pause(typing_context: Any) -> Any:
     return types.void(), code
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def pointer(typing_context: Any, kind: Any, address: Any) -> Any:
+    """Return an address as a pointer to numbers of a kind."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(kind)(kind, types.int64), code
+
+
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def opened(memory: int, wanted: int) -> None:
     """Open a call, for so many threads besides the caller's."""
