@@ -49,6 +49,7 @@ OPTIONAL = {
     "activation_backward": "grad, slope, grad_bias",
     "layer_norm": "X, gamma, beta, epsilon, normed, inverse, Y",
     "layer_norm_backward": "grad, gamma, normed, inverse, grad_gamma, grad_beta, out",
+    "int8_product": "X, Q, out",
     "chain": "X, params, widths, rectified, outputs",
     "chain_backward": "X, grad, params, widths, rectified, outputs, grads, scratch, wanted",
     "Recorder": "count, dtype",

@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 
 from dense_xp.kernels import one_minus_power
+from dense_xp.kernels.numba_int8 import int8_product
 from dense_xp.kernels.numba_panels import Panels
 from dense_xp.kernels.numpy import (
     Array,
@@ -31,9 +32,9 @@ from dense_xp.kernels.numpy import (
 
 __all__ = [
     "NAME", "Panels", "adagrad", "adam", "clip", "clip_norm", "columns_product", "compiles_first", "dropout", "empty",
-    "layer_norm", "layer_norm_backward", "linear", "linear_backward", "lion", "momentum", "product", "relu",
-    "relu_backward", "rmsprop", "rmsprop_momentum", "sgd", "sigmoid", "sigmoid_backward", "softmax_cross_entropy",
-    "squared_error", "tanh", "tanh_backward",
+    "int8_product", "layer_norm", "layer_norm_backward", "linear", "linear_backward", "lion", "momentum", "product",
+    "relu", "relu_backward", "rmsprop", "rmsprop_momentum", "sgd", "sigmoid", "sigmoid_backward",
+    "softmax_cross_entropy", "squared_error", "tanh", "tanh_backward",
 ]  # fmt: skip
 
 NAME = "numba"

@@ -22,13 +22,18 @@ from dense_xp.layers.contract import is_pure, with_inner
 from dense_xp.layers.dense import Dense, rows_of
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
+from dense_xp.layers.quantization import QuantizedDense
 from dense_xp.support.checks import integer
+from dense_xp.support.dtypes import widened
 from dense_xp.support.products import taken_by
 from dense_xp.support.trees import Params
 from dense_xp.training.compiled import compile_once
 from dense_xp.training.samples import model_input, slices
 
 Output = Callable[[Array], Array]
+
+FEW = 32
+"""Rows up to which weights of eight bits are multiplied as they are; more are worth a conversion for BLAS."""
 
 
 def needs_built(model: Layer) -> Backend:
@@ -287,13 +292,28 @@ def _stages(model: Layer, kernels: Any) -> Iterator[Any]:
         if row:
             yield _Affine(kernels.Panels(row))
             row = []
-        yield _pure(layer)
+        if type(layer) is QuantizedDense and optional(kernels, "int8_product"):
+            yield _quantized(layer, kernels.int8_product)
+        else:
+            yield _pure(layer)
     if row:
         yield _Affine(kernels.Panels(row))
 
 
 def _pure(layer: Layer) -> Output:
     return lambda X: layer.forward(layer.params, X)[0]
+
+
+def _quantized(layer: QuantizedDense, product: Callable[..., None]) -> Output:
+    def output(X: Array) -> Array:
+        rows = widened(rows_of(X))
+        if not 0 < len(rows) <= FEW:
+            return layer.forward(layer.params, X)[0]
+        out = np.empty((len(rows), layer.n_units), dtype=rows.dtype)
+        product(rows, layer.params["W"], out)
+        return layer.after_product(layer.params, X, out, training=False)[0]
+
+    return output
 
 
 def _in_order(model: Layer) -> Iterator[Layer]:

@@ -210,6 +210,36 @@ def test_chain(kernel: Any, dtype: str, n: int, widths: tuple[int, ...], last: s
     held(case, twin, dtype)
 
 
+@pytest.mark.parametrize("n", [1, 3, 4, 7, 32])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (8, 40), (203, 33)])
+@pytest.mark.parametrize("piece", [1, 150, 1 << 21])
+def test_int8_product(dtype: str, n: int, shape: tuple[int, int], piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the bound, and the same bits for any number of threads and whatever else is in the batch."""
+    kernel = pytest.importorskip("dense_xp.kernels.numba_int8")
+    from dense_xp.kernels import numba_team
+
+    monkeypatch.setattr(kernel, "PIECE", piece)
+    inputs = {"X": RNG.normal(size=(n, shape[0])), "Q": RNG.integers(-127, 128, size=shape).astype("float64")}
+
+    def product(X: Any, Q: Any) -> Any:
+        Z = np.full((len(X), shape[1]), math.nan, dtype)
+        kernel.int8_product(X, Q.astype("int8"), Z)
+        return Z
+
+    def twin(arrays: dict[str, Any]) -> dict[str, Any]:
+        X, Q = arrays["X"], arrays["Q"]
+        X.flags.writeable = False
+        Z = product(X, Q)
+        np.testing.assert_array_equal(product(np.asfortranarray(X), np.asfortranarray(Q)), Z)
+        np.testing.assert_array_equal(np.concatenate([product(X[i : i + 1], Q) for i in range(n)]), Z)
+        with monkeypatch.context() as patch:
+            patch.setattr(numba_team, "allowed_threads", lambda: 1)
+            np.testing.assert_array_equal(product(X, Q), Z)
+        return {"Z": Z}
+
+    held(Case("X Q", str(shape), lambda arrays: {"Z": arrays["X"] @ arrays["Q"]}, inputs), twin, dtype)
+
+
 def test_relu_passes_nan_on_and_stops_infinity(kernel: Any, dtype: str) -> None:
     put = get_backend().asarray
     Z = put(np.asarray([[math.nan, math.inf, -math.inf, -0.0]], dtype=dtype))
@@ -409,6 +439,7 @@ def kernels_in(name: str) -> dict[str, str | None]:
             found[node.targets[0].id] = found.get(ast.unparse(node.value))
         elif isinstance(node, ast.ImportFrom) and node.module in (
             "dense_xp.kernels.numpy",
+            "dense_xp.kernels.numba_int8",
             "dense_xp.kernels.numba_panels",
         ):
             others = kernels_in(node.module.rpartition(".")[2])

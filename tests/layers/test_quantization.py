@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from dense_xp.backend import Backend, to_numpy
 from dense_xp.evidence.rounding import PRECISIONS, gamma
 from dense_xp.layers import quantization
 from dense_xp.saving import ModelFileError
+from dense_xp.training.prediction import predict
 from tests.comparing import assert_close, assert_same_kind
 from tests.layers.layer_gradients import assert_gradient
 
@@ -70,10 +72,14 @@ def test_every_output_is_within_its_bound(
     monkeypatch.setattr(quantization, "BLOCK", block)
     dense, layer = pair(backend, 37, 11, dtype, use_bias=use_bias)
     x = backend.asarray(np.random.default_rng(2).normal(size=(50, 37)), dtype)
-    Y = layer.forward_pass(x)
-    assert_same_kind(Y, backend, dtype, (50, 11))
+    check_output(layer.forward_pass(x), dense, layer, x, dtype)
+    check_output(predict(layer, x[:7, :]), dense, layer, x[:7, :], dtype)
+
+
+def check_output(Y: Any, dense: Dense, layer: QuantizedDense, x: Any, dtype: str) -> None:
+    assert_same_kind(Y, dense.built(), dtype, (x.shape[0], 11))
     x, W, s = (to_numpy(a).astype("float64") for a in (x, dense.W, layer.weights["scale"]))
-    w0 = to_numpy(dense.w0).astype("float64") if use_bias else np.zeros((1, 11))
+    w0 = to_numpy(dense.w0).astype("float64") if dense.use_bias else np.zeros((1, 11))
     exact = x @ W + w0
     quantized = 0.5 * s * np.abs(x).sum(axis=1, keepdims=True)
     u = PRECISIONS[dtype].u
@@ -194,6 +200,45 @@ def test_a_whole_model_through_everything(backend: Backend, tmp_path: Path) -> N
             assert other.weights[name].dtype == value.dtype
     assert small.evaluate(X, LABELS, metrics=["accuracy"]).keys() == {"loss", "accuracy"}
     small.summary()
+
+
+def test_few_rows_are_multiplied_by_the_integers_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the layer stands, and through the weights that it has now; many rows, and subclasses, as ever."""
+    numba = pytest.importorskip("dense_xp.kernels.numba")
+    product, rows = numba.int8_product, []
+    monkeypatch.setattr(numba, "int8_product", lambda X, Q, out: (rows.append(len(X)), product(X, Q, out)))
+    small = quantize(network())
+    many = np.tile(X, (2, 1))
+    for x, counted in ((X[:1], [1] * 3), (X, [30] * 3), (X[:24].reshape(2, 3, 4, 6), [24] * 3), (many, [])):
+        rows.clear()
+        Y = small.predict(x)
+        assert rows == counted
+        np.testing.assert_allclose(Y, small.forward_pass(x, training=False), rtol=1e-5, atol=1e-5)
+    small.evaluate(X, LABELS)
+    assert rows == [30] * 3
+    small.set_weights({"head.W": np.zeros((5, 4), "int8")})
+    np.testing.assert_array_equal(small.predict(X), np.tile(small.weights["head.w0"], (30, 1)))
+
+    class Twice(QuantizedDense):
+        def forward(self, params: Any, X: Any, **kwargs: Any) -> Any:
+            Y, cache = super().forward(params, X, **kwargs)
+            return 2 * Y, cache
+
+    _, layer = pair(small.built(), 6, 5)
+    other = Twice(5, (6,), backend="numpy")
+    other.initialize()
+    other.set_weights(layer.weights)
+    np.testing.assert_allclose(predict(other, X), 2 * predict(layer, X), rtol=1e-4)
+
+
+def test_many_threads_predict_the_same_bits() -> None:
+    model = Sequential([Dense(700, activation="relu"), Dense(5)], input_shape=(6000,), rng=0)
+    model.initialize()
+    small = quantize(model)
+    x = np.random.default_rng(0).normal(size=(32, 1, 6000)).astype("float32")
+    alone = [small.predict(row) for row in x]
+    with ThreadPoolExecutor(16) as pool:
+        np.testing.assert_array_equal(list(pool.map(small.predict, x)), alone)
 
 
 def test_what_is_left_of_a_model_may_learn(backend: Backend) -> None:
