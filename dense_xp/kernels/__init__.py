@@ -13,6 +13,7 @@ import functools
 import importlib
 import importlib.util
 import math
+import os
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, Protocol
@@ -176,7 +177,8 @@ def host_kernels() -> ModuleType:
     >>> host_kernels().NAME in ("numpy", "numba")
     True
     """
-    if importlib.util.find_spec("numba") is not None:
+    told_not_to = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")  # then NumPy's are faster
+    if importlib.util.find_spec("numba") is not None and not told_not_to:
         try:
             return importlib.import_module("dense_xp.kernels.numba")
         except ImportError:  # a numba that does not fit this NumPy; everything works without it

@@ -22,7 +22,20 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from dense_xp.kernels.numba_team import COUNTERS, MANY, WANTED, Team, add, closed, entered, left, look, opened, pause, pointer
+from dense_xp.kernels.numba_team import (
+    COUNTERS,
+    MANY,
+    WANTED,
+    Team,
+    add,
+    closed,
+    entered,
+    left,
+    look,
+    opened,
+    pause,
+    pointer,
+)
 from dense_xp.kernels.numpy import Array, empty
 
 _FEATURES = binding.get_host_cpu_features()
@@ -96,7 +109,7 @@ def _multiply(
         zero = ir.Constant(vector, [0.0] * lanes)
 
         def pointer(base: Any, offset: Any, what: Any = vector) -> Any:
-            return builder.inttoptr(builder.add(base, offset), what.aspointer())
+            return builder.inttoptr(builder.add(base, offset), what.as_pointer())
 
         def moved(x: Any, w: Any, total: Any) -> Any:
             return builder.call(fma, [x, w, total]) if _FUSED else builder.fadd(total, builder.fmul(x, w))

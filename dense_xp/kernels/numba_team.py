@@ -157,7 +157,8 @@ class Team:
     def __init__(self, serve: Callable[[int, Any, int], None], size: int) -> None:
         self.serve, self.size = serve, size
         self.reset()
-        os.register_at_fork(after_in_child=self.reset)  # threads do not live on in a child
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.reset)  # threads do not live on in a child
 
     def reset(self) -> None:
         """Forget all threads."""
