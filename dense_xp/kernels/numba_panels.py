@@ -206,10 +206,12 @@ def _lay_out(kind: Any, W: int, w0: int, units: int, k: int, columns: int, ldb: 
     """Write a panel of some columns of W below their bias; what is left of its width is zero."""
     there, bias = carray(pointer(kind, panel), (k + 1) * ldb), carray(pointer(kind, w0), columns)
     weights = carray(pointer(kind, W), (k - 1) * units + columns)
-    for i in range(k + 1):
-        row = there[i * ldb : i * ldb + ldb]
-        row[columns:] = 0
-        row[:columns] = bias if i == 0 else weights[(i - 1) * units : (i - 1) * units + columns]
+    for i in range(k + 1):  # numbers one by one: slices would take seconds to compile
+        for j in range(ldb):
+            x = kind
+            if j < columns:
+                x = bias[j] if i == 0 else weights[(i - 1) * units + j]
+            there[i * ldb + j] = x
 
 
 @_compiled  # type: ignore[untyped-decorator]
@@ -283,7 +285,9 @@ def _alone(kind: Any, job: Array, X: Array, out: Array) -> None:
 @_compiled  # type: ignore[untyped-decorator]
 def _together(kind: Any, job: Array, X: Array, out: Array, memory: int, wanted: int) -> None:
     job[0], job[2], job[3] = X.ctypes.data, X.shape[0], out.ctypes.data
-    carray(pointer(np.int64(0), memory + 8 * COUNTERS), job[13])[:] = 0
+    counters = carray(pointer(np.int64(0), memory + 8 * COUNTERS), job[13])
+    for i in range(job[13]):
+        counters[i] = 0
     opened(memory, wanted)
     _work(kind, job, memory, 0)
     closed(memory)
@@ -312,9 +316,8 @@ def _digest(sources: Array) -> Any:
         words = carray(pointer(np.uint32(0), sources[i, 0]), sources[i, 1])
         whole = words.size // 128 * 128
         for at in range(0, whole, 128):
-            line = words[at : at + 128]
             for j in range(128):
-                lanes[j] = lanes[j] * np.uint32(0x9E3779B1) + line[j]
+                lanes[j] = lanes[j] * np.uint32(0x9E3779B1) + words[at + j]
         for j in range(words.size - whole):
             lanes[j] = lanes[j] * np.uint32(0x9E3779B1) + words[whole + j]
         for j in range(128):
