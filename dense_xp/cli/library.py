@@ -54,6 +54,14 @@ def add(commands: Any, backend: Parser) -> None:
     device_option(race)
     race.add_argument("--rounds", type=positive, default=7, help="how often each is timed (default: 7)")
     race.add_argument("--quick", action="store_true", help="small work only, some seconds")
+    race.add_argument(
+        "--sizes",
+        choices=("chosen", "random"),
+        default="chosen",
+        help="sizes to time: ours, or drawn (default: chosen)",
+    )
+    race.add_argument("--seed", type=int, default=0, help="seed of the sizes that are drawn (default: 0)")
+    race.add_argument("--count", type=positive, default=10, help="how many sizes are drawn (default: 10)")
     race.add_argument("--json", action="store_true", help="print a report for machines")
     race.add_argument("--plot", metavar="FILE", help="draw the time of a step against its width (needs matplotlib)")
     race.set_defaults(run=_bench)
@@ -128,7 +136,8 @@ def _bench(arguments: argparse.Namespace) -> int:
     group = ""
     if not arguments.json:
         print(f"kernels on NumPy: {host_kernels().NAME}; times are medians, ratios are to {backends[0].spec}")
-    for rows in bench.run(backends, quick=arguments.quick, rounds=arguments.rounds):
+    chosen = bench.drawn_works(arguments.seed, arguments.count) if arguments.sizes == "random" else None
+    for rows in bench.run(backends, quick=arguments.quick, rounds=arguments.rounds, chosen=chosen):
         timings += rows
         if arguments.json:
             continue
@@ -141,7 +150,9 @@ def _bench(arguments: argparse.Namespace) -> int:
                 print(f"    {row.backend:20} failed: {row.error}")
                 continue
             ratio = "" if row.ratio is None else f"{row.ratio:8.2f}"
-            print(f"    {row.backend:20} {_time(row.seconds)} {ratio}  {row.samples_per_second:14,.0f} samples/s")
+            slow = "" if row.p99 is None else f", 99th percentile {_time(row.p99).strip()}"
+            rate = f"{row.samples_per_second:14,.0f} samples/s"
+            print(f"    {row.backend:20} {_time(row.seconds)} {ratio}  {rate}{slow}")
         sys.stdout.flush()
     crossed = bench.crossovers(timings)
     if arguments.plot:

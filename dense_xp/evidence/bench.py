@@ -1,12 +1,16 @@
 """How fast the backends of this machine are, side by side: one layer, one step, one epoch, one prediction.
 
 All backends do the same work on the same data, called in turn, in rounds, so that whatever else the machine
-does hits all alike. A number is the median over rounds; a ratio is the median of the ratios within a round.
+does hits all alike. A number is the median over rounds; a ratio is the median of the ratios within a round. Where the
+time of a single answer counts, each call is timed by itself, and the 99th percentile is told as well. Who gives another
+answer than the first backend is left out.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +28,20 @@ from dense_xp.training.sequential import Sequential
 WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
 """Widths of the two layers whose step is timed to find where one backend overtakes another."""
 
+GROWTH: dict[str, Callable[[Sequence[int], int], int]] = {
+    "width": lambda sizes, batch: sizes[0],
+    "depth": lambda sizes, batch: len(sizes) - 1,
+    "rows": lambda sizes, batch: batch,
+    "classes": lambda sizes, batch: sizes[-1],
+}
+"""What grows in some of the steps, each a group, and how it is read off their sizes."""
+
+MOST_WEIGHTS, MOST_PRODUCTS = 1 << 25, 1 << 33
+"""The most weights, and multiplications in a forward pass, of sizes that are drawn: seconds, and not minutes."""
+
+TOLERANCE = 5e-3
+"""How far answers may be apart, as a share of the largest: a few steps of Adam magnify rounding errors."""
+
 _ROUND_SECONDS = 0.05  # each round repeats the work for about this long
 _PAUSE = 0.02  # before each: a library's threads spin for a while after its work, and would slow the next one
 
@@ -37,7 +55,7 @@ class Work:
     Attributes
     ----------
     group : str
-        ``"layer"``, ``"step"``, ``"epoch"``, ``"predict"`` or ``"width"``.
+        ``"layer"``, ``"step"``, ``"epoch"``, ``"predict"``, ``"latency"``, or a name of :data:`GROWTH`.
     name : str
         What it is.
     samples : int
@@ -68,6 +86,8 @@ class Timing:
         Median ratio to the first backend.
     error : str
         Why it failed; empty if it did not.
+    p99 : float or None
+        The time that one call in a hundred takes longer than; None unless each was timed by itself.
     """
 
     group: str
@@ -77,6 +97,7 @@ class Timing:
     samples_per_second: float | None
     ratio: float | None
     error: str = ""
+    p99: float | None = None
 
 
 def network(sizes: Sequence[int], backend: Backend) -> Sequential:
@@ -121,20 +142,60 @@ def _epoch(n: int, sizes: Sequence[int], batch: int) -> Work:
     def make(backend: Backend) -> Call:
         model, (X, y) = network(sizes, backend), _data(n, sizes)
 
-        def call() -> None:
-            model.fit(X, y, 1, batch, rng=0, verbose=False)  # it ends by reading the losses
+        def call() -> float:
+            return float(model.fit(X, y, 1, batch, rng=0, verbose=False)["loss"][0])  # it ends by reading the losses
 
         return call
 
     return Work("epoch", f"{n:,} × {'-'.join(map(str, sizes))}, batch {batch}, data on the host", n, make)
 
 
-def _predict(batch: int, sizes: Sequence[int]) -> Work:
+def _predict(batch: int, sizes: Sequence[int], group: str = "predict") -> Work:
     def make(backend: Backend) -> Call:
-        model, X = network(sizes, backend), _data(batch, sizes)[0]
-        return lambda: model.predict(X, batch_size=batch)  # comes back to the host
+        answer, X = network(sizes, backend).predictor(batch_size=batch), _data(batch, sizes)[0]
+        return lambda: answer(X)  # comes back to the host
 
-    return Work("predict", f"{batch:,} × {'-'.join(map(str, sizes))}, from and to the host", batch, make)
+    return Work(group, f"{batch:,} × {'-'.join(map(str, sizes))}, from and to the host", batch, make)
+
+
+def drawn(seed: int, count: int) -> list[tuple[tuple[int, ...], int]]:
+    """Return sizes of networks, and of a batch, that nobody chose.
+
+    Widths go up to 4,096, layers to 10, rows to 8,192 and classes to 50,000, small ones as often as large ones.
+
+    Parameters
+    ----------
+    seed : int
+        The same one draws the same sizes.
+    count : int
+        How many.
+
+    Examples
+    --------
+    >>> drawn(7, 2) == drawn(7, 3)[:2]
+    True
+    """
+    rng = np.random.default_rng(seed)
+
+    def up_to(most: int) -> int:
+        return int(most ** rng.random() + 0.5)
+
+    found: list[tuple[tuple[int, ...], int]] = []
+    while len(found) < count:
+        sizes = (*(up_to(4096) for _ in range(rng.integers(1, 11))), up_to(50_000))
+        batch, weights = up_to(8192), sum(map(math.prod, itertools.pairwise(sizes)))
+        if weights <= MOST_WEIGHTS and weights * batch <= MOST_PRODUCTS:
+            found.append((sizes, batch))
+    return found
+
+
+def drawn_works(seed: int, count: int) -> list[Work]:
+    """Return a step, a prediction and the prediction of one row for each of the sizes that are drawn."""
+    return [
+        work
+        for sizes, batch in drawn(seed, count)
+        for work in (_step(sizes, batch), _predict(batch, sizes), _predict(1, sizes, "latency"))
+    ]
 
 
 def works(quick: bool = False) -> list[Work]:
@@ -145,7 +206,8 @@ def works(quick: bool = False) -> list[Work]:
             _layer(32, 64, 64),
             _step(small, 200),
             _epoch(600, small, 200),
-            _predict(1, small),
+            _predict(32, small),
+            _predict(1, small, "latency"),
             *(_step((n, n, n), 128, "width") for n in WIDTHS[:2]),
         ]
     return [
@@ -158,10 +220,12 @@ def works(quick: bool = False) -> list[Work]:
         _step(large, 512),
         _epoch(6400, small, 200),
         _epoch(6400, middle, 128),
-        _predict(1, middle),
-        _predict(1024, middle),
-        _predict(16384, middle),
+        *(_predict(n, middle) for n in (32, 1024, 16384)),
+        *(_predict(1, sizes, "latency") for sizes in (small, middle, large)),
         *(_step((n, n, n), 128, "width") for n in WIDTHS),
+        *(_step((128,) * (n + 1), 128, "depth") for n in (1, 2, 4, 8, 16)),
+        *(_step((128, 128, 128), n, "rows") for n in (1, 8, 64, 512, 4096)),
+        *(_step((128, 128, n), 128, "classes") for n in (2, 16, 128, 1024, 8192)),
     ]
 
 
@@ -199,36 +263,56 @@ def compare(work: Work, backends: Sequence[Backend], rounds: int = 7) -> list[Ti
     calls: dict[int, Call] = {}
     errors: dict[int, str] = {}
     times: dict[int, int] = {}
+    expected: Any = None
     for i, backend in enumerate(backends):
         try:
             with backend.scope():
                 call = work.make(backend)
-                for _ in range(3):  # compiled, and the memory there
+                for _ in range(2):  # compiled, and the memory there
                     once = _timed(backend, call, 1)
+                answer = _on_host(backend, call())
+            expected = answer if expected is None else expected
+            _check(answer, expected)
             calls[i], times[i] = call, max(1, round(_ROUND_SECONDS / once))
         except Exception as error:  # such as memory that a device does not have: the others go on
             errors[i] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    taken: dict[int, list[float]] = {i: [] for i in calls}
+    taken: dict[int, list[list[float]]] = {i: [] for i in calls}
     for _ in range(rounds):
         for i, call in calls.items():
             with backends[i].scope():
                 time.sleep(_PAUSE)
                 _timed(backends[i], call, 1)
-                taken[i].append(_timed(backends[i], call, times[i]))
+                turns, each = (times[i], 1) if work.group == "latency" else (1, times[i])
+                taken[i].append([_timed(backends[i], call, each) for _ in range(turns)])
     timings = []
     for i, backend in enumerate(backends):
         if i not in taken:
             timings.append(Timing(work.group, work.name, backend.spec, None, None, None, errors[i]))
             continue
-        median = statistics.median(taken[i])
-        ratio = statistics.median(a / b for a, b in zip(taken[i], taken[0], strict=True)) if 0 in taken else None
-        timings.append(Timing(work.group, work.name, backend.spec, median, work.samples / median, ratio))
+        calls_taken = list(itertools.chain.from_iterable(taken[i]))
+        median = statistics.median(calls_taken)
+        medians = [[statistics.median(turn) for turn in taken[k]] for k in (i, 0) if k in taken]
+        ratio = statistics.median(a / b for a, b in zip(*medians, strict=True)) if 0 in taken else None
+        p99 = float(np.quantile(calls_taken, 0.99)) if work.group == "latency" else None
+        timings.append(Timing(work.group, work.name, backend.spec, median, work.samples / median, ratio, "", p99))
     return timings
 
 
-def run(backends: Sequence[Backend], *, quick: bool = False, rounds: int = 7) -> Iterator[list[Timing]]:
-    """Time everything, one work after the other; see :func:`compare`."""
-    for work in works(quick):
+def _on_host(backend: Backend, answer: Any) -> Any:
+    return np.asarray(answer if isinstance(answer, float | np.ndarray | np.generic) else backend.to_numpy(answer))
+
+
+def _check(answer: Any, expected: Any) -> None:
+    off = float(np.max(np.abs(answer - expected))) / (float(np.max(np.abs(expected))) or 1.0)
+    if answer.shape != expected.shape or not off <= TOLERANCE:
+        raise ValueError(f"its answer is off by {off:.2g} of the largest number")
+
+
+def run(
+    backends: Sequence[Backend], *, quick: bool = False, rounds: int = 7, chosen: Sequence[Work] | None = None
+) -> Iterator[list[Timing]]:
+    """Time everything, or what is `chosen`, one work after the other; see :func:`compare`."""
+    for work in works(quick) if chosen is None else chosen:
         yield compare(work, backends, rounds)
 
 
@@ -245,7 +329,7 @@ def crossovers(timings: Sequence[Timing]) -> dict[str, int | None]:
     seconds: dict[str, dict[int, float]] = {}
     for row in timings:
         if row.group == "width" and row.seconds is not None:
-            seconds.setdefault(row.backend, {})[_width(row)] = row.seconds
+            seconds.setdefault(row.backend, {})[_grown(row)] = row.seconds
     if not seconds:
         return {}
     (_, reference), *others = seconds.items()
@@ -260,8 +344,9 @@ def crossovers(timings: Sequence[Timing]) -> dict[str, int | None]:
     return found
 
 
-def _width(row: Timing) -> int:
-    return int(row.work.partition("-")[0])
+def _grown(row: Timing) -> int:
+    sizes, _, batch = row.work.partition(", batch ")
+    return GROWTH[row.group]([int(n) for n in sizes.split("-")], int(batch))
 
 
 def check_plot() -> None:
@@ -271,7 +356,7 @@ def check_plot() -> None:
 
 
 def plot(timings: Sequence[Timing], path: str) -> None:
-    """Draw the time of a step against the width of its layers, one curve for each backend.
+    """Draw the time of a step against what grows, one panel for each of :data:`GROWTH`, one curve for each backend.
 
     Parameters
     ----------
@@ -288,18 +373,22 @@ def plot(timings: Sequence[Timing], path: str) -> None:
     check_plot()
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    rows = [row for row in timings if row.group == "width" and row.seconds is not None]
-    for backend in dict.fromkeys(row.backend for row in rows):
-        own = [row for row in rows if row.backend == backend]
-        axes.loglog([_width(row) for row in own], [1e6 * (row.seconds or 0) for row in own], marker="o", label=backend)
-    ticks = sorted({_width(row) for row in rows})
-    axes.set_xticks(ticks, map(str, ticks), minor=False)
-    axes.minorticks_off()
-    axes.set(xlabel="width n of the layers n-n-n", ylabel="one training step (µs)")
-    axes.set_title("One step of Adam, batch 128, float32", loc="left")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    grown = [row for row in timings if row.group in GROWTH and row.seconds is not None]
+    groups = list(dict.fromkeys(row.group for row in grown)) or ["width"]
+    figure = Figure(figsize=(5 * min(2, len(groups)), 3.6 * -(-len(groups) // 2)), layout="constrained")
+    for number, group in enumerate(groups, start=1):
+        axes = figure.add_subplot(-(-len(groups) // 2), min(2, len(groups)), number)
+        rows = [row for row in grown if row.group == group]
+        for backend in dict.fromkeys(row.backend for row in rows):
+            own = [row for row in rows if row.backend == backend]
+            seconds = [1e6 * (row.seconds or 0) for row in own]
+            axes.loglog([_grown(row) for row in own], seconds, marker="o", label=backend)
+        ticks = sorted({_grown(row) for row in rows})
+        axes.set_xticks(ticks, map(str, ticks), minor=False)
+        axes.minorticks_off()
+        axes.set(xlabel=group, ylabel="one training step (µs)")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.suptitle("One step of Adam, float32; what does not grow is 128")
     figure.savefig(path, dpi=150)

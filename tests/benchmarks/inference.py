@@ -1,13 +1,15 @@
-"""Prediction beside other libraries: ``python -m tests.benchmarks.inference``.
+"""Prediction beside other libraries: ``python -m tests.benchmarks.inference [--sizes random --seed 7]``.
 
 Networks with ReLU, their weights the same everywhere, from a NumPy array to a NumPy array. Each contender has a process
 of its own, whose threads are idle while another is timed; they take turns, and medians of rounds are shown, with the
 99th percentile of single rows. Each answer is held against NumPy's. Ratios are to ONNX Runtime, where it is installed.
+The sizes are those below, or drawn by a seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import statistics
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from dense_xp.evidence.bench import drawn
 from tests.benchmarks.peers import Task
 
 Predict = Callable[[Any], Any]
@@ -52,7 +55,7 @@ def dense_xp_model(spec: str, handle: bool = False) -> Callable[[Task], Predict]
     return make
 
 
-def torch_inference(task: Task) -> Predict:
+def torch_inference(task: Task, compiled: bool = False) -> Predict:
     import torch
 
     modules: list[Any] = []
@@ -61,7 +64,9 @@ def torch_inference(task: Task) -> Predict:
         linear.weight.data.copy_(torch.from_numpy(W.T))
         linear.bias.data.copy_(torch.from_numpy(w0[0]))
         modules += [linear, torch.nn.ReLU()]
-    net = torch.nn.Sequential(*modules[:-1]).eval()
+    net: Any = torch.nn.Sequential(*modules[:-1]).eval()
+    if compiled:
+        net = torch.compile(net)
 
     def predict(X: Any) -> Any:
         with torch.inference_mode():
@@ -124,6 +129,7 @@ CONTENDERS: dict[str, Callable[[Task], Predict]] = {
     "dense_xp on torch": dense_xp_model("torch"),
     "dense_xp on jax": dense_xp_model("jax"),
     "PyTorch, inference mode": torch_inference,
+    "PyTorch, torch.compile": functools.partial(torch_inference, compiled=True),
     "JAX jit": jax_jit,
     "ONNX Runtime": onnx_runtime,
     "scikit-learn MLP": sklearn_mlp,
@@ -135,9 +141,10 @@ def serve(name: str) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         if "sizes" in asked:
-            task = Task.make(tuple(asked["sizes"]), max(ROWS))
-            predict = CONTENDERS[name](task)
-            np.testing.assert_allclose(predict(task.X), bare_numpy(task)(task.X), rtol=1e-3, atol=1e-4)
+            task = Task.make(tuple(asked["sizes"]), asked["rows"])
+            predict, expected = CONTENDERS[name](task), bare_numpy(task)(task.X)
+            near = 1e-4 * float(np.max(np.abs(expected)))
+            np.testing.assert_allclose(predict(task.X), expected, rtol=1e-3, atol=near)
             answer: Any = True
         else:
             answer = timed(predict, task.X[: asked["rows"]], asked["seconds"])
@@ -180,6 +187,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.1, help="for each, in each round")
     parser.add_argument("--only", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--sizes", choices=("chosen", "random"), default="chosen")
+    parser.add_argument("--seed", type=int, default=0, help="of the sizes that are drawn")
+    parser.add_argument("--count", type=int, default=10, help="how many are drawn; one row is asked for too")
     parser.add_argument("--serve", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -187,9 +197,10 @@ def main() -> None:
         return
     contenders = {name: Contender(name) for name in arguments.only}
     logarithms: dict[str, list[float]] = {name: [] for name in contenders}
-    for sizes in NETWORKS:
-        there = [name for name, contender in contenders.items() if contender.asked(sizes=sizes)]
-        for rows in ROWS:
+    random = [(sizes, sorted({1, batch})) for sizes, batch in drawn(arguments.seed, arguments.count)]
+    for sizes, batches in random if arguments.sizes == "random" else [(sizes, ROWS) for sizes in NETWORKS]:
+        there = [name for name, contender in contenders.items() if contender.asked(sizes=sizes, rows=max(batches))]
+        for rows in batches:
             taken: dict[str, list[Any]] = {name: [] for name in there}
             for _ in range(arguments.rounds):
                 for name in there:

@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from dense_xp.evidence.bench import drawn
+
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -363,6 +365,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(CONTENDERS), help="names of contenders, or parts of them")
     parser.add_argument("--without", nargs="*", default=[], help="names to leave out, or parts of them")
     parser.add_argument("--against", default=BARE, help="name of the contender that ratios are to")
+    parser.add_argument("--sizes", choices=("chosen", "random"), default="chosen")
+    parser.add_argument("--seed", type=int, default=0, help="of the sizes that are drawn")
+    parser.add_argument("--count", type=int, default=40, help="how many are drawn")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -372,7 +377,7 @@ def main() -> None:
         if any(part in name for part in arguments.only) and not any(part in name for part in arguments.without)
     ]
     results = {}
-    for sizes, batch in WORK:
+    for sizes, batch in drawn(arguments.seed, arguments.count) if arguments.sizes == "random" else WORK:
         results[f"{'-'.join(map(str, sizes))}, batch {batch}"] = rows = compare(
             sizes, batch, names, arguments.rounds, arguments.against
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import pytest
 
 import dense_xp
 from dense_xp import cli
-from dense_xp.backend import Backend, available_backends
+from dense_xp.backend import Backend, available_backends, get_backend
 from dense_xp.evidence import bench, demo
 
 
@@ -214,11 +216,13 @@ def test_python_dash_m() -> None:
 def test_bench_times_backends_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "--backend", "numpy,array_api_strict", "--quick", "--rounds", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert {row["group"] for row in report["timings"]} == {"layer", "step", "epoch", "predict", "width"}
+    assert {row["group"] for row in report["timings"]} == {"layer", "step", "epoch", "predict", "latency", "width"}
     for own in (row for row in report["timings"] if row["backend"] == "numpy"):
         assert own["seconds"] > 0
         assert own["ratio"] == 1.0
     assert all(row["error"] == "" and row["ratio"] > 0 for row in report["timings"])
+    assert all((row["p99"] is not None) == (row["group"] == "latency") for row in report["timings"])
+    assert all(row["p99"] >= row["seconds"] for row in report["timings"] if row["p99"])
     assert set(report["faster_from_width"]) == {"array_api_strict:cpu"}
     assert report["kernels"] in ("numpy", "numba")
 
@@ -238,6 +242,39 @@ def test_bench_prints_a_table_and_goes_on_after_a_failure(
     assert re.search(r"^    array_api_strict:cpu +failed: MemoryError: no room$", out, re.M)
 
 
+def test_bench_draws_sizes_by_a_seed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in range(20):
+        for sizes, batch in bench.drawn(seed, 5):
+            weights = sum(a * b for a, b in itertools.pairwise(sizes))
+            assert 2 <= len(sizes) <= 11
+            assert min(sizes) >= 1
+            assert max(sizes[:-1]) <= 4096
+            assert sizes[-1] <= 50_000
+            assert 1 <= batch <= 8192
+            assert weights <= bench.MOST_WEIGHTS
+            assert weights * batch <= bench.MOST_PRODUCTS
+    assert bench.drawn(7, 3) == bench.drawn(7, 3) != bench.drawn(8, 3)
+    monkeypatch.setattr(bench, "MOST_PRODUCTS", 1 << 18)
+    [(sizes, batch)] = bench.drawn(7, 1)
+    arguments = ["bench", "--backend", "numpy", "--rounds", "1", "--sizes", "random", "--seed", "7", "--count", "1"]
+    assert cli.main(arguments) == 0
+    out = capsys.readouterr().out
+    name = "-".join(map(str, sizes))
+    for line in (f"{name}, batch {batch}", f"{batch:,} × {name}, from and to", f"1 × {name}, from and to"):
+        assert f"\n  {line}" in out
+    assert len(re.findall(r"^    numpy .*samples/s, 99th percentile [\d.]+ .?s$", out, re.M)) == 1
+
+
+@pytest.mark.parametrize("wrong", [0.98, math.nan])
+def test_bench_leaves_out_who_gives_another_answer(wrong: float) -> None:
+    answers = {"numpy": [1.0, -2.0], "array_api_strict": [1.0, -2.0 * wrong]}
+    work = bench.Work("predict", "two", 2, lambda backend: lambda: backend.asarray(answers[backend.name]))
+    right, left_out = bench.compare(work, [get_backend(name) for name in answers], 1)
+    assert right.seconds is not None
+    assert left_out.seconds is None
+    assert "its answer is off by" in left_out.error
+
+
 def test_bench_finds_where_one_overtakes_the_other() -> None:
     def rows(backend: str, *seconds: float) -> list[bench.Timing]:
         widths = zip((32, 64, 128), seconds, strict=True)
@@ -246,6 +283,17 @@ def test_bench_finds_where_one_overtakes_the_other() -> None:
     timings = rows("a", 2.0, 2.0, 2.0) + rows("b", 1.0, 3.0, 1.0) + rows("c", 1.0, 1.0, 1.0) + rows("d", 1.0, 1.0, 2.5)
     assert bench.crossovers(timings) == {"b": 128, "c": 32, "d": None}
     assert bench.crossovers([]) == {}
+
+
+def test_bench_knows_what_grows() -> None:
+    """Each group has its own, and nothing else grows in it."""
+    for group in bench.GROWTH:
+        names = [work.name for work in bench.works() if work.group == group]
+        steps = [(sizes.split("-"), batch) for sizes, batch in (name.split(", batch ") for name in names)]
+        for other, read in bench.GROWTH.items():
+            values = {read([int(n) for n in sizes], int(batch)) for sizes, batch in steps}
+            together = {"width", "classes"} if group == "width" else {group}
+            assert (len(values) == len(names) > 1) == (other in together), (group, other)
 
 
 def test_bench_draws(tmp_path: Path) -> None:
