@@ -53,8 +53,9 @@ CHUNK = 1024
 TILE = 96
 """Rows that pass through all layers together, where they are many: their outputs stay in the second-level cache."""
 
-FEW = 48
-"""Rows up to which threads share the panels of a layer, and not the rows: then each reads a part of the weights."""
+FEW, FEWEST = 48, 8
+"""Rows up to which threads share the panels of a layer, and not the rows: then each reads a part of the weights. And
+rows up to which :meth:`Panels.now` reads the weights where they are."""
 
 SHARE = 1 << 20
 """Multiplications that another thread must have, to be worth waking."""
@@ -167,12 +168,23 @@ def _multiply(
     return types.void(kind, *[types.int64] * 12), code
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _moved(typing_context: Any, x: Any, w: Any, total: Any) -> Any:
+    """Return total + x w, rounded as in a panel."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, b, c = args
+        return builder.fma(a, b, c) if _FUSED else builder.fadd(c, builder.fmul(a, b))
+
+    return total(total, total, total), code
+
+
 # ------------------------------------------------------------------ layers in a row
 #
 # A job is whole numbers: addresses, and lengths in numbers.
 #   0 X   1 its columns   2 rows   3 output   4 rows in a tile   5 layers   6 scratch   7 half of it, for one thread
 #   8 bytes of a number   9 numbers in a register   10 whether threads share the panels
-#   11 whether weights are read where they are   12 memory for one panel, then   13 counters of the team
+#   11 whether weights are read where they are   12 columns of a panel   13 counters of the team
 # and of each layer: packed weights, inputs, units, whether it is rectified, weights and bias where they are.
 
 
@@ -182,16 +194,13 @@ def _panel(kind: Any, job: Array, layer: int, p: int, A: int, lda: int, n: int, 
     at = HEAD + PER_LAYER * layer
     packed, k, units, rectified = job[at], job[at + 1], job[at + 2], job[at + 3]
     size, lanes = job[8], job[9]
-    first = p * VECTORS * lanes
+    first = p * job[12]
+    if job[11]:
+        _in_place(kind, job, at, first, min(job[12], units - first), A, lda, n, C, ldc)
+        return
     vectors = min(VECTORS, (units - first + lanes - 1) // lanes)
     bias, ldb = packed + first * (k + 1) * size, vectors * lanes
-    if job[11] and units - first >= ldb:
-        B, bias, ldb = job[at + 4] + first * size, job[at + 5] + first * size, units
-    else:
-        if job[11]:  # whose last row would end behind the array
-            bias = job[12]
-            _lay_out(kind, job[at + 4] + first * size, job[at + 5] + first * size, units, k, units - first, ldb, bias)
-        B = bias + ldb * size
+    B = bias + ldb * size
     C += first * size
     start, step, done = bias, 0, 0
     while done < k:
@@ -202,16 +211,36 @@ def _panel(kind: Any, job: Array, layer: int, p: int, A: int, lda: int, n: int, 
 
 
 @_compiled  # type: ignore[untyped-decorator]
-def _lay_out(kind: Any, W: int, w0: int, units: int, k: int, columns: int, ldb: int, panel: int) -> None:
-    """Write a panel of some columns of W below their bias; what is left of its width is zero."""
-    there, bias = carray(pointer(kind, panel), (k + 1) * ldb), carray(pointer(kind, w0), columns)
-    weights = carray(pointer(kind, W), (k - 1) * units + columns)
-    for i in range(k + 1):  # numbers one by one: slices would take seconds to compile
-        for j in range(ldb):
-            x = kind
-            if j < columns:
-                x = bias[j] if i == 0 else weights[(i - 1) * units + j]
-            there[i * ldb + j] = x
+def _in_place(
+    kind: Any, job: Array, at: int, first: int, columns: int, A: int, lda: int, n: int, C: int, ldc: int
+) -> None:
+    """Multiply n rows with some columns of weights that lie where they are: to the bits that the panels give."""
+    k, units, rectified = job[at + 1], job[at + 2], job[at + 3]
+    W = carray(pointer(kind, job[at + 4]), (k, units))[:, first : first + columns]
+    w0 = carray(pointer(kind, job[at + 5]), units)[first : first + columns]
+    X, Z = carray(pointer(kind, A), (n, lda)), carray(pointer(kind, C), (n, ldc))[:, first : first + columns]
+    for r in range(n):
+        z = Z[r]
+        for j in range(z.size):
+            z[j] = w0[j]
+    fours = k // 4 * 4
+    for i in range(0, fours, 4):
+        a, b, c, d = W[i], W[i + 1], W[i + 2], W[i + 3]
+        for r in range(n):
+            z, x0, x1, x2, x3 = Z[r], X[r, i], X[r, i + 1], X[r, i + 2], X[r, i + 3]
+            for j in range(z.size):
+                z[j] = _moved(x3, d[j], _moved(x2, c[j], _moved(x1, b[j], _moved(x0, a[j], z[j]))))
+    for i in range(fours, k):
+        a = W[i]
+        for r in range(n):
+            z, x0 = Z[r], X[r, i]
+            for j in range(z.size):
+                z[j] = _moved(x0, a[j], z[j])
+    if rectified:
+        for r in range(n):
+            z = Z[r]
+            for j in range(z.size):
+                z[j] = kind if z[j] < kind else z[j]
 
 
 @_compiled  # type: ignore[untyped-decorator]
@@ -223,7 +252,7 @@ def _rows(kind: Any, job: Array, first: int, n: int, scratch: int) -> None:
     for layer in range(layers):
         units = job[HEAD + PER_LAYER * layer + 2]
         C, ldc = scratch + (layer % 2) * job[7] * size, (units + lanes - 1) // lanes * lanes
-        for p in range((ldc + VECTORS * lanes - 1) // (VECTORS * lanes)):
+        for p in range((units + job[12] - 1) // job[12]):
             _panel(kind, job, layer, p, A, lda, n, C, ldc)
         A, lda = C, ldc
     _copy(kind, A, lda, n, units, job[3] + first * units * size)
@@ -257,7 +286,7 @@ def _work(kind: Any, job: Array, memory: int, me: int) -> None:
     for layer in range(layers):
         units = job[HEAD + PER_LAYER * layer + 2]
         C, ldc = job[6] + (layer % 2) * job[7] * size, (units + lanes - 1) // lanes * lanes
-        pieces = (ldc + VECTORS * lanes - 1) // (VECTORS * lanes)
+        pieces = (units + job[12] - 1) // job[12]
         first = me * pieces // members  # its own come first: they are in the cache of its core since the last call
         for i in range(first, first + pieces):
             p = i % pieces
@@ -336,7 +365,7 @@ class _Packed:
         lanes = _BYTES // dtype.itemsize
         panel, widest = VECTORS * lanes, max(W.shape[1] for W, _, _ in layers)
         self.size, self.half = dtype.itemsize, TILE * -(-widest // lanes) * lanes
-        self.dtype, self.deepest = dtype, max(W.shape[0] for W, _, _ in layers) + 1
+        self.dtype, self.panel, self.widest = dtype, panel, widest
         zeros = np.zeros((1, widest), dtype=dtype)
         pairs = [(W, zeros if w0 is None else w0) for W, w0, _ in layers]
         given = [x for pair in pairs for x in pair]
@@ -365,9 +394,8 @@ class _Packed:
         try:
             return self.free.pop()
         except IndexError:
-            panel = self.deepest * VECTORS * int(self.job[9]) if self.readable else 0
-            job, scratch = self.job.copy(), empty((2 * self.half + panel,), self.dtype, None)
-            job[6], job[12] = scratch.ctypes.data, scratch.ctypes.data + 2 * self.half * self.size
+            job, scratch = self.job.copy(), empty((2 * self.half,), self.dtype, None)
+            job[6] = scratch.ctypes.data
             return job, scratch
 
 
@@ -408,7 +436,7 @@ class Panels:
     def now(self, X: Array) -> Array:
         """Return the output by the weights as they are now, should someone have written into their arrays."""
         own = self._packed
-        if own.readable and X.shape[0] <= FEW:
+        if own.readable and X.shape[0] <= FEWEST:
             return self._computed(own, X, True)
         if own.scattered or own.digest != _digest(own.sources):
             own = self._packed = _Packed(self._layers)
@@ -422,7 +450,7 @@ class Panels:
         if shares > 1 and self._shared(own, X, out, in_place, shares - 1):
             return out
         job, scratch = own.memory()
-        job[11] = in_place
+        job[11], job[12] = in_place, own.widest if in_place else own.panel
         _alone(self._kind, job, X, out)
         own.free.append((job, scratch))
         return out
@@ -440,9 +468,9 @@ class Panels:
             tile = min(TILE, -(-n // ((others + 1) * HEIGHTS[0])) * HEIGHTS[0])
             half = own.half // TILE * (n if few else tile)
             buffers = 2 * half * (1 if few else others + 1)
-            panel = own.deepest * VECTORS * int(job[9]) if in_place else 0
-            job[6] = _TEAM.scratch((buffers + panel) * own.size)
-            job[4], job[7], job[10], job[11], job[12] = tile, half, few, in_place, job[6] + buffers * own.size
+            job[6] = _TEAM.scratch(buffers * own.size)
+            job[4], job[7], job[10], job[11] = tile, half, few, in_place
+            job[12] = max(4 * own.panel, own.widest // (2 * others + 2)) if in_place else own.panel
             _together(self._kind, job, X, out, _TEAM.memory, others)
         finally:
             _TEAM.give_back()

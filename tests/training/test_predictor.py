@@ -102,7 +102,7 @@ def test_bits_are_the_same_for_any_rows_tiles_and_threads(widths: list[int], mon
     monkeypatch.setattr(numba_panels, "SHARE", 1)  # any call asks for help
     monkeypatch.setattr(numba_panels, "SMALL", 1)
     kernel = panels("numba")(layers)
-    for n in (1, 2, 7, 40, 48, 49, 96, 97, 203):
+    for n in (1, 2, 7, 8, 9, 40, 48, 49, 96, 97, 203):
         for _ in range(20):
             assert np.array_equal(kernel(X[:n]), alone[:n])
             assert np.array_equal(kernel.now(X[:n]), alone[:n])
@@ -129,7 +129,7 @@ def test_weights_that_were_written_into_are_seen(how: str, n_in: int) -> None:
     assert np.array_equal(before, kernel(X))
     for array, place in ((W, (0, 0)), (W, (n_in // 2, 5)), (W, (n_in - 1, 99)), (w0, (0, 98))):
         array[place] += np.float32(0.5)
-        for n in (1, 7, 48, 60):
+        for n in (1, 7, 8, 9, 60):
             new = kernel.now(X[:n])
             assert np.array_equal(new, panels("numba")([(W, w0, False)])(X[:n]))
             assert not np.array_equal(new, before[:n])
