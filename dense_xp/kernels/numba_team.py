@@ -237,21 +237,20 @@ def allowed_threads() -> int:
 
 def _keep_off(thread: threading.Thread, cpu: int) -> None:
     """Let a thread run on any core but one: a scheduler may leave two that wait for each other on the same for long."""
-    if cpu >= 0 and thread.native_id is not None:
-        with contextlib.suppress(OSError):  # it may be forbidden, or the cores are others by now
-            os.sched_setaffinity(thread.native_id, _ALLOWED - {cpu})
+    if cpu >= 0 and thread.native_id is not None and (others := os.sched_getaffinity(0) - {cpu}):
+        with contextlib.suppress(OSError):  # it may be forbidden
+            os.sched_setaffinity(thread.native_id, others)
 
 
 def _which_cpu() -> Callable[[], int]:
     try:
         function: Callable[[], int] = ctypes.CDLL(None).sched_getcpu
-        return function if function() in _ALLOWED else lambda: -1
+        return function if function() >= 0 else lambda: -1
     except (AttributeError, OSError, TypeError):
         return lambda: -1
 
 
 _LIMITS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
-_ALLOWED = set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-_CORES = len(_ALLOWED)
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _cpu = _which_cpu() if hasattr(os, "sched_setaffinity") else lambda: -1
 _libraries: list[Any] | None = None
