@@ -7,6 +7,7 @@ down by it. One call at a time has the team; one that comes meanwhile works alon
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import importlib.util
@@ -157,6 +158,7 @@ class Team:
     def __init__(self, serve: Callable[[int, Any, int], None], size: int) -> None:
         self.serve, self.size = serve, size
         self.reset()
+        atexit.register(self.end)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.reset)  # threads do not live on in a child
 
@@ -170,11 +172,12 @@ class Team:
         self._bells: list[threading.Lock] = []
         self._threads: list[threading.Thread] = []
         self._here = -1  # the core that the caller was on
+        self._ended = False
 
     def take(self, wanted: int) -> int:
         """Take the team for a call, if it is free; return how many threads besides the caller's are coming."""
         wanted = min(wanted, allowed_threads() - 1, MOST - 2)
-        if wanted < 1 or not self._taken.acquire(blocking=False):
+        if wanted < 1 or self._ended or not self._taken.acquire(blocking=False):
             return 0
         while len(self._bells) < wanted:
             self._bells.append(threading.Lock())
@@ -206,10 +209,20 @@ class Team:
         """Let the next call have the team."""
         self._taken.release()
 
+    def end(self) -> None:
+        """Let all threads end: their code and memory are about to go, with the interpreter."""
+        self._ended = True
+        for bell, thread in zip(self._bells, self._threads, strict=False):
+            with contextlib.suppress(RuntimeError):  # someone has rung it already
+                bell.release()
+            thread.join(timeout=1.0)
+
     def _live(self, memory: int, job: Any, me: int) -> None:
         bell, serve = self._bells[me - 1], self.serve
         while True:
             bell.acquire()
+            if self._ended:
+                return
             serve(memory, job, me)
 
 

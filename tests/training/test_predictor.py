@@ -370,6 +370,28 @@ def test_a_child_process_has_a_team_of_its_own() -> None:
     assert done.stdout.split() == ["0"], done.stderr
 
 
+AT_THE_END = """
+import threading
+import numpy as np
+from dense_xp import Dense, Sequential
+model = Sequential([Dense(600, activation="relu"), Dense(10)], input_shape=(600,), rng=0, backend="numpy")
+model.initialize()
+X = np.random.default_rng(0).normal(size=(500, 600)).astype("float32")
+def ask():
+    while True:
+        model.predict(X)
+threading.Thread(target=ask, daemon=True).start()
+for _ in range(20):
+    model.predict(X)
+"""
+
+
+def test_the_interpreter_ends_while_threads_are_at_work() -> None:
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_limits_of_threads_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
     from dense_xp.kernels import numba_team
