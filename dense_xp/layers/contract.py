@@ -183,6 +183,25 @@ class Contract:
         """
         return None
 
+    # ------------------------------------------------------------------ what is kept beside the params
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what the layer keeps beside its params: arrays and numbers by name, which are then copied.
+
+        A layer that writes only the stateful methods writes this and :meth:`set_state` to be saved, and to get its
+        arrays back from early stopping and after a step that failed.
+        """
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`get_state` returned; from a file, the arrays come as NumPy's.
+
+        Parameters
+        ----------
+        state : dict
+            Copies that the layer may keep.
+        """
+
 
 def with_inner(layer: Any) -> Iterator[Any]:
     """Yield a layer and all layers inside it, however deep."""

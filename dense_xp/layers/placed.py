@@ -328,4 +328,5 @@ def build_with(layer: Any, optimizer: Any, params: Params | None) -> None:
         layer.initialize(optimizer)
         layer.settings = settings
         layer.rng = as_rng(layer.setting("rng"))
-        layer.set_weights(flatten(params))
+        if params:
+            layer.set_weights(flatten(params))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import string
 
+from dense_xp.layers.own_state import refuse_closed
 from dense_xp.saving.model_files import save
 from dense_xp.support.checks import integer
 from dense_xp.training.callbacks import Best
@@ -54,6 +55,7 @@ class Checkpoint:
 
     def begin(self, run: Run) -> None:
         """Look at the path, and forget the best of an earlier training, but for what is in the history."""
+        refuse_closed(run.model, "Checkpoint")
         names = ["epoch", "loss", *run.metrics]
         known = [*names, *(f"val_{name}" for name in names[1:])]
         used = [name for _, name, _, _ in string.Formatter().parse(self.path) if name is not None]

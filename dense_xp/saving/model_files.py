@@ -22,6 +22,7 @@ from dense_xp.layers.chain import Chain
 from dense_xp.layers.configured import layer_class
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
+from dense_xp.layers.own_state import own_states, refuse_closed, restore_own_states
 from dense_xp.layers.placed import build_with
 from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.learning.schedules import SCHEDULES
@@ -37,7 +38,7 @@ FORMAT = 1
 """Version of what is in the metadata."""
 
 _KEY = "dense_xp"
-_WEIGHT, _STATE, _BEST = "weight:", "optimizer:", "best:"
+_WEIGHT, _STATE, _BEST, _OWN = "weight:", "optimizer:", "best:", "own:"
 _RULES: Registry[Any] = Registry(
     "optimizer or schedule",
     {kind.__name__: kind for kind in (*OPTIMIZERS.values(), *SCHEDULES)},
@@ -85,8 +86,8 @@ def save(
     RuntimeError
         If the model is not initialized.
     ValueError
-        If a part of it has no configuration in plain values, such as an initializer of your own; or if
-        `extra` is not made of plain values.
+        If a part of it has no configuration in plain values, such as an initializer of your own; if
+        `extra` is not made of plain values; or if a layer keeps its arrays to itself, see :meth:`Layer.get_state`.
 
     Examples
     --------
@@ -105,6 +106,7 @@ def save(
         raise TypeError(f"history is what fit returned, and this is {history!r:.60}")
     place_of(path)
     model.built()
+    refuse_closed(model, "a model file")
     import json  # here and below, what only files need
 
     from safetensors.numpy import save as encoded
@@ -116,9 +118,13 @@ def save(
         "config": _anywhere(model.get_config()),
         "dtype": model.dtype,
     }
+    if own := own_states(model):
+        about["own"] = _numbered(own, arrays)
     if training:
         about["optimizer"] = _RULES.written(model.optimizer)
         about["steps"] = model.steps
+        if any(inner := [layer.steps for layer in with_inner(model)][1:]):  # driven one by one, they count themselves
+            about["inner_steps"] = inner
         about["loss_scale"] = model.loss_scale
         about["random"] = random_state(model.rng)
         arrays |= {_STATE + name: value for name, value in flatten(model.optimizer_state).items()}
@@ -126,8 +132,10 @@ def save(
         about["history"] = {
             column.name: getattr(history, column.name)
             for column in dataclasses.fields(history)
-            if column.name != "best_weights"
+            if column.name not in ("best_weights", "best_own")
         }
+        if history.best_own:
+            about["best_own"] = _numbered(history.best_own, arrays)
         arrays |= {_BEST + name: value for name, value in flatten(history.best_weights or {}).items()}
     if extra is not None:
         about["extra"] = _plain(extra)
@@ -140,6 +148,19 @@ def save(
     # safetensors writes memory as it lies: it must be in C order
     host = {name: np.ascontiguousarray(to_numpy(value)).reshape(tuple(value.shape)) for name, value in arrays.items()}
     write_atomically(path, encoded(host, {_KEY: text}))
+
+
+def _numbered(states: Mapping[str, Mapping[str, Any]], arrays: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Put the arrays of what layers keep beside their params among these; return it with their names instead."""
+    plain: dict[str, dict[str, Any]] = {path: {} for path in states}
+    for path, state in states.items():
+        for key, value in state.items():
+            if hasattr(value, "dtype"):
+                name = f"{_OWN}{sum(known.startswith(_OWN) for known in arrays)}"
+                plain[path][key], arrays[name] = name, value
+            else:
+                plain[path][key] = value
+    return plain
 
 
 def _plain(extra: Any) -> Any:
@@ -228,8 +249,10 @@ def load(
             home = model.built()
             placed = {name: home.asarray(value.copy(), str(value.dtype)) for name, value in state.items()}
             model.optimizer_state = merged(model.optimizer_state, unflatten(placed))
-        model.steps = _count(about.get("steps", 0))
+        for layer, steps in zip(with_inner(model), _steps(model, about), strict=True):
+            layer.steps = steps
         model.loss_scale = _loss_scale(about.get("loss_scale", model.loss_scale))
+        restore_own_states(model, _own(about.get("own", {}), arrays))
         rng = restored(about.get("random"))
         for layer in with_inner(model):
             layer.rng = rng
@@ -277,7 +300,9 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             best = {name.removeprefix(_BEST): value for name, value in arrays.items() if name.startswith(_BEST)}
             if best and {name: value.shape for name, value in best.items()} != shapes:
                 raise ValueError("its best weights are not those of its layers")
-            found["history"].best_weights = unflatten(best) or None
+            found["history"].best_own = _own(about.get("best_own", {}), arrays) or None
+            if best or found["history"].best_own:
+                found["history"].best_weights = unflatten(best)
         if "extra" in about:
             if not isinstance(about["extra"], dict):
                 raise ValueError(f"its extra values are {about['extra']!r:.60}")
@@ -322,7 +347,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]]
         raise ModelFileError(f"{path} has format {version!r:.40}, and this version of dense_xp reads {FORMAT}")
     for name, value in arrays.items():
         of_a_model = value.dtype.kind == "f" or (value.dtype == np.int8 and not name.startswith(_STATE))
-        if not name.startswith((_WEIGHT, _STATE, _BEST)) or not of_a_model:
+        of_a_model |= name.startswith(_OWN) and value.dtype.kind in "biu"
+        if not name.startswith((_WEIGHT, _STATE, _BEST, _OWN)) or not of_a_model:
             raise ModelFileError(f"{path} holds {name!r:.80} of dtype {value.dtype}, which is no part of a model")
     return arrays, about
 
@@ -350,8 +376,22 @@ def _check_state(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
             raise ValueError(f"its optimizer state {name!r} has shape {value.shape}, and the layer needs {shape}")
 
 
+def _own(plain: Any, arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Undo :func:`_numbered`."""
+    if not isinstance(plain, dict) or not all(isinstance(state, dict) for state in plain.values()):
+        raise ValueError(f"what its layers keep is {plain!r:.60}")
+    states: dict[str, dict[str, Any]] = {path: {} for path in plain}
+    for path, state in plain.items():
+        for key, value in state.items():
+            if not isinstance(value, bool | int | float | str) or (isinstance(value, str) and value not in arrays):
+                raise ValueError(f"what its layer {path!r:.60} keeps as {key!r:.60} is {value!r:.60}")
+            states[path][key] = arrays[value].copy() if isinstance(value, str) else value
+    return states
+
+
 def _history(config: Any) -> History:
     history = History(**config)
+    history.best_weights = history.best_own = None  # they are arrays, which JSON does not hold
     if not isinstance(history.metrics, dict) or not all(isinstance(x, list) for x in history.metrics.values()):
         raise ValueError("its history is not made of columns")
     numbers = [history.seconds, *(x for column in history.metrics.values() for x in column)]
@@ -367,6 +407,14 @@ def _history(config: Any) -> History:
     if not isinstance(history.stopped, str) or not isinstance(history.unrecorded, str):
         raise ValueError("its history does not say why it stopped")
     return history
+
+
+def _steps(model: Layer, about: Mapping[str, Any]) -> list[int]:
+    """Return how many steps each layer has taken, in the order of :func:`with_inner`."""
+    inner = about.get("inner_steps", [0] * (sum(1 for _ in with_inner(model)) - 1))
+    if not isinstance(inner, list):
+        raise ValueError(f"the steps of its layers are {inner!r:.60}")
+    return [_count(value) for value in (about.get("steps", 0), *inner)]
 
 
 def _count(value: Any) -> int:

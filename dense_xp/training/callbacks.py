@@ -10,6 +10,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from dense_xp.layers.layer import Layer
+from dense_xp.layers.own_state import own_states, refuse_closed, restore_own_states
 from dense_xp.learning.metrics import better
 from dense_xp.support.checks import integer, real
 from dense_xp.support.files import replacing
@@ -109,7 +111,8 @@ class EarlyStopping:
     mode : {"auto", "min", "max"}, default "auto"
         Whether small or large values are good; the loss and each metric of this package say so themselves.
     restore_best_weights : bool, default True
-        Whether the model ends with the weights of its best epoch, also if it was never stopped.
+        Whether the model ends with the weights of its best epoch, also if it was never stopped. What layers keep
+        beside them is brought back too; see :meth:`Layer.get_state`.
 
     References
     ----------
@@ -135,27 +138,29 @@ class EarlyStopping:
         self.mode, self.restore_best_weights = mode, restore_best_weights
         self._best = Best(monitor, mode, min_delta)
         self.min_delta = self._best.min_delta
-        self._weights: Params = {}
+        self._kept: tuple[Params, dict[str, Any]] | None = None
 
     def begin(self, run: Run) -> None:
         """Go on where the training of the history was: if that has stopped, this one ends at once."""
+        if self.restore_best_weights:
+            refuse_closed(run.model, "EarlyStopping with restore_best_weights")
         for value in self._best.begin(run):
             self._best.beaten(value)
-        self._weights = self._earlier(run) if self.restore_best_weights and self._best.epoch else {}
+        self._kept = self._earlier(run) if self.restore_best_weights and self._best.epoch else None
         self._stop_if_due(run)
 
-    def _earlier(self, run: Run) -> Params:
+    def _earlier(self, run: Run) -> tuple[Params, dict[str, Any]] | None:
         """Return the best weights of the training that goes on, if they are still known."""
         history, model = run.history, run.model
         if history.best_weights is not None and history.best_epoch == self._best.epoch:
-            return dict(moved(history.best_weights, model.built(), model.dtype))
-        return copies(model.params) if self._best.epoch == run.epoch else {}
+            return dict(moved(history.best_weights, model.built(), model.dtype)), history.best_own or {}
+        return _kept(model) if self._best.epoch == run.epoch else None
 
     def epoch_end(self, run: Run) -> None:
         """Look at the last epoch, and keep its weights if it is the best so far."""
         best = self._best
         if best.beaten(best.read(run, self)) and self.restore_best_weights:
-            self._weights = run.history.best_weights = copies(run.model.params)
+            self._kept = run.history.best_weights, run.history.best_own = _kept(run.model)
             run.history.best_epoch = best.epoch
         self._stop_if_due(run)
 
@@ -166,10 +171,15 @@ class EarlyStopping:
 
     def end(self, run: Run) -> None:
         """Give the model its best weights back."""
-        if self._weights:
-            run.model.params = self._weights
+        if self._kept is not None:
+            run.model.params = self._kept[0]
+            restore_own_states(run.model, self._kept[1])
             run.history.best_epoch = self._best.epoch
-        self._weights, run.history.best_weights = {}, None
+        self._kept = run.history.best_weights = run.history.best_own = None
+
+
+def _kept(model: Layer) -> tuple[Params, dict[str, Any]]:
+    return copies(model.params), own_states(model)
 
 
 class CSVLog:

@@ -205,6 +205,7 @@ def _continued(history: History | None, metrics: Mapping[str, Measure], validate
     going_on = History(columns, history.seconds, history.samples)
     if history.best_weights is not None:
         going_on.best_weights, going_on.best_epoch = history.best_weights, history.best_epoch
+        going_on.best_own = history.best_own
     return going_on
 
 

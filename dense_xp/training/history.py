@@ -10,6 +10,7 @@ import numpy as np
 
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
+from dense_xp.layers.own_state import closed_layers
 from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.learning.metric import Measure
 from dense_xp.learning.optimizer import Optimizer
@@ -50,6 +51,8 @@ class History(Mapping[str, list[float]]):
         The epoch (from 1) whose weights early stopping keeps, or has brought back.
     best_weights : dict or None
         Those weights, while a training goes on: a checkpoint saves them with it.
+    best_own : dict or None
+        What layers kept beside them then; see :meth:`Layer.get_state`.
     unrecorded : str
         Why the steps were not replayed as one recorded CUDA graph; empty if they were, or if the library has none.
     """
@@ -61,6 +64,7 @@ class History(Mapping[str, list[float]]):
     best_epoch: int | None = None
     unrecorded: str = ""
     best_weights: Params | None = field(default=None, repr=False, compare=False)
+    best_own: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> list[float]:
         return self.metrics[name]
@@ -216,9 +220,10 @@ def diverged(model: Layer, losses: np.ndarray[Any, Any], epoch: int, history: Hi
     batch = int(bad[0]) + 1 if len(bad) else len(losses)
     broken = [n for n, w in model.weights.items() if not np.isfinite(model.built().to_numpy(w)).all()]
     where = f"no longer finite: {', '.join(broken)}" if broken else "all weights were still finite"
+    but = f" (but for {', '.join(closed)})" if (closed := closed_layers(model)) else ""
     return DivergenceError(
         f"the loss became {losses[batch - 1]} in epoch {epoch}, batch {batch} of {len(losses)} ({where}). "
-        f"The model has its weights from before that epoch again. Try a smaller learning rate, "
+        f"The model has its weights from before that epoch again{but}. Try a smaller learning rate, "
         "clip_norm, or data scaled to about unit size",
         epoch,
         batch,

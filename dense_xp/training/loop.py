@@ -109,7 +109,7 @@ def _whole_steps(step: Step, before: Moment) -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt) and step.whole:
             step.hand_over()
         else:
-            before.restore(step.model)
+            before.restore(step.model, error)
         raise
 
 

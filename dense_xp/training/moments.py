@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import copy
+from typing import Any, NamedTuple
 
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
+from dense_xp.layers.own_state import closed_layers, how_to_open, own_states, restore_own_states
+from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.support.trees import Params
 
 
 class Moment(NamedTuple):
     """The arrays and counts of a model at one moment.
-
-    An optimizer that is an object of your own keeps its state to itself: that is not among them.
 
     Attributes
     ----------
@@ -22,22 +23,39 @@ class Moment(NamedTuple):
         How many steps each layer has taken, in the order of :func:`with_inner`.
     loss_scale : tuple of float
         See :mod:`dense_xp.learning.loss_scaling`.
+    own : dict
+        What layers keep beside their params; see :meth:`Layer.get_state`.
     """
 
     params: Params
     optimizer_state: Params
     steps: tuple[int, ...]
     loss_scale: tuple[float, float]
+    own: dict[str, Any]
 
     @classmethod
     def of(cls, model: Layer) -> Moment:
         """Return the present moment."""
         steps = tuple(layer.steps for layer in with_inner(model))
-        return cls(model.params, model.optimizer_state, steps, model.loss_scale)
+        state = model.optimizer_state
+        if isinstance(model.optimizer, ForeignOptimizer):  # objects, which change when they are used
+            state = copy.deepcopy(state)
+        return cls(model.params, state, steps, model.loss_scale, own_states(model))
 
-    def restore(self, model: Layer) -> None:
-        """Give the model those arrays and counts back."""
+    def restore(self, model: Layer, error: BaseException) -> None:
+        """Give the model those arrays and counts back; the error that made it necessary says what could not be.
+
+        Parameters
+        ----------
+        model : Layer
+            What this was a moment of.
+        error : BaseException
+            It gets a note if layers keep their arrays to themselves.
+        """
         model.params, model.optimizer_state = self.params, self.optimizer_state
         for layer, steps in zip(with_inner(model), self.steps, strict=True):
             layer.steps = steps
         model.loss_scale = self.loss_scale
+        restore_own_states(model, self.own)
+        if names := closed_layers(model):
+            error.add_note(f"The model is as before the epoch but for {how_to_open(names)}")

@@ -88,7 +88,7 @@ class EagerStep:
     def moment(self) -> Moment:
         """Return what the layers show, as copies: they may write into their arrays."""
         now = Moment.of(self.model)
-        return Moment(copies(now.params), now.optimizer_state, now.steps, now.loss_scale)
+        return now._replace(params=copies(now.params))
 
     def hand_over(self) -> None:
         """Do nothing: the layers have their arrays themselves."""
