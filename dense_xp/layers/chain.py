@@ -82,10 +82,11 @@ class Chain(Layer):
     def _append(self, layer: Layer, seen: set[int]) -> None:
         """Append a layer; `seen` are those that are there, which are too many to look at each time."""
         if not isinstance(layer, Layer):
-            raise TypeError(
-                f"Sequential takes layers, and this is a {type(layer).__name__}; "
-                "a function becomes one as a subclass of Layer with forward and backward"
-            )
+            kind = type(layer).__name__
+            remedy = "a function becomes one as a subclass of Layer with forward and backward"
+            if hasattr(layer, "forward_pass"):
+                remedy = f"what has the two passes becomes one by inheritance: class Mine({kind}, Layer): pass"
+            raise TypeError(f"Sequential takes layers, and this is a {kind}; {remedy}")
         if self.backend is not None:
             raise RuntimeError("the model is initialized: make a new Sequential to change its layers")
         if id(layer) in seen:

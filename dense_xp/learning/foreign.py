@@ -5,11 +5,16 @@ from __future__ import annotations
 import copy
 from typing import Any, ClassVar
 
-from array_api_compat import array_namespace, is_array_api_obj
+from array_api_compat import array_namespace, is_array_api_obj, is_numpy_namespace
 
 from dense_xp.backend import Array
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.support.dtypes import in_dtype
+
+_REMEDY = (
+    ". Here weights and gradients are arrays of {}: take functions from array_api_compat.array_namespace(weights) "
+    "in place of those of numpy, or make the model with backend='numpy'"
+)
 
 
 class ForeignOptimizer(Optimizer):
@@ -32,10 +37,17 @@ class ForeignOptimizer(Optimizer):
     def step(self, param: Array, grad: Array, state: Any, learning_rate: Any = None) -> tuple[Array, Any]:
         """Let the object move the parameter, and check what it returns."""
         xp = array_namespace(param)
-        new = state.update(xp.asarray(param, copy=True), grad)
         name = f"{type(state).__name__}.update"
+        library = xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
+        remedy = "" if is_numpy_namespace(xp) else _REMEDY.format(library)
+        try:
+            new = state.update(xp.asarray(param, copy=True), grad)
+        except (TypeError, AttributeError, ValueError, RuntimeError) as error:
+            if not remedy:
+                raise
+            raise TypeError(f"{name} failed, perhaps because it is for NumPy{remedy}. It said: {error}") from error
         if not is_array_api_obj(new) or array_namespace(new) is not xp:
-            raise TypeError(f"{name} returned a {type(new).__name__}; it must return the new weights")
+            raise TypeError(f"{name} returned a {type(new).__name__}; it must return the new weights{remedy}")
         if tuple(new.shape) != tuple(param.shape):
             raise ValueError(f"{name} returned weights of shape {tuple(new.shape)} for {tuple(param.shape)}")
         if not xp.isdtype(new.dtype, ("integral", "real floating")):

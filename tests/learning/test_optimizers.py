@@ -8,7 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dense_xp import SGD, Adagrad, Adam, AdamW, ConstantSchedule, Lion, Optimizer, RMSprop, StepSchedule
+from dense_xp import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    ConstantSchedule,
+    Dense,
+    Lion,
+    Optimizer,
+    RMSprop,
+    Sequential,
+    StepSchedule,
+)
 from dense_xp.backend import Backend, to_numpy
 from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.learning.optimizers import OPTIMIZERS, as_optimizer
@@ -279,6 +291,44 @@ def test_weights_of_another_library_are_refused() -> None:
 
     with pytest.raises(TypeError, match=r"Elsewhere.update returned a Array"):
         ForeignOptimizer(Elsewhere()).step(PARAM, GRADS[0], Elsewhere())
+
+
+class WithNumPy:
+    """An optimizer as it is written for NumPy, in the style of the reference."""
+
+    def update(self, weights: Any, grad: Any) -> Any:
+        return weights - 0.1 * grad.astype("float32").clip(-1, 1)
+
+
+class Raising:
+    def update(self, weights: Any, grad: Any) -> Any:
+        raise ValueError("no such rate")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "says"),
+    [
+        (WithNumPy(), "WithNumPy.update failed, perhaps because it is for NumPy"),
+        (Raising(), "Raising.update failed, perhaps because it is for NumPy"),
+    ],
+)
+@pytest.mark.parametrize("name", ["array_api_strict", "torch"])
+def test_an_optimizer_of_numpy_elsewhere(name: str, optimizer: Any, says: str) -> None:
+    pytest.importorskip(name)
+    model = Sequential([Dense(2)], input_shape=(3,), backend=name, rng=0)
+    model.initialize(optimizer)
+    before = model.weights
+    remedy = rf"arrays of {name}: take functions from array_api_compat.*backend='numpy'"
+    said = r"\. It said: no such rate$" if isinstance(optimizer, Raising) else ""
+    with pytest.raises(TypeError, match=f"{says}.*{remedy}{said}"):
+        model.fit(np.ones((8, 3)), np.ones((8, 2)), 1)
+    assert all(model.weights[key] is value for key, value in before.items())
+    model = Sequential([Dense(2)], input_shape=(3,), backend="numpy", rng=0)
+    if isinstance(optimizer, Raising):  # there its errors are its own
+        with pytest.raises(ValueError, match=r"^no such rate$"):
+            model.fit(np.ones((8, 3)), np.ones((8, 2)), 1, optimizer=optimizer)
+    else:
+        model.fit(np.ones((8, 3)), np.ones((8, 2)), 1, optimizer=optimizer)
 
 
 def test_another_precision_is_brought_back(backend: Backend) -> None:

@@ -269,6 +269,47 @@ def test_a_stateful_layer_is_driven_layer_by_layer() -> None:
     np.testing.assert_allclose(model.layers[0].W, W - 0.1 * X.T @ (V.T * 2), rtol=1e-5)
 
 
+class Theirs:
+    """A layer of somebody else, who knows nothing of this package."""
+
+    def set_input_shape(self, shape: Any) -> None:
+        self.input_shape = shape
+
+    def initialize(self, optimizer: Any) -> None:
+        self.W = np.eye(*self.input_shape, dtype="float32")
+        self.W_opt = copy.copy(optimizer)
+
+    def parameters(self) -> Any:
+        return np.prod(self.W.shape)
+
+    def forward_pass(self, X: Any, training: bool = True) -> Any:
+        self.layer_input = X
+        return X.dot(self.W)
+
+    def backward_pass(self, accum_grad: Any) -> Any:
+        W = self.W
+        self.W = self.W_opt.update(self.W, self.layer_input.T.dot(accum_grad))
+        return accum_grad.dot(W.T)
+
+    def output_shape(self) -> Any:
+        return self.input_shape
+
+
+def test_what_has_the_two_passes_becomes_a_layer_as_the_error_says() -> None:
+    with pytest.raises(TypeError, match=r"this is a Theirs; .* by inheritance: class Mine\(Theirs, Layer\): pass"):
+        Sequential([Dense(3), Theirs()])  # type: ignore[list-item]
+
+    class Mine(Theirs, Layer):  # type: ignore[misc]
+        pass
+
+    own = Mine()
+    model = Sequential([Dense(3), own, Dense(1)], input_shape=(2,), rng=0)
+    X = np.random.default_rng(0).normal(size=(32, 2))
+    history = model.fit(X, X[:, :1] - X[:, 1:], 30, 8, optimizer=SGD(0.05))
+    assert history["loss"][-1] < 0.01 * history["loss"][0]
+    assert not np.array_equal(own.W, np.eye(3))
+
+
 def test_an_override_of_the_stateful_half_is_not_bypassed() -> None:
     class Loud(Dense):
         calls = 0
