@@ -40,6 +40,7 @@ from dense_xp.layers.normalization import BatchNorm, LayerNorm
 from dense_xp.layers.quantization import QuantizedDense, quantize
 from dense_xp.learning.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
 from dense_xp.learning.counts import F1, FBeta, Precision, Recall
+from dense_xp.learning.distributions import Gamma, GaussianNLL, Poisson, Quantile, Tweedie
 from dense_xp.learning.losses import (
     Huber,
     Loss,
@@ -102,6 +103,8 @@ __all__ = [
     "FBeta",
     "FanInUniform",
     "ForeignArrayError",
+    "Gamma",
+    "GaussianNLL",
     "GlorotNormal",
     "GlorotUniform",
     "HeNormal",
@@ -129,7 +132,9 @@ __all__ = [
     "NotInstalledError",
     "Optimizer",
     "Orthogonal",
+    "Poisson",
     "Precision",
+    "Quantile",
     "QuantizedDense",
     "RMSprop",
     "RandomNormal",
@@ -153,6 +158,7 @@ __all__ = [
     "Tanh",
     "TensorBoard",
     "TopK",
+    "Tweedie",
     "UnitNorm",
     "UnknownBackendError",
     "WarmUp",

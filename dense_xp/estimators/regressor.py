@@ -12,7 +12,8 @@ from sklearn.base import RegressorMixin
 from dense_xp.backend import Array, Backend, to_numpy
 from dense_xp.estimators.base import DenseEstimator
 from dense_xp.estimators.task import Task
-from dense_xp.learning.losses import LOSSES, Loss
+from dense_xp.learning.losses import Loss
+from dense_xp.learning.named_losses import LOSSES
 from dense_xp.training.sequential import Sequential
 
 

@@ -23,6 +23,7 @@ from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.learning.distributions import Gamma, GaussianNLL, Poisson, Quantile, Tweedie
 from dense_xp.learning.losses import (
     Huber,
     Loss,
@@ -205,6 +206,12 @@ def cases(dtype: str, seed: int = 0, shapes: Iterable[tuple[int, ...]] = SHAPES)
         class_weight = rng.uniform(0.5, 2, n).tolist()
         yield loss_case(SoftmaxCrossEntropy(0.1, class_weight=class_weight), prediction, labels, weight)
         yield loss_case(SigmoidCrossEntropy(2.0), 4 * prediction, (target > 0).astype("float64"), weight)
+        amounts, pairs = np.abs(target) + 0.01, np.stack([prediction, target], axis=-1).reshape(*lead, -1)
+        yield loss_case(Poisson(), prediction, np.floor(3 * amounts), weight)
+        yield loss_case(Gamma(), prediction, amounts, weight)
+        yield loss_case(Tweedie(), prediction, amounts, weight)
+        yield loss_case(GaussianNLL(), pairs, prediction + 1, weight)
+        yield loss_case(Quantile((0.1, 0.75)), pairs, prediction + 1, weight)
     for optimizer in (
         SGD(0.1, clip_value=1.0),
         SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01),

@@ -27,7 +27,7 @@ N. J. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., SIAM 20
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +72,11 @@ class Precision:
     largest: float = math.inf
     inner: float = 0.0
     factor: float = 0.0
+
+    @property
+    def smallest_normal(self) -> float:
+        """Its smallest normal number, as the standard calls it."""
+        return self.tiny
 
 
 _TF32 = 2.0**-11
@@ -131,6 +136,9 @@ class Bounded:
     def T(self) -> Bounded:
         """The transposed matrix."""
         return self._same(lambda part: part.T)
+
+    def __getitem__(self, key: Any) -> Bounded:
+        return self._same(lambda part: part[key])
 
     def __array_namespace__(self, api_version: str | None = None) -> Any:
         return xp
@@ -351,6 +359,11 @@ def _max(x: Bounded, axis: Any = None, keepdims: bool = False) -> Bounded:
     return x._same(lambda part: np.asarray(np.max(part, axis=axis, keepdims=keepdims)))
 
 
+def _stack(arrays: Sequence[Bounded], axis: int = 0) -> Bounded:
+    values, errors = (np.stack(parts, axis) for parts in zip(*((x.value, x.error) for x in arrays), strict=True))
+    return Bounded(values, errors, arrays[0].dtype)
+
+
 def _asarray(values: Any, dtype: Precision | None = None, device: Any = None, copy: bool | None = None) -> Bounded:
     if isinstance(values, Bounded):
         return values if dtype is None else _astype(values, dtype)
@@ -376,6 +389,7 @@ xp = SimpleNamespace(
     expand_dims=lambda x, axis: x._same(lambda part: np.expand_dims(part, axis)),
     expm1=_expm1,
     finfo=lambda dtype: dtype,
+    isfinite=lambda x: Bounded(np.isfinite(x.value), 0, bool_),
     log=_log,
     log1p=_log1p,
     max=_max,
@@ -387,6 +401,7 @@ xp = SimpleNamespace(
     sign=_sign,
     sqrt=_sqrt,
     square=_square,
+    stack=_stack,
     sum=_sum,
     tanh=_tanh,
     where=_where,

@@ -21,7 +21,6 @@ from dense_xp.learning.special import clipped, counted, log_softmax, row_for, si
 from dense_xp.learning.targets import check_classes, checked_class_weight
 from dense_xp.support.checks import integer_fields, real_fields
 from dense_xp.support.dtypes import in_dtype, widened
-from dense_xp.support.registry import Registry
 
 
 class Loss:
@@ -31,6 +30,12 @@ class Loss:
     """
 
     greater_is_better: ClassVar[bool] = False
+    own_numbers: ClassVar[tuple[str, ...]] = ()  # the attributes, if any, that are numbers for the device
+
+    @property
+    def outputs_per_target(self) -> int:
+        """How many outputs describe one number of the target; those of one number stand side by side."""
+        return 1
 
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Compute the loss of each sample.
@@ -63,7 +68,11 @@ class Loss:
         dtype : str
             That of the predictions.
         """
-        return self
+        other = copy.copy(self)
+        for name in self.own_numbers:
+            if (numbers := getattr(self, name)) is not None:
+                object.__setattr__(other, name, backend.asarray(numbers, dtype))
+        return other
 
     @np.errstate(all="ignore")  # an infinite loss is a value
     def value_and_grad(self, prediction: Array, target: Array, weight: Array | None = None) -> tuple[Array, Array]:
@@ -278,6 +287,7 @@ class SoftmaxCrossEntropy(Loss):
     label_smoothing: float = 0.0
     class_weight: Sequence[float] | None = None
     ignore_index: int | None = None
+    own_numbers: ClassVar[tuple[str, ...]] = ("class_weight",)
 
     def __post_init__(self) -> None:
         real_fields(self, "[0, 1)", "label_smoothing")
@@ -285,14 +295,6 @@ class SoftmaxCrossEntropy(Loss):
             integer_fields(self, None, "ignore_index")
         if self.class_weight is not None:
             object.__setattr__(self, "class_weight", checked_class_weight(self.class_weight))
-
-    def placed(self, backend: Backend, dtype: str) -> Self:
-        """Return this loss with its class weights on a device; see :meth:`Loss.placed`."""
-        if self.class_weight is None:
-            return self
-        other = copy.copy(self)
-        object.__setattr__(other, "class_weight", backend.asarray(self.class_weight, dtype))
-        return other
 
     def sample_weights(self, target: np.ndarray[Any, Any], ndim: int) -> np.ndarray[Any, Any] | None:
         """Return the weight of each sample's class, 0 of what is left out; see :meth:`Loss.sample_weights`."""
@@ -383,21 +385,3 @@ class SigmoidCrossEntropy(Loss):
         xp = array_namespace(target)
         if not xp.isdtype(target.dtype, "bool") and (bool(xp.any(target < 0)) or bool(xp.any(target > 1))):
             raise ValueError("the targets of SigmoidCrossEntropy must lie between 0 and 1")
-
-
-LOSSES: Registry[Loss] = Registry(
-    "loss",
-    {
-        "mean_squared_error": MeanSquaredError,
-        "mean_absolute_error": MeanAbsoluteError,
-        "huber": Huber,
-        "softmax_cross_entropy": SoftmaxCrossEntropy,
-        "sigmoid_cross_entropy": SigmoidCrossEntropy,
-        # as everybody types them
-        "mse": MeanSquaredError,
-        "mae": MeanAbsoluteError,
-        "bce": SigmoidCrossEntropy,
-    },
-    "an object of a subclass of Loss",
-    lambda spec: isinstance(spec, Loss),
-)

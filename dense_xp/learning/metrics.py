@@ -15,8 +15,8 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.learning.counts import F1, FBeta, Precision, Recall
-from dense_xp.learning.losses import LOSSES
 from dense_xp.learning.metric import Measure, Metric, MetricLike, Unweighted
+from dense_xp.learning.named_losses import LOSSES
 from dense_xp.learning.reading import (
     check_settings,
     classes_of,

@@ -15,7 +15,8 @@ from dense_xp.backend import Array, Backend, backend_of, get_backend, to_numpy
 from dense_xp.backend.lookup import real_numbers
 from dense_xp.kernels import lane_for
 from dense_xp.layers.layer import Layer
-from dense_xp.learning.losses import LOSSES, Loss, MeanSquaredError, SoftmaxCrossEntropy
+from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
+from dense_xp.learning.named_losses import LOSSES
 from dense_xp.training.feeding import Feeder
 
 
@@ -163,7 +164,7 @@ class Samples:
         if len(self.y) != len(self.X):
             raise ValueError(f"X has {len(self.X)} samples and y has {len(self.y)}: they must be the same")
         self.loss = _loss_for(loss, self.y, outputs)
-        one_number_each = self.y.shape == leading and outputs == (1,)
+        one_number_each = self.y.shape == leading and outputs == (self.loss.outputs_per_target,)
         if one_number_each and not isinstance(self.loss, SoftmaxCrossEntropy):
             self.y.data = self.y.data[..., None]
         self.X.check_finite()

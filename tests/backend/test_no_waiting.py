@@ -19,6 +19,8 @@ from dense_xp import (
     Accuracy,
     Dense,
     FBeta,
+    Gamma,
+    GaussianNLL,
     Huber,
     LoRA,
     MaxNorm,
@@ -26,13 +28,16 @@ from dense_xp import (
     MeanSquaredError,
     MinMaxNorm,
     NonNegative,
+    Poisson,
     Precision,
+    Quantile,
     QuantizedDense,
     Recall,
     Sequential,
     SigmoidCrossEntropy,
     SoftOrthogonality,
     TopK,
+    Tweedie,
     UnitNorm,
 )
 from dense_xp.evidence.parity import Case, cases
@@ -105,13 +110,18 @@ LOSSES = [
     SigmoidCrossEntropy(2.0),
     SoftmaxCrossEntropy(0.1, class_weight=(1.0, 2.0, 0.5)),
     SoftmaxCrossEntropy(0.1, ignore_index=2),
+    Quantile((0.1, 0.9)),
+    Poisson(),
+    Gamma(),
+    Tweedie(),
+    GaussianNLL(),
 ]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_losses_with_and_without_weights(loss: Any, dtype: str) -> None:
-    prediction, weight = put(RNG.normal(size=(6, 3)), dtype), put(np.arange(6.0))
+    prediction, weight = put(RNG.normal(size=(6, 3 * loss.outputs_per_target)), dtype), put(np.arange(6.0))
     targets = [put(RNG.dirichlet(np.ones(3), size=6))]
     targets += [put(np.arange(6) % 3)] if isinstance(loss, SoftmaxCrossEntropy) else []
     for target in targets:

@@ -33,6 +33,11 @@ GROUPS = {
         "Huber",
         "SoftmaxCrossEntropy",
         "SigmoidCrossEntropy",
+        "Quantile",
+        "Poisson",
+        "Gamma",
+        "Tweedie",
+        "GaussianNLL",
     ),
     "optimizers": ("SGD", "RMSprop", "Adam", "AdamW", "Adagrad", "Lion"),
 }

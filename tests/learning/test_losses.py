@@ -9,17 +9,23 @@ import pytest
 
 from dense_xp import (
     SGD,
+    Adam,
     Dense,
+    Gamma,
+    GaussianNLL,
     Huber,
     Loss,
     MeanAbsoluteError,
     MeanSquaredError,
+    Poisson,
+    Quantile,
     Sequential,
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
+    Tweedie,
 )
 from dense_xp.backend import Backend, to_numpy
-from dense_xp.learning.losses import LOSSES
+from dense_xp.learning.named_losses import LOSSES
 from tests.comparing import assert_close, assert_same_kind
 from tests.gradients import directional_error
 
@@ -29,6 +35,9 @@ VALUES = RNG.normal(size=(7, 4))
 LABELS = RNG.integers(0, 4, 7)
 PROBABILITIES = RNG.dirichlet(np.ones(4), 7)
 YES = RNG.integers(0, 2, (7, 4)).astype("float64")
+COUNTS = RNG.integers(0, 5, (7, 4)).astype("float64")
+AMOUNTS = RNG.gamma(2.0, size=(7, 4))
+PAIRS = VALUES[:, :2]
 CLASS_WEIGHT = [0.5, 2.0, 1.0, 3.0]
 WEIGHT = RNG.uniform(0.1, 2.0, 7)
 
@@ -58,6 +67,18 @@ CASES: list[tuple[Loss, Any, Any]] = [
         YES,
         lambda f, p, t: f.binary_cross_entropy_with_logits(p, t, pos_weight=p.new_tensor([2.5])),
     ),
+    (Quantile(), VALUES, lambda f, p, t: f.l1_loss(p, t) / 2),
+    (
+        Quantile([0.1, 0.7]),
+        PAIRS,
+        lambda f, p, t: sum(
+            (q * f.relu(t - z) + (1 - q) * f.relu(z - t)).mean() / 2 for q, z in ((0.1, p[:, ::2]), (0.7, p[:, 1::2]))
+        ),
+    ),
+    (Poisson(), COUNTS, lambda f, p, t: f.poisson_nll_loss(p, t)),
+    (Gamma(), AMOUNTS, lambda f, p, t: (p + t / p.exp()).mean()),
+    (Tweedie(), COUNTS, lambda f, p, t: 2 * (p.exp().sqrt() + t / p.exp().sqrt()).mean()),
+    (GaussianNLL(), PAIRS, lambda f, p, t: f.gaussian_nll_loss(p[:, ::2], t, p[:, 1::2].exp())),
 ]
 
 
@@ -277,6 +298,15 @@ def test_a_loss_can_be_traced() -> None:
         (SigmoidCrossEntropy(), YES[:, 0], "SigmoidCrossEntropy needs one row"),
         (SigmoidCrossEntropy(), YES + 1, "between 0 and 1"),
         (SigmoidCrossEntropy(), YES - 1, "between 0 and 1"),
+        (Quantile([0.1, 0.9]), VALUES, r"y has shape \(7, 4\), and Quantile needs .* \(7, 2\)"),
+        (Quantile([0.1, 0.5, 0.9]), PAIRS, r"has 3 outputs for each number .* the model has 4: end it with Dense\(3\)"),
+        (GaussianNLL(), VALUES, r"GaussianNLL needs .* \(7, 2\)"),
+        (Poisson(), COUNTS - 1, "^the targets of Poisson must be 0 or more, and y holds -1$"),
+        (Tweedie(), AMOUNTS - 9, "the targets of Tweedie must be 0 or more"),
+        (Gamma(), COUNTS, "^the targets of Gamma must be positive, and y holds 0; Tweedie allows zeros$"),
+        (Gamma(), VALUES, "the targets of Gamma must be positive, and y holds -"),
+        (Tweedie(2.0), COUNTS, "the targets of Tweedie must be positive"),
+        (Gamma(), YES.astype(bool), "the targets of Gamma must be positive"),
     ],
 )
 def test_targets_that_do_not_fit(backend: Backend, loss: Loss, target: Any, says: str) -> None:
@@ -318,6 +348,9 @@ def test_targets_that_fit(backend: Backend) -> None:
         (SoftmaxCrossEntropy(), np.eye(4, dtype="int64")[LABELS]),
         (SoftmaxCrossEntropy(), np.asarray([0, 3, 0, 0, 0, 0, 0])),
         (SigmoidCrossEntropy(), YES.astype(bool)),
+        (Poisson(), YES.astype(bool)),
+        (Poisson(), COUNTS.astype("uint8")),
+        (Tweedie(1.0), COUNTS),
     ]:
         loss.check_target(backend.asarray(target), (4,))
     SoftmaxCrossEntropy().check_target(backend.asarray(np.zeros((7, 3), "int64")), (3, 4))
@@ -339,6 +372,11 @@ def test_targets_that_fit(backend: Backend) -> None:
         (lambda: SoftmaxCrossEntropy(class_weight=[1, float("nan")]), "class_weight"),
         (lambda: SigmoidCrossEntropy(0), "positive_weight must be a positive number, and is 0"),
         (lambda: SigmoidCrossEntropy(float("inf")), "positive_weight"),
+        (lambda: Quantile([0.1, 1.0]), "a quantile must be a number, above 0 and below 1, and is 1.0"),
+        (lambda: Quantile([0.9, 0.1]), r"quantiles must be numbers in ascending order, and are \[0.9, 0.1\]"),
+        (lambda: Quantile([0.5, 0.5]), "ascending"),
+        (lambda: Quantile([]), "ascending"),
+        (lambda: Tweedie(0.5), "power must be a number, at least 1 and at most 2, and is 0.5"),
     ],
 )
 def test_arguments_out_of_range(make: Any, says: str) -> None:
@@ -391,6 +429,34 @@ INF, LARGEST = float("inf"), 3e38
         (MeanAbsoluteError(), [LARGEST], [0.0], LARGEST),
         (Huber(), [INF], [1.0], INF),
         (Huber(2.0), [-LARGEST / 4], [0.0], LARGEST / 2),
+        (Quantile([0.25]), [INF], [1.0], INF),
+        (Quantile([0.25]), [-INF], [1.0], INF),
+        (Quantile([0.25]), [-LARGEST], [0.0], LARGEST / 4),
+        (Quantile([0.25, 0.75]), [INF, 1.0], [1.0], INF),
+        (Poisson(), [INF], [2.0], INF),
+        (Poisson(), [LARGEST], [2.0], INF),
+        (Poisson(), [LARGEST], [LARGEST], INF),
+        (Poisson(), [-INF], [2.0], INF),
+        (Poisson(), [-INF], [0.0], 0.0),
+        (Poisson(), [-LARGEST], [0.0], 0.0),
+        (Gamma(), [INF], [2.0], INF),
+        (Gamma(), [LARGEST], [2.0], LARGEST),
+        (Gamma(), [-INF], [2.0], INF),
+        (Gamma(), [-LARGEST], [1e-30], INF),
+        (Tweedie(), [INF], [0.0], INF),
+        (Tweedie(), [INF], [2.0], INF),
+        (Tweedie(), [-INF], [2.0], INF),
+        (Tweedie(), [-INF], [0.0], 0.0),
+        (GaussianNLL(), [INF, 0.0], [2.0], INF),
+        (GaussianNLL(), [INF, INF], [2.0], INF),
+        (GaussianNLL(), [INF, -INF], [2.0], INF),
+        (GaussianNLL(), [1.0, INF], [2.0], INF),
+        (GaussianNLL(), [1.0, -INF], [2.0], INF),
+        (GaussianNLL(), [1.0, -LARGEST], [2.0], INF),
+        (GaussianNLL(), [1.0, LARGEST], [2.0], LARGEST / 2),
+        (GaussianNLL(), [2.0, -LARGEST], [2.0], -LARGEST / 2),
+        (GaussianNLL(), [2.0, -INF], [2.0], -INF),
+        (GaussianNLL(), [1e30, 140.0], [0.0], 0.5 * (140 + 1e60 * np.exp(-140.0))),
     ],
 )
 def test_infinite_predictions(backend: Backend, loss: Loss, prediction: Any, target: Any, value: float) -> None:
@@ -401,7 +467,20 @@ def test_infinite_predictions(backend: Backend, loss: Loss, prediction: Any, tar
     assert not np.isnan(to_numpy(gradient)).any()
 
 
-@pytest.mark.parametrize("loss", [MeanSquaredError(), MeanAbsoluteError(), Huber(), SigmoidCrossEntropy()], ids=repr)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        MeanSquaredError(),
+        MeanAbsoluteError(),
+        Huber(),
+        SigmoidCrossEntropy(),
+        Quantile(),
+        Poisson(),
+        Gamma(),
+        Tweedie(),
+    ],
+    ids=repr,
+)
 def test_what_weighs_nothing_may_be_infinite(backend: Backend, loss: Loss) -> None:
     put = backend.asarray
     prediction, target = put([[1.0], [INF]], "float32"), put([[0.0], [0.0]], "float32")
@@ -413,9 +492,20 @@ def test_what_weighs_nothing_may_be_infinite(backend: Backend, loss: Loss) -> No
 
 def test_a_nan_stays_one(backend: Backend) -> None:
     put = backend.asarray
-    for loss in (SoftmaxCrossEntropy(), SigmoidCrossEntropy(), MeanSquaredError(), MeanAbsoluteError(), Huber()):
+    for loss in (
+        *(SoftmaxCrossEntropy(), SigmoidCrossEntropy(), MeanSquaredError(), MeanAbsoluteError(), Huber()),
+        *(Quantile(), Poisson(), Gamma(), Tweedie()),
+    ):
         target = put([0]) if isinstance(loss, SoftmaxCrossEntropy) else put([[0.0, 0.0, 0.0]], "float32")
         assert np.isnan(float(loss(put([[1.0, float("nan"), 2.0]], "float32"), target)))
+
+
+@pytest.mark.parametrize("prediction", [[[float("nan"), 1.0]], [[1.0, float("nan")]]])
+@pytest.mark.parametrize("loss", [GaussianNLL(), Quantile([0.1, 0.9])], ids=repr)
+def test_a_nan_among_several_outputs_stays_one(backend: Backend, loss: Loss, prediction: Any) -> None:
+    for target in (1.0, 5.0):
+        value = loss(backend.asarray(prediction, "float32"), backend.asarray([[target]], "float32"))
+        assert np.isnan(float(value))
 
 
 def test_the_weights_of_a_loss_are_those_that_it_counts_with(backend: Backend) -> None:
@@ -432,6 +522,84 @@ def test_short_names_are_names_too() -> None:
         ("mse", "mean_squared_error"),
         ("mae", "mean_absolute_error"),
         ("bce", "sigmoid_cross_entropy"),
+        ("gaussian", "gaussian_nll"),
     ):
         assert LOSSES.made(short) == LOSSES.made(long)
         assert LOSSES.written(LOSSES.made(short)) == long
+
+
+# ------------------------------------------------------------------ distributions
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "settings", "target"),
+    [
+        (Quantile([0.3]), "PinballLoss", {"quantile": 0.3}, VALUES),
+        (Poisson(), "HalfPoissonLoss", {}, COUNTS),
+        (Gamma(), "HalfGammaLoss", {}, AMOUNTS),
+        (Tweedie(1.3), "HalfTweedieLoss", {"power": 1.3}, COUNTS),
+    ],
+    ids=name_of,
+)
+def test_distributions_are_those_of_scikit_learn(
+    backend: Backend, loss: Loss, name: str, settings: Any, target: Any
+) -> None:
+    """But for terms without the prediction."""
+    theirs = getattr(pytest.importorskip("sklearn._loss"), name)(**settings)
+    raw, true = LOGITS[:, 0].copy(), target[:, 0].copy()
+    value, grad = loss.value_and_grad(backend.asarray(raw[:, None]), backend.asarray(true[:, None]))
+    other = loss(backend.asarray(0 * raw[:, None]), backend.asarray(true[:, None]))
+    expected, slopes = theirs.loss_gradient(y_true=true, raw_prediction=raw)
+    base = theirs.loss(y_true=true, raw_prediction=0 * raw)
+    assert_close(backend.asarray(value - other), float(np.mean(expected - base)), backend)
+    assert_close(grad, slopes[:, None] / 7, backend)
+
+
+def test_likelihoods_are_those_of_scipy() -> None:
+    """Differences of the losses of two predictions are those of the logarithms of the densities."""
+    stats = pytest.importorskip("scipy.stats")
+    first, second = LOGITS[:, :1], LOGITS[:, 1:2]
+    true = AMOUNTS[:, :1]
+    for loss, target, density in (
+        (Poisson(), COUNTS[:, :1], lambda z: stats.poisson.logpmf(COUNTS[:, :1], np.exp(z))),
+        (Gamma(), true, lambda z: stats.gamma.logpdf(true, 1.0, scale=np.exp(z))),
+    ):
+        found = float(loss(first, target) - loss(second, target))
+        assert found == pytest.approx(float(np.mean(density(second) - density(first))), rel=1e-10)
+    found = float(GaussianNLL()(LOGITS[:, :2], true)) + 0.5 * np.log(2 * np.pi)
+    assert found == pytest.approx(-np.mean(stats.norm.logpdf(true, first, np.exp(second / 2))), rel=1e-12)
+
+
+@pytest.mark.parametrize(("near", "loss"), [(1.0, Poisson()), (2.0, Gamma())])
+def test_tweedie_ends_at_poisson_and_gamma(near: float, loss: Loss) -> None:
+    np.testing.assert_array_equal(Tweedie(near).gradient(LOGITS, AMOUNTS), loss.gradient(LOGITS, AMOUNTS))
+    assert float(Tweedie(near)(LOGITS, AMOUNTS)) == float(loss(LOGITS, AMOUNTS))
+    inside = abs(near - 1e-9) if near == 2.0 else near + 1e-9
+    np.testing.assert_allclose(Tweedie(inside).gradient(LOGITS, AMOUNTS), loss.gradient(LOGITS, AMOUNTS), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "draw", "asked"),
+    [
+        (Quantile([0.1, 0.5, 0.8]), lambda rng: rng.exponential(size=2000), lambda y: np.quantile(y, [0.1, 0.5, 0.8])),
+        (Poisson(), lambda rng: rng.poisson(3.0, 2000), lambda y: [np.log(y.mean())]),
+        (Gamma(), lambda rng: rng.gamma(2.0, 1.5, 2000), lambda y: [np.log(y.mean())]),
+        (Tweedie(), lambda rng: np.maximum(rng.normal(size=2000), 0.0), lambda y: [np.log(y.mean())]),
+        (GaussianNLL(), lambda rng: rng.normal(2.0, 0.5, 2000), lambda y: [y.mean(), np.log(y.var())]),
+    ],
+    ids=name_of,
+)
+def test_a_model_learns_what_the_loss_asks_for(backend: Backend, loss: Loss, draw: Any, asked: Any) -> None:
+    y, ones = draw(np.random.default_rng(0)), np.ones((2000, 1))
+    model = Sequential([Dense(loss.outputs_per_target)], backend=backend, rng=0)
+    model.fit(ones, y, 60, 400, loss=loss, optimizer=Adam(0.05), validation_data=(ones, y))
+    np.testing.assert_allclose(to_numpy(model.predict(ones[:1]))[0], asked(y), atol=0.1)
+
+
+def test_the_numbers_of_a_loss_wait_on_the_device(backend: Backend) -> None:
+    for loss in (Quantile([0.1, 0.9]), SoftmaxCrossEntropy(class_weight=(1.0, 2.0))):
+        placed = loss.placed(backend, "float32")
+        name = loss.own_numbers[0]
+        assert_same_kind(getattr(placed, name), backend, "float32", (2,))
+        assert isinstance(getattr(loss, name), tuple)
+    assert SoftmaxCrossEntropy().placed(backend, "float32").class_weight is None

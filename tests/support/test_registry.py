@@ -11,7 +11,7 @@ from dense_xp import ELU, L2, Adam, CosineSchedule, Huber, MaxNorm, ReLU, SoftOr
 from dense_xp.layers.activations import ACTIVATIONS, activation_config, get_activation
 from dense_xp.layers.initializers import INITIALIZERS, Constant, Orthogonal
 from dense_xp.learning.constraints import CONSTRAINTS
-from dense_xp.learning.losses import LOSSES
+from dense_xp.learning.named_losses import LOSSES
 from dense_xp.learning.optimizers import OPTIMIZERS, SGD
 from dense_xp.learning.regularizers import REGULARIZERS
 from dense_xp.support.registry import Registry
