@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from dense_xp.training.prediction import gives_probabilities
 from dense_xp.training.predictor import needs_built
 from dense_xp.training.samples import Samples
 from dense_xp.training.steps import stepper
+from dense_xp.training.threads import few_threads
 
 
 def fit(
@@ -113,7 +115,8 @@ def fit(
         run = Run(model, history, int(epochs), named)
         for hook in hooks:
             hook.begin(run)
-    with backend.scope():
+    rows = min(int(batch_size), len(samples)) * math.prod(samples.X.data.shape[1:-1])
+    with backend.scope(), few_threads(model, rows):
         return run_epochs(run, step, samples, validation, named, hooks, int(batch_size), shuffle, generator, verbose)
 
 
