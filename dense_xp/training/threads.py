@@ -54,21 +54,24 @@ def few_threads(model: Layer, rows: int) -> Iterator[None]:
     if model.built().name != "numpy" or not _limited.acquire(blocking=False):
         yield
         return
+    many = []
     try:
-        blas = _blas(len(sys.modules))
-        found = [library["num_threads"] or 1 for library in blas.info()] if blas else []
-        few = min([threads_for(model, rows), *found])
-        with blas.limit(limits=few) if max(found, default=0) > few else contextlib.nullcontext():
-            yield
+        few = threads_for(model, rows)
+        many = [(library, n) for library in _blas(len(sys.modules)) if (n := library.get_num_threads() or 1) > few]
+        for library, _ in many:
+            library.set_num_threads(few)
+        yield
     finally:
+        for library, n in many:
+            library.set_num_threads(n)
         _limited.release()
 
 
 @functools.lru_cache(maxsize=1)
-def _blas(imported: int) -> Any:
+def _blas(imported: int) -> list[Any]:
     """Return what sets the threads of each BLAS that is loaded; looked for again after imports, as it takes a while."""
     if importlib.util.find_spec("threadpoolctl") is None:
-        return None
+        return []
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController().select(user_api="blas")
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
