@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import RegressorMixin
+from sklearn.metrics import d2_pinball_score
 
 from dense_xp.backend import Array, Backend, to_numpy
+from dense_xp.estimators.arrays import on_host
 from dense_xp.estimators.base import DenseEstimator
+from dense_xp.estimators.intervals import units_of, values_of
 from dense_xp.estimators.task import Task
+from dense_xp.learning.distributions import LogLink, Quantile
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.named_losses import LOSSES
 from dense_xp.training.sequential import Sequential
@@ -23,7 +28,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
 
     It learns targets that are brought to mean 0 and variance 1, so that learning rate and `tol` mean the same
     whatever their units are. ``predict`` brings them back in float64, where the device has it, so that no digit of a
-    large mean is lost.
+    large mean is lost. Where the network predicts the logarithm of a mean, targets are divided by their mean alone.
 
     Parameters
     ----------
@@ -31,6 +36,10 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         Units of each hidden layer.
     loss : str or Loss, default "mean_squared_error"
         What is minimised: also ``"mean_absolute_error"``, ``Huber(1.0)`` …, measured in units of the scaled targets.
+        ``"quantile"`` predicts quantiles; ``"gaussian"`` learns a variance beside the mean; ``"poisson"``, ``"gamma"``
+        and ``Tweedie(1.5)`` are for counts and amounts, whose mean is never negative.
+    quantiles : sequence of float, optional
+        With ``loss="quantile"``: which, in ascending order; by default the median.
     activation : str or Layer, or one for each hidden layer, default "relu"
         ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …, ``"linear"`` for none, or a layer such as ``ELU(0.5)``.
     dropout : float, default 0.0
@@ -75,14 +84,15 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     n_outputs_ : int
         How many numbers the last layer has.
     y_mean_, y_scale_ : list of float
-        Of the targets: the network learns ``(y - y_mean_) / y_scale_``.
+        For each output of the network: ``output * y_scale_ + y_mean_`` is in the units of the targets.
     n_features_in_ : int
         How many features there are.
     feature_names_in_ : array of str
         Their names, if X was a data frame with names.
     model_ : Sequential
         A copy of the network that predicts in the units of y: ``dense_xp.save(regressor.model_, path)``. Its last
-        layer adds the mean in the dtype of the network, which for a large mean has fewer digits than ``predict``.
+        layer adds the mean in the dtype of the network, which for a large mean has fewer digits than ``predict``. For
+        counts and amounts it predicts the logarithm of the mean, and with ``"gaussian"`` also that of the variance.
     history_ : History
         What each epoch of the last ``fit`` measured.
     n_iter_ : int
@@ -109,10 +119,12 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
 
     _: KW_ONLY
     loss: str | Loss = "mean_squared_error"
+    quantiles: Sequence[float] | None = None
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **DenseEstimator._parameter_constraints,
         "loss": [str, Loss],
+        "quantiles": ["array-like", None],
     }
 
     @property
@@ -141,20 +153,40 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         """
         return self._learn(X, y, sample_weight, goes_on=hasattr(self, "network_"))
 
+    def _loss_to_learn(self) -> Loss:
+        if self.quantiles is None:
+            return LOSSES.made(self.loss)
+        if self.loss != "quantile":
+            raise ValueError(f"quantiles are learned with loss='quantile', and loss is {self.loss!r}")
+        return Quantile(self.quantiles)
+
     def _task(self, y: Any, weight: Any, goes_on: bool, classes: Any) -> Task:
-        rows = y.astype(np.float64).reshape(len(y), -1)
-        learned = {"n_outputs_": rows.shape[1], "_one_output": y.ndim == 1, "out_activation_": "identity"}
+        loss, rows = self._loss_to_learn(), y.astype(np.float64).reshape(len(y), -1)
+        n_outputs = rows.shape[1] * loss.outputs_per_target
+        loss.check_target(rows, (n_outputs,))  # in the units of y
+        learned = {"n_outputs_": n_outputs, "_one_output": y.ndim == 1, "out_activation_": "identity"}
+        log_link = isinstance(loss, LogLink)
+        if log_link:
+            learned["out_activation_"] = "exp"
         if goes_on:
-            if any(getattr(self, name) != value for name, value in learned.items()):
-                raise ValueError(f"y has not the form that it had before, with {self.n_outputs_} outputs")
-            mean, scale = np.asarray(self.y_mean_), np.asarray(self.y_scale_)
+            if any(getattr(self, name) != value for name, value in learned.items()) or (
+                loss.outputs_per_target > 1 and loss != self._loss
+            ):
+                raise ValueError(f"y or loss has not the form that it had before, with {self.n_outputs_} outputs")
+            shift, factor = np.asarray(self.y_mean_), np.asarray(self.y_scale_)
+            mean, scale = (x[:: loss.outputs_per_target] for x in (shift, factor))
+            mean = np.exp(mean) if log_link else mean
         else:
             mean, scale = _mean_and_scale(rows, weight)
-        learned |= {"y_mean_": mean.tolist(), "y_scale_": scale.tolist()}  # plain numbers know no device
-        return Task((rows - mean) / scale, weight, LOSSES.made(self.loss), learned)
+            if log_link:
+                mean = np.where(mean > 0, mean, 1.0)
+            shift, factor = units_of(loss, mean, scale)
+        learned |= {"y_mean_": shift.tolist(), "y_scale_": factor.tolist()}  # plain numbers know no device
+        learned["_loss"] = loss
+        return Task(rows / mean if log_link else (rows - mean) / scale, weight, loss, learned)
 
     def predict(self, X: Any) -> Array:
-        """Return the expected target of each sample.
+        """Return the expected target of each sample, or its quantiles.
 
         Parameters
         ----------
@@ -163,17 +195,46 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
 
         Returns
         -------
-        array, shape (n_samples,) or (n_samples, n_outputs)
-            As y was in ``fit``; on the device if X is there.
+        array, shape (n_samples,) or (n_samples, n_targets)
+            As y was in ``fit``; on the device if X is there. Several quantiles are one more axis, the last.
         """
-        outputs = self._outputs(X, "predict")
+        values = self._values(X, "predict")
+        several = isinstance(self._loss, Quantile) and len(self._loss.quantiles) > 1
+        answers = values if several else values[..., 0]
+        return answers[:, 0, ...] if self._one_output else answers
+
+    def _values(self, X: Any, method: str) -> Array:
+        """Return what the network says of each target, in its units; see :func:`values_of`."""
+        outputs = self._outputs(X, method)
         with self._model_backend.scope():
             if isinstance(outputs, np.ndarray):
                 outputs = outputs * np.asarray(self.y_scale_) + np.asarray(self.y_mean_)
             else:
                 mean, scale, wide = _widest(self._model_backend, self.y_mean_, self.y_scale_, outputs)
                 outputs = wide * scale + mean
-            return outputs[:, 0] if self._one_output else outputs
+            return values_of(self._loss, outputs)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return R², or of quantiles the mean of D², the same for the pinball loss.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`~dense_xp.estimators.base.DenseEstimator.fit`.
+        """
+        answers = self.predict(X)
+        if not isinstance(self._loss, Quantile):
+            return float(super().score(X, y, sample_weight))
+        quantiles, host = self._loss.quantiles, to_numpy(answers)
+        each = host[..., None] if len(quantiles) == 1 else host
+        return float(
+            np.mean(
+                [
+                    d2_pinball_score(on_host(y), each[..., i], sample_weight=sample_weight, alpha=q)
+                    for i, q in enumerate(quantiles)
+                ]
+            )
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -68,6 +69,8 @@ SINCE_1_9 = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 9)
 VARIANTS: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
     ("default", {}, ()),
     ("sgd-layer", {"optimizer": SGD(0.02, momentum=0.9), "normalization": "layer", "activation": "tanh"}, ()),
+    ("gaussian", {"loss": "gaussian"}, ()),
+    ("quantiles", {"loss": "quantile", "quantiles": [0.25]}, ()),
     ("dropout-batch", {"dropout": 0.1, "normalization": "batch", "max_epochs": 100}, NOT_THE_SAME),
 )
 
@@ -75,6 +78,8 @@ VARIANTS: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
 def _checks() -> Iterator[Any]:
     for kind in (DenseClassifier, DenseRegressor):
         for variant, params, left_out in VARIANTS:
+            if kind is DenseClassifier and "loss" in params:
+                continue
             for number, (estimator, check) in enumerate(estimator_checks_generator(kind(**params))):
                 name = getattr(check, "func", check).__name__
                 if name not in left_out and (SINCE_1_9 or name != "check_array_api_input"):
@@ -644,3 +649,103 @@ def test_other_classes_are_refused() -> None:
     warm = DenseClassifier(**FAST, warm_start=True).fit(X, CODES)
     with pytest.raises(ValueError, match="pass the same, or start anew with warm_start=False"):
         warm.fit(X, np.minimum(CODES, 1))
+
+
+# ------------------------------------------------------------------ more than a mean
+
+WAVE = np.random.default_rng(1)
+ROWS = WAVE.uniform(-1, 1, (3000, 1))
+NOISY = 100 + 10 * ROWS[:, 0] + (1 + 4 * (ROWS[:, 0] > 0)) * WAVE.normal(size=3000)  # five times as wide on the right
+COUNTS = WAVE.poisson(np.exp(5 + ROWS[:, 0])).astype(float)
+QUANTILES = [0.05, 0.5, 0.95]
+LEARNS: dict[str, Any] = {
+    "hidden_layer_sizes": (32,), "learning_rate": CosineSchedule(0.02, 600), "max_epochs": 40, "random_state": 0,
+}  # fmt: skip
+
+
+def test_quantiles_have_their_share_below_them(backend: Backend) -> None:
+    regressor = DenseRegressor(loss="quantile", quantiles=QUANTILES, backend=backend, **LEARNS).fit(ROWS, NOISY)
+    found = regressor.predict(ROWS)
+    assert found.shape == (3000, 3)
+    assert (np.diff(found, axis=1) >= 0).all()
+    np.testing.assert_allclose((NOISY[:, None] <= found).mean(axis=0), QUANTILES, atol=0.02)
+    width = found[:, 2] - found[:, 0]
+    assert width[ROWS[:, 0] > 0.1].mean() > 3 * width[ROWS[:, 0] < -0.1].mean()
+    d2 = [sklearn.metrics.d2_pinball_score(NOISY, found[:, i], alpha=q) for i, q in enumerate(QUANTILES)]
+    assert regressor.score(ROWS, NOISY) == pytest.approx(np.mean(d2))
+    again = pickle.loads(pickle.dumps(regressor))
+    np.testing.assert_allclose(again.predict(ROWS), found, rtol=1e-12)
+    np.testing.assert_allclose(np.sort(again.model_.predict(ROWS)), found, rtol=1e-5)
+
+
+def test_one_quantile_and_several_targets() -> None:
+    median = DenseRegressor(loss="quantile", **LEARNS).fit(ROWS, NOISY)
+    assert median.predict(ROWS).shape == (3000,)
+    assert abs((median.predict(ROWS) >= NOISY).mean() - 0.5) < 0.03
+    both = np.stack([NOISY, -1e6 * NOISY], axis=1)
+    two = DenseRegressor(loss="quantile", quantiles=QUANTILES, **LEARNS).fit(ROWS, both)
+    assert two.predict(ROWS).shape == (3000, 2, 3)
+    np.testing.assert_allclose((both[..., None] <= two.predict(ROWS)).mean(axis=0), [QUANTILES] * 2, atol=0.03)
+    assert 0 < two.score(ROWS, both) < 1
+    assert DenseRegressor(loss="quantile", **LEARNS).fit(ROWS, both).predict(ROWS).shape == (3000, 2)
+
+
+def test_a_mean_and_a_variance_in_the_units_of_y() -> None:
+    targets = np.stack([NOISY, 1e-5 * NOISY], axis=1)
+    regressor = DenseRegressor(loss="gaussian", **LEARNS).fit(ROWS, targets)
+    assert (regressor.n_outputs_, regressor.predict(ROWS).shape) == (4, (3000, 2))
+    assert regressor.score(ROWS, targets) > 0.7  # with the true mean it is 0.72
+    for i, unit in enumerate((1.0, 1e-5)):
+        log_variance = regressor.model_.predict(ROWS)[:, 2 * i + 1]
+        for side, spread in ((ROWS[:, 0] > 0.2, 5.0), (ROWS[:, 0] < -0.2, 1.0)):
+            assert np.exp(0.5 * log_variance[side]).mean() == pytest.approx(spread * unit, rel=0.25)
+
+
+@pytest.mark.parametrize("loss", ["poisson", "gamma", "tweedie"])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e12])
+def test_counts_and_amounts_of_any_size(loss: str, size: float) -> None:
+    """The network starts at the mean, whatever the unit."""
+    first = DenseRegressor(loss=loss, **LEARNS).fit(ROWS, COUNTS)
+    regressor = DenseRegressor(loss=loss, **LEARNS).fit(ROWS, size * COUNTS)
+    found = regressor.predict(ROWS) / size
+    np.testing.assert_allclose(found, first.predict(ROWS), rtol=1e-3)
+    np.testing.assert_allclose(found, np.exp(5 + ROWS[:, 0]), rtol=0.1)
+    np.testing.assert_allclose(np.exp(regressor.model_.predict(ROWS)[:, 0]), regressor.predict(ROWS), rtol=1e-6)
+    assert regressor.out_activation_ == "exp"
+
+
+def test_losses_that_know_what_targets_they_take() -> None:
+    with pytest.raises(ValueError, match=r"^the targets of Poisson must be 0 or more, and y holds -7$"):
+        DenseRegressor(loss="poisson").fit(X, np.where(np.arange(90) == 3, -7.0, VALUES))
+    with pytest.raises(ValueError, match=r"^quantiles are learned with loss='quantile', and loss is 'huber'$"):
+        DenseRegressor(loss="huber", quantiles=[0.5]).fit(X, VALUES)
+    with pytest.raises(ValueError, match="ascending"):
+        DenseRegressor(loss="quantile", quantiles=[0.9, 0.1]).fit(X, VALUES)
+    zeros = DenseRegressor(loss="poisson", max_epochs=2).fit(X, np.zeros(90))
+    assert np.isfinite(zeros.predict(X)).all()
+    regressor = DenseRegressor(loss="quantile", quantiles=[0.2, 0.8], max_epochs=2, warm_start=True).fit(X, VALUES)
+    for other in ({"quantiles": [0.1, 0.9]}, {"quantiles": None}, {"loss": "poisson", "quantiles": None}):
+        with pytest.raises(ValueError, match="y or loss has not the form that it had before"):
+            copy.deepcopy(regressor).set_params(**other).fit(X, VALUES)
+    assert regressor.set_params(loss="gaussian", quantiles=None, warm_start=False).fit(X, VALUES).n_outputs_ == 2
+
+
+def test_going_on_keeps_the_units() -> None:
+    for params in ({"loss": "gaussian"}, {"loss": "poisson"}, {"loss": "quantile", "quantiles": [0.2, 0.8]}):
+        regressor = DenseRegressor(**params, max_epochs=5, random_state=0, warm_start=True).fit(X, VALUES)
+        units, loss = (regressor.y_mean_, regressor.y_scale_), regressor.loss_
+        regressor.fit(X, VALUES)
+        np.testing.assert_allclose((regressor.y_mean_, regressor.y_scale_), units, rtol=1e-12)
+        assert regressor.history_["loss"][0] < loss
+
+
+def test_outputs_in_onnx_are_in_the_units_of_y(tmp_path: Path) -> None:
+    pytest.importorskip("ndonnx")
+    runtime = pytest.importorskip("onnxruntime")
+    from dense_xp.interop import export_onnx
+
+    for params in ({"loss": "gaussian"}, {"loss": "poisson"}, {"loss": "quantile", "quantiles": [0.2, 0.8]}):
+        regressor = DenseRegressor(**params, **FAST).fit(X, VALUES)
+        export_onnx(regressor, tmp_path / "file.onnx")
+        (found,) = runtime.InferenceSession(str(tmp_path / "file.onnx")).run(None, {"X": X})
+        np.testing.assert_allclose(found, regressor.model_.predict(X), rtol=1e-6)
