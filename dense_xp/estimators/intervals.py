@@ -1,7 +1,13 @@
-"""What the outputs of a regressor's network say: a mean or quantiles."""
+"""What the outputs of a regressor's network say: a mean or quantiles, and an interval around them.
+
+An interval is ``[low - width · unit, high + width · unit]``. The width comes from the distribution that the loss
+assumes, or from rows that the network has not seen.
+"""
 
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -52,3 +58,89 @@ def values_of(loss: Loss, outputs: Array) -> Array:
     if isinstance(loss, LogLink):
         return xp.exp(values)
     return xp.sort(values, axis=-1) if isinstance(loss, Quantile) else values
+
+
+def band_of(loss: Loss, values: Array, coverage: float) -> tuple[Array, Array, Array]:
+    """Return where an interval starts from, below and above, and the unit of its width.
+
+    Parameters
+    ----------
+    loss : Loss
+        What the network minimises.
+    values : array, shape (n_samples, n_targets, outputs_per_target)
+        What :func:`values_of` returns.
+    coverage : float
+        The share of the targets that shall be inside.
+
+    Returns
+    -------
+    low, high, unit : array, shape (n_samples, n_targets)
+        Of quantiles those for this coverage, or else the outer two; the unit is 1. Of a distribution its mean, and a
+        standard deviation, or what that is proportional to.
+    """
+    xp = array_namespace(values)
+    if isinstance(loss, Quantile):
+        first, last = _pair(loss, coverage) or (0, len(loss.quantiles) - 1)
+        return values[..., first], values[..., last], xp.ones_like(values[..., first])
+    mean = values[..., 0]
+    if isinstance(loss, GaussianNLL):
+        return mean, mean, xp.exp(0.5 * values[..., 1])
+    return mean, mean, mean ** (0.5 * loss.power) if isinstance(loss, LogLink) else xp.ones_like(mean)
+
+
+def _pair(loss: Quantile, coverage: float) -> tuple[int, int] | None:
+    """Return which quantiles have this share between them and the same share on either side, if any have."""
+    tail = 0.5 * (1.0 - coverage)
+    wanted = [np.flatnonzero(np.isclose(loss.quantiles, q, rtol=0.0, atol=1e-9)) for q in (tail, 1.0 - tail)]
+    return (int(wanted[0][0]), int(wanted[1][0])) if all(map(len, wanted)) else None
+
+
+def assumed_width(loss: Loss, coverage: float) -> float:
+    """Return the width by the distribution that the loss assumes; ValueError if it says nothing of an interval."""
+    if isinstance(loss, GaussianNLL):
+        return NormalDist().inv_cdf(0.5 * (1.0 + coverage))
+    if isinstance(loss, Quantile) and _pair(loss, coverage):
+        return 0.0
+    tail = round(0.5 * (1.0 - coverage), 9)
+    raise ValueError(
+        f"{loss} says nothing of an interval with coverage {coverage}: call calibrate(X, y) with rows that were not "
+        f"learned from, or fit with loss='gaussian', or with loss='quantile', quantiles=[{tail}, {round(1 - tail, 9)}]"
+    )
+
+
+def conformal_width(
+    band: tuple[Array, Array, Array], target: np.ndarray[Any, Any], coverage: float
+) -> np.ndarray[Any, Any]:
+    """Return the width with which a new row is inside with at least this probability.
+
+    Parameters
+    ----------
+    band : tuple of array, shape (n_samples, n_targets)
+        What :func:`band_of` says of rows that were not learned from.
+    target : numpy.ndarray, shape (n_samples, n_targets)
+        What was there.
+    coverage : float
+        The share of the targets that shall be inside.
+
+    Returns
+    -------
+    numpy.ndarray, shape (n_targets,)
+        Negative if the band alone is too wide.
+
+    Raises
+    ------
+    ValueError
+        If there are too few rows.
+
+    References
+    ----------
+    .. [1] Y. Romano, E. Patterson, E. Candès, "Conformalized quantile regression", NeurIPS 2019,
+       https://arxiv.org/abs/1905.03222
+    """
+    low, high, unit = band
+    n, rank = len(target), math.ceil((len(target) + 1) * coverage - 1e-9)
+    if rank > n:
+        least = math.ceil(coverage / (1.0 - coverage) - 1e-9)
+        raise ValueError(f"coverage {coverage} needs at least {least} rows in calibrate, and there were {n}")
+    widths: np.ndarray[Any, Any] = np.sort(np.maximum(low - target, target - high) / unit, axis=0)[rank - 1]
+    return widths

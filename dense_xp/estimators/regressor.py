@@ -8,17 +8,20 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from array_api_compat import array_namespace
 from sklearn.base import RegressorMixin
 from sklearn.metrics import d2_pinball_score
+from sklearn.utils import check_array
 
 from dense_xp.backend import Array, Backend, to_numpy
 from dense_xp.estimators.arrays import on_host
 from dense_xp.estimators.base import DenseEstimator
-from dense_xp.estimators.intervals import units_of, values_of
+from dense_xp.estimators.intervals import assumed_width, band_of, conformal_width, units_of, values_of
 from dense_xp.estimators.task import Task
 from dense_xp.learning.distributions import LogLink, Quantile
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.named_losses import LOSSES
+from dense_xp.support.checks import real
 from dense_xp.training.sequential import Sequential
 
 
@@ -85,6 +88,8 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         How many numbers the last layer has.
     y_mean_, y_scale_ : list of float
         For each output of the network: ``output * y_scale_ + y_mean_`` is in the units of the targets.
+    calibration_ : tuple of array, or None
+        What the network says of the rows in `calibrate`, and their targets.
     n_features_in_ : int
         How many features there are.
     feature_names_in_ : array of str
@@ -139,7 +144,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Go once through these data, and keep what was learned before, the optimizer's state included.
 
-        Mean and scale of the targets are those of the first call.
+        Mean and scale of the targets are those of the first call. What `calibrate` learned is forgotten.
 
         Parameters
         ----------
@@ -182,7 +187,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
                 mean = np.where(mean > 0, mean, 1.0)
             shift, factor = units_of(loss, mean, scale)
         learned |= {"y_mean_": shift.tolist(), "y_scale_": factor.tolist()}  # plain numbers know no device
-        learned["_loss"] = loss
+        learned |= {"_loss": loss, "calibration_": None}
         return Task(rows / mean if log_link else (rows - mean) / scale, weight, loss, learned)
 
     def predict(self, X: Any) -> Array:
@@ -235,6 +240,93 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
                 ]
             )
         )
+
+    # ------------------------------------------------------------------ intervals
+
+    def calibrate(self, X: Any, y: Any) -> Self:
+        """Make intervals keep what they promise, with rows that were not learned from.
+
+        By split conformal prediction: if these rows and new ones come alike, an interval of
+        :meth:`predict_interval` holds the target of a new row with at least the probability that it is asked for,
+        whatever the network has learned. A ``fit`` forgets it.
+
+        Parameters
+        ----------
+        X, y
+            Rows and targets as in :meth:`~dense_xp.estimators.base.DenseEstimator.fit`, but others.
+
+        Returns
+        -------
+        self
+            With ``calibration_``.
+
+        References
+        ----------
+        .. [1] Y. Romano, E. Patterson, E. Candès, "Conformalized quantile regression", NeurIPS 2019,
+           https://arxiv.org/abs/1905.03222
+        """
+        values = to_numpy(self._values(X, "calibrate"))
+        target = check_array(on_host(y), ensure_2d=False, dtype=np.float64, input_name="y")
+        wanted = values.shape[:1] if self._one_output else values.shape[:2]
+        if target.shape != wanted:
+            raise ValueError(f"y has shape {target.shape} and needs {wanted}: the targets of the rows of X")
+        self.calibration_ = (values, target.reshape(values.shape[:2]))
+        return self
+
+    def predict_interval(self, X: Any, coverage: float = 0.9) -> Array:
+        """Return an interval for the target of each sample.
+
+        After :meth:`calibrate` for every loss: around the mean or the quantiles, with one width for all rows, or with
+        the standard deviation that the loss knows of. Without it for ``loss="gaussian"``, by the normal distribution,
+        and for ``loss="quantile"`` if `coverage` lies between two of the quantiles; what such intervals hold on new
+        rows is often less than that.
+
+        Parameters
+        ----------
+        X : array, sparse matrix or data frame, shape (n_samples, n_features)
+            The samples.
+        coverage : float, default 0.9
+            The share of the targets that shall be inside: above 0 and below 1.
+
+        Returns
+        -------
+        array, shape (n_samples, 2) or (n_samples, n_targets, 2)
+            Its ends; on the device if X is there.
+
+        Raises
+        ------
+        ValueError
+            If nothing is known of that coverage, or `calibrate` had too few rows for it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> X = np.linspace(-1, 1, 300)[:, None]
+        >>> y = X[:, 0] + np.random.default_rng(0).normal(size=300)
+        >>> regressor = DenseRegressor(backend="numpy", random_state=0).fit(X[::2], y[::2]).calibrate(X[1::2], y[1::2])
+        >>> low, high = regressor.predict_interval(X[1::2]).T
+        >>> round(float(np.mean((low <= y[1::2]) & (y[1::2] <= high))), 2)
+        0.91
+        """
+        coverage = real("coverage", coverage, "(0, 1)")
+        values = self._values(X, "predict_interval")
+        loss = self._loss
+        if self.calibration_ is None:
+            width: Any = assumed_width(loss, coverage)
+        else:
+            seen, target = self.calibration_
+            width = conformal_width(band_of(loss, seen, coverage), target, coverage)
+        xp = array_namespace(values)
+        with self._model_backend.scope():
+            low, high, unit = band_of(loss, values, coverage)
+            if not isinstance(values, np.ndarray):
+                (width,) = _widest(self._model_backend, width)
+            low, high = low - width * unit, high + width * unit
+            if isinstance(loss, LogLink):  # no target is negative
+                low = xp.maximum(low, xp.zeros_like(low))
+            middle = 0.5 * (low + high)  # where a negative width leaves nothing, a point
+            ends = xp.stack([xp.minimum(low, middle), xp.maximum(high, middle)], axis=-1)
+            return ends[:, 0, ...] if self._one_output else ends
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

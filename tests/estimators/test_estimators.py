@@ -749,3 +749,116 @@ def test_outputs_in_onnx_are_in_the_units_of_y(tmp_path: Path) -> None:
         export_onnx(regressor, tmp_path / "file.onnx")
         (found,) = runtime.InferenceSession(str(tmp_path / "file.onnx")).run(None, {"X": X})
         np.testing.assert_allclose(found, regressor.model_.predict(X), rtol=1e-6)
+
+
+# ------------------------------------------------------------------ intervals
+
+
+def held(interval: Any, y: Any) -> float:
+    return float(np.mean((interval[..., 0] <= y) & (y <= interval[..., 1])))
+
+
+KINDS: list[tuple[dict[str, Any], Any]] = [
+    ({}, NOISY),
+    ({"loss": "huber"}, NOISY),
+    ({"loss": "gaussian"}, NOISY),
+    ({"loss": "quantile", "quantiles": QUANTILES}, NOISY),
+    ({"loss": "quantile"}, NOISY),
+    ({"loss": "poisson"}, COUNTS),
+    ({"loss": "gamma"}, COUNTS),
+]
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9, 0.95])
+@pytest.mark.parametrize(("params", "y"), KINDS)
+def test_calibrated_intervals_hold_what_they_promise(params: Any, y: Any, coverage: float) -> None:
+    """Also where the network learned next to nothing: 1,000 rows to calibrate, 1,500 new ones."""
+    for epochs in (1, 20):
+        regressor = DenseRegressor(**params, **{**LEARNS, "max_epochs": epochs}).fit(ROWS[:500], y[:500])
+        interval = regressor.calibrate(ROWS[500:1500], y[500:1500]).predict_interval(ROWS[1500:], coverage)
+        assert interval.shape == (1500, 2)
+        assert (interval[:, 0] <= interval[:, 1]).all()
+        assert held(interval, y[1500:]) == pytest.approx(coverage, abs=0.045)
+    if params.get("loss") in ("gaussian", "poisson") or params.get("quantiles"):  # the width follows the noise
+        width, right = interval[:, 1] - interval[:, 0], ROWS[1500:, 0] > 0
+        assert width[right].mean() > 1.3 * width[~right].mean()
+
+
+@pytest.mark.parametrize("params", [{"loss": "gaussian"}, {"loss": "quantile", "quantiles": QUANTILES}])
+def test_intervals_by_the_loss_alone(backend: Backend, params: Any) -> None:
+    regressor = DenseRegressor(**params, **LEARNS, backend=backend).fit(ROWS, NOISY)
+    interval = regressor.predict_interval(ROWS)
+    assert held(interval, NOISY) == pytest.approx(0.9, abs=0.03)
+    if params["loss"] == "quantile":
+        np.testing.assert_array_equal(interval, regressor.predict(ROWS)[:, [0, 2]])
+    else:
+        mean, log_variance = regressor.predict(ROWS), regressor.model_.predict(ROWS)[:, 1]
+        np.testing.assert_allclose(interval.mean(axis=1), mean, rtol=1e-6)
+        np.testing.assert_allclose(np.diff(interval)[:, 0] / 2, 1.6448536 * np.exp(0.5 * log_variance), rtol=1e-3)
+
+
+def test_the_two_quantiles_of_a_coverage() -> None:
+    many = [0.05, 0.25, 0.5, 0.75, 0.95]
+    regressor = DenseRegressor(loss="quantile", quantiles=many, **LEARNS).fit(ROWS, NOISY)
+    found = regressor.predict(ROWS)
+    np.testing.assert_array_equal(regressor.predict_interval(ROWS, 0.5), found[:, [1, 3]])
+    np.testing.assert_array_equal(regressor.predict_interval(ROWS, 0.9), found[:, [0, 4]])
+    with pytest.raises(ValueError, match=r"coverage 0.8: call calibrate.* quantiles=\[0.1, 0.9\]"):
+        regressor.predict_interval(ROWS, 0.8)
+    assert held(regressor.calibrate(ROWS, NOISY).predict_interval(ROWS, 0.8), NOISY) == pytest.approx(0.8, abs=0.01)
+
+
+def test_several_targets_have_intervals_of_their_own() -> None:
+    both = np.stack([NOISY, -1e6 * NOISY], axis=1)
+    regressor = DenseRegressor(**LEARNS).fit(ROWS[:1500], both[:1500]).calibrate(ROWS[1500:], both[1500:])
+    interval = regressor.predict_interval(ROWS)
+    assert interval.shape == (3000, 2, 2)
+    for i in range(2):
+        assert held(interval[:, i], both[:, i]) == pytest.approx(0.9, abs=0.02)
+
+
+def test_the_width_is_the_right_one_of_the_scores() -> None:
+    """Of n rows the ⌈(n + 1) coverage⌉-th."""
+    regressor = DenseRegressor(**FAST).fit(X, VALUES)
+    score = np.sort(np.abs(VALUES[:19] - regressor.predict(X[:19])))
+    regressor.calibrate(X[:19], VALUES[:19])
+    for coverage, rank in ((0.9, 18), (0.95, 19), (0.5, 10), (0.51, 11), (0.01, 1)):
+        low, high = regressor.predict_interval(X, coverage).T
+        np.testing.assert_allclose(high - low, 2 * score[rank - 1], rtol=1e-9)
+    with pytest.raises(ValueError, match=r"^coverage 0.96 needs at least 24 rows in calibrate, and there were 19$"):
+        regressor.predict_interval(X, 0.96)
+    for wrong in (0.0, 1.0, 90):
+        with pytest.raises(ValueError, match=r"^coverage must be a number, above 0 and below 1, and is"):
+            regressor.predict_interval(X, wrong)
+
+
+def test_what_intervals_need() -> None:
+    with pytest.raises(NotFittedError):
+        DenseRegressor().predict_interval(X)
+    with pytest.raises(NotFittedError):
+        DenseRegressor().calibrate(X, VALUES)
+    regressor = DenseRegressor(max_epochs=2).fit(X, VALUES)
+    with pytest.raises(ValueError, match=r"MeanSquaredError\(\) says nothing .* call calibrate\(X, y\) .*0.05, 0.95"):
+        regressor.predict_interval(X)
+    with pytest.raises(ValueError, match=r"^y has shape \(89,\) and needs \(90,\)"):
+        regressor.calibrate(X, VALUES[:89])
+    with pytest.raises(ValueError, match="y contains NaN"):
+        regressor.calibrate(X, np.full(90, np.nan))
+    before = regressor.calibrate(X, VALUES).predict_interval(X)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(regressor)).predict_interval(X), before)
+    assert regressor.partial_fit(X, VALUES).calibration_ is None
+    counts = DenseRegressor(loss="poisson", max_epochs=1).fit(X, np.arange(90) % 2).calibrate(X, np.arange(90) % 2)
+    assert (counts.predict_interval(X, 0.98) >= 0).all()
+
+
+@pytest.mark.parametrize("params", [params for params, _ in KINDS])
+def test_intervals_stay_on_the_device(params: Any) -> None:
+    torch = pytest.importorskip("torch")
+    rows, y = torch.tensor(ROWS), COUNTS
+    here = DenseRegressor(**params, **{**LEARNS, "max_epochs": 2}).fit(ROWS, y).calibrate(ROWS, y)
+    with config_context(array_api_dispatch=True):
+        there = DenseRegressor(**params, **{**LEARNS, "max_epochs": 2}).fit(rows, y).calibrate(rows, torch.tensor(y))
+        answer, interval = there.predict(rows), there.predict_interval(rows)
+    assert isinstance(interval, torch.Tensor)
+    np.testing.assert_allclose(answer.numpy(), here.predict(ROWS), rtol=1e-5)
+    np.testing.assert_allclose(interval.numpy(), here.predict_interval(ROWS), rtol=1e-5)
