@@ -93,7 +93,7 @@ def test_a_moment_outlives_the_steps_and_brings_everything_back(backend: Backend
         assert not same(held(backend, Moment.of(model)), arrays)
     # in an eager step the layers count for themselves
     assert max(layer.steps for layer in with_inner(model)) == 6
-    before.restore(model)
+    before.restore(model, RuntimeError())
     assert same(held(backend, Moment.of(model)), arrays)
     assert [layer.steps for layer in with_inner(model)] == counts
 
@@ -132,10 +132,11 @@ def test_a_step_that_fails_is_not_whole(backend: Backend, kind: str) -> None:
     before = step.moment()
     arrays = held(backend, before)
     step.begin_epoch()
-    with pytest.raises(ArithmeticError):
+    with pytest.raises(ArithmeticError) as error:
         step(*samples.take(slice(0, 24)), None)
     assert not step.whole
-    before.restore(model)
+    before.restore(model, error.value)
+    assert not hasattr(error.value, "__notes__")  # everything is back
     assert same(held(backend, Moment.of(model)), arrays)
     assert not any(layer.steps for layer in with_inner(model))
 
