@@ -14,6 +14,7 @@ from dense_xp.cli.arguments import Parser, device_option, example, on_device, po
 from dense_xp.cli.reports import check_place
 from dense_xp.evidence import bench, demo, parity
 from dense_xp.kernels import host_kernels
+from dense_xp.support.pictures import check_picture
 
 
 def add(commands: Any, backend: Parser) -> None:
@@ -130,7 +131,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.device and arguments.backends is None:
         on_device(None, arguments.device)
     if arguments.plot:
-        bench.check_plot()
+        check_picture(arguments.plot)
         check_place(arguments.plot)
     timings: list[bench.Timing] = []
     group = ""

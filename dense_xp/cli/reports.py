@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -127,36 +126,3 @@ def check_place(path: str | None, *others: str | None) -> None:
         raise IsADirectoryError(f"{path} cannot be written: it is a folder")
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{path} cannot be written: the folder {folder!r} is write-protected")
-
-
-def check_plot(path: str) -> None:
-    """Raise if matplotlib is not installed, or writes no such file."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError('the plot needs matplotlib: run  pip install "dense-xp[cli]"')
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    known = FigureCanvasBase.get_supported_filetypes()
-    if os.path.splitext(path)[1][1:].lower() not in known:
-        raise ValueError(f"{path}: the ending must be one of .{', .'.join(sorted(known))}")
-
-
-def plot(history: History, path: str) -> None:
-    """Draw each measure against the epoch, in a panel of its own."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    measures = [name for name, column in history.items() if len(column) == history.epochs and name[:4] != "val_"]
-    figure = Figure(figsize=(4.5 * len(measures) + 1, 4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
-        epochs = range(1, history.epochs + 1)
-        axes.plot(epochs, history[name], marker=".", label="rows that are learned from")
-        if f"val_{name}" in history:
-            axes.plot(epochs, history[f"val_{name}"], marker=".", label="rows that are held out")
-        if history.best_epoch:
-            axes.axvline(history.best_epoch, color="grey", linewidth=1, linestyle=":", label="weights that are kept")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)

@@ -26,12 +26,10 @@ from dense_xp.cli.arguments import (
 from dense_xp.cli.reports import (
     Lines,
     check_place,
-    check_plot,
     epochs,
     first_of,
     in_words,
     note,
-    plot,
     scores,
     shortened,
     with_target,
@@ -45,11 +43,13 @@ from dense_xp.layers.normalization import BatchNorm, LayerNorm
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.saving import save
+from dense_xp.support.pictures import check_picture
 from dense_xp.tables import Classes, Encoder, Quantity, Target, counted
 from dense_xp.tables import files as table_files
 from dense_xp.tables.errors import TableError
 from dense_xp.training.callbacks import CSVLog, EarlyStopping
 from dense_xp.training.history import DivergenceError, History, Run
+from dense_xp.training.pictures import learning_curve
 from dense_xp.training.sequential import Sequential
 
 Pair: TypeAlias = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
@@ -126,7 +126,7 @@ def train(arguments: argparse.Namespace) -> int:
     for i, path in enumerate(outputs):
         check_place(path, arguments.data, *outputs[:i])
     if arguments.plot:
-        check_plot(arguments.plot)
+        check_picture(arguments.plot)
     optimizer = _optimizer(arguments)
     get_activation(arguments.activation)
     if get_backend().reason:
@@ -152,7 +152,7 @@ def train(arguments: argparse.Namespace) -> int:
     save(model, arguments.save, history=history, extra=data.extra)
     say("saved", arguments.save)
     if arguments.plot and history.epochs:
-        plot(history, arguments.plot)
+        learning_curve(history).savefig(arguments.plot, dpi=150)
     for name, path in (("log", arguments.log), ("curve", arguments.plot if history.epochs else None)):
         if path:
             say(name, path)

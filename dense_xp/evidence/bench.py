@@ -8,7 +8,6 @@ answer than the first backend is left out.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 import statistics
@@ -22,6 +21,7 @@ import numpy as np
 from dense_xp.backend import Array, Backend
 from dense_xp.layers.dense import Dense
 from dense_xp.learning.optimizers import Adam
+from dense_xp.support.pictures import new_figure, tidy
 from dense_xp.training.fitting import repeated_step
 from dense_xp.training.sequential import Sequential
 
@@ -349,12 +349,6 @@ def _grown(row: Timing) -> int:
     return GROWTH[row.group]([int(n) for n in sizes.split("-")], int(batch))
 
 
-def check_plot() -> None:
-    """Raise ImportError, with the remedy, if there is no matplotlib: better before the work than after it."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError('the plot needs matplotlib: run  pip install "dense-xp[bench]"')
-
-
 def plot(timings: Sequence[Timing], path: str) -> None:
     """Draw the time of a step against what grows, one panel for each of :data:`GROWTH`, one curve for each backend.
 
@@ -370,12 +364,9 @@ def plot(timings: Sequence[Timing], path: str) -> None:
     ImportError
         If matplotlib is not installed.
     """
-    check_plot()
-    from matplotlib.figure import Figure
-
     grown = [row for row in timings if row.group in GROWTH and row.seconds is not None]
     groups = list(dict.fromkeys(row.group for row in grown)) or ["width"]
-    figure = Figure(figsize=(5 * min(2, len(groups)), 3.6 * -(-len(groups) // 2)), layout="constrained")
+    figure = new_figure(5 * min(2, len(groups)), 3.6 * -(-len(groups) // 2))
     for number, group in enumerate(groups, start=1):
         axes = figure.add_subplot(-(-len(groups) // 2), min(2, len(groups)), number)
         rows = [row for row in grown if row.group == group]
@@ -386,9 +377,6 @@ def plot(timings: Sequence[Timing], path: str) -> None:
         ticks = sorted({_grown(row) for row in rows})
         axes.set_xticks(ticks, map(str, ticks), minor=False)
         axes.minorticks_off()
-        axes.set(xlabel=group, ylabel="one training step (µs)")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        tidy(axes, group, "one training step (µs)").legend(frameon=False)
     figure.suptitle("One step of Adam, float32; what does not grow is 128")
     figure.savefig(path, dpi=150)

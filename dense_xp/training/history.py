@@ -15,6 +15,7 @@ from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.learning.metric import Measure
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.support.trees import Params
+from dense_xp.training.pictures import learning_curve
 
 
 class DivergenceError(ArithmeticError):
@@ -90,6 +91,33 @@ class History(Mapping[str, list[float]]):
         """
         for name, value in values.items():
             self.metrics.setdefault(name, []).append(float(value))
+
+    def plot(self, figure: Any = None) -> Any:
+        """Draw each measure against the epoch, in a panel of its own.
+
+        Parameters
+        ----------
+        figure : matplotlib.figure.Figure or SubFigure, optional
+            Where to draw; by default a new one of pyplot's, which a notebook shows.
+
+        Returns
+        -------
+        matplotlib.figure.Figure or SubFigure
+            The one that was drawn into.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If no epoch was completed.
+
+        Examples
+        --------
+        >>> history = History({"loss": [0.9, 0.5], "val_loss": [1.0, 0.7]})
+        >>> history.plot().savefig("curve.png")  # doctest: +SKIP
+        """
+        return learning_curve(self, figure, shown=True)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import sys
 from typing import TextIO
 
 from dense_xp.layers.chain import Chain
-from dense_xp.layers.layer import Layer
+from dense_xp.training import summary
 from dense_xp.training.fitting import fit
 from dense_xp.training.prediction import evaluate, predict, predictor
 
@@ -55,33 +55,8 @@ class Sequential(Chain):
         file : text stream, optional
             Where to print; standard output by default.
         """
-        rows = [("layer", "output shape", "parameters")]
-        for key, layer in self.children.items():
-            rows.append((_described(key, layer), _shape_text(layer), _count_text(layer)))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
-        rule = "─" * len(lines[0])
-        place = f"{self.dtype} on {self.backend}" if self.backend else "not initialized"
-        total = f"{_count_text(self)} parameters, {place}"
-        print(*(lines[0], rule, *lines[1:], rule, total), sep="\n", file=file or sys.stdout)
+        print(summary.as_text(self), file=file or sys.stdout)
 
-
-def _described(key: str, layer: Layer) -> str:
-    activation = getattr(layer, "activation", None)
-    text = f"{key} ({type(layer).__name__}"
-    text += f", {activation.layer_name()})" if isinstance(activation, Layer) else ")"
-    return text if layer.trainable else f"{text} frozen"
-
-
-def _shape_text(layer: Layer) -> str:
-    try:
-        return f"(…, {', '.join(map(str, layer.output_shape()))})"
-    except RuntimeError:
-        return "?"
-
-
-def _count_text(layer: Layer) -> str:
-    try:
-        return f"{layer.parameters():,}"
-    except RuntimeError:
-        return "?"
+    def _repr_html_(self) -> str:
+        """Return what :meth:`summary` prints, as a notebook shows it."""
+        return summary.as_html(self)

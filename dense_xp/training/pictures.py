@@ -1,0 +1,52 @@
+"""The learning curve as a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dense_xp.support.pictures import new_figure, tidy
+
+if TYPE_CHECKING:
+    from dense_xp.training.history import History
+
+
+def learning_curve(history: History, figure: Any = None, *, shown: bool = False) -> Any:
+    """Draw each measure against the epoch, in a panel of its own.
+
+    Parameters
+    ----------
+    history : History
+        Of one epoch at least.
+    figure : matplotlib.figure.Figure or SubFigure, optional
+        Where to draw; by default a new one.
+    shown : bool, default False
+        Whether that one is pyplot's, which a notebook shows.
+
+    Returns
+    -------
+    matplotlib.figure.Figure or SubFigure
+        The one that was drawn into.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If no epoch was completed.
+    """
+    measures = [name for name, column in history.items() if len(column) == history.epochs and name[:4] != "val_"]
+    if not history.epochs:
+        raise ValueError("there is nothing to draw: no epoch was completed")
+    figure = new_figure(4.5 * len(measures) + 1, 4, shown=shown) if figure is None else figure
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = range(1, history.epochs + 1)
+    for axes, name in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+        tidy(axes, "epoch", name).plot(epochs, history[name], marker=".", label="rows that are learned from")
+        if len(history.get(f"val_{name}", ())) == history.epochs:
+            axes.plot(epochs, history[f"val_{name}"], marker=".", label="rows that are held out")
+        if history.best_epoch:
+            axes.axvline(history.best_epoch, color="grey", linewidth=1, linestyle=":", label="weights that are kept")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    return figure
