@@ -177,7 +177,11 @@ class Team:
     def take(self, wanted: int) -> int:
         """Take the team for a call, if it is free; return how many threads besides the caller's are coming."""
         wanted = min(wanted, allowed_threads() - 1, MOST - 2)
-        if wanted < 1 or self._ended or not self._taken.acquire(blocking=False):
+        if wanted < 1 or self._ended:
+            return 0
+        if not self._threads:  # compiled or loaded here: a thread that did it would be late, and in the way of the end
+            self.serve(self.memory, self.job, MOST - 1)
+        if not self._taken.acquire(blocking=False):
             return 0
         while len(self._bells) < wanted:
             self._bells.append(threading.Lock())
@@ -215,7 +219,7 @@ class Team:
         for bell, thread in zip(self._bells, self._threads, strict=False):
             with contextlib.suppress(RuntimeError):  # someone has rung it already
                 bell.release()
-            thread.join(timeout=1.0)
+            thread.join()
 
     def _live(self, memory: int, job: Any, me: int) -> None:
         bell, serve = self._bells[me - 1], self.serve
