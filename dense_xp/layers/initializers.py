@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from dense_xp.support.checks import real_fields
+from dense_xp.support.checks import Checked, Ranges, real
 from dense_xp.support.registry import Registry
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
@@ -35,7 +35,7 @@ class Zeros:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Checked):
     """The same value everywhere.
 
     Parameters
@@ -50,9 +50,7 @@ class Constant:
     """
 
     value: float
-
-    def __post_init__(self) -> None:
-        real_fields(self, "(-inf, inf)", "value")
+    ranges: ClassVar[Ranges] = {"value": "(-inf, inf)"}
 
     def __call__(self, shape: tuple[int, ...], rng: Any) -> HostArray:
         """Return the initial values."""
@@ -60,7 +58,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class RandomUniform:
+class RandomUniform(Checked):
     """Uniform between two limits.
 
     Parameters
@@ -77,9 +75,11 @@ class RandomUniform:
     low: float = -0.05
     high: float = 0.05
 
+    ranges: ClassVar[Ranges] = {"low": "(-inf, inf)"}
+
     def __post_init__(self) -> None:
-        real_fields(self, "(-inf, inf)", "low")
-        real_fields(self, f"[{self.low}, inf)", "high")
+        super().__post_init__()
+        object.__setattr__(self, "high", real("high", self.high, f"[{self.low}, inf)"))
 
     def __call__(self, shape: tuple[int, ...], rng: Any) -> HostArray:
         """Draw the initial values."""
@@ -87,7 +87,7 @@ class RandomUniform:
 
 
 @dataclass(frozen=True)
-class RandomNormal:
+class RandomNormal(Checked):
     """Normal, with a given mean and standard deviation.
 
     Parameters
@@ -105,10 +105,7 @@ class RandomNormal:
 
     mean: float = 0.0
     std: float = 0.05
-
-    def __post_init__(self) -> None:
-        real_fields(self, "(-inf, inf)", "mean")
-        real_fields(self, "[0, inf)", "std")
+    ranges: ClassVar[Ranges] = {"mean": "(-inf, inf)", "std": "[0, inf)"}
 
     def __call__(self, shape: tuple[int, ...], rng: Any) -> HostArray:
         """Draw the initial values."""
@@ -253,7 +250,7 @@ class LeCunNormal(_LeCun, _Normal):
 
 
 @dataclass(frozen=True)
-class Orthogonal:
+class Orthogonal(Checked):
     """A random matrix with orthonormal rows or columns, whichever are fewer, times a gain.
 
     It is the Q of the QR factorization of a normal matrix, its columns' signs fixed by R's diagonal, which
@@ -279,9 +276,7 @@ class Orthogonal:
     """
 
     gain: float = 1.0
-
-    def __post_init__(self) -> None:
-        real_fields(self, "(-inf, inf)", "gain")
+    ranges: ClassVar[Ranges] = {"gain": "(-inf, inf)"}
 
     def __call__(self, shape: tuple[int, ...], rng: Any) -> HostArray:
         """Draw the initial values."""
@@ -324,10 +319,8 @@ def get_initializer(spec: str | Mapping[str, Any] | Initializer) -> Initializer:
 
     Raises
     ------
-    ValueError
-        If the name is unknown; the message has the nearest known ones.
-    TypeError
-        If it is neither a name nor a function.
+    ValueError, TypeError
+        If the name is unknown, or it is neither a name nor a function.
 
     Examples
     --------

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.learning.special import clipped, euclidean
-from dense_xp.support.checks import real_fields
+from dense_xp.support.checks import Checked, Ranges, real
 from dense_xp.support.registry import Registry
 
 Constraint: TypeAlias = Callable[[Array], Array]
@@ -23,7 +23,7 @@ Constraint: TypeAlias = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
-class MaxNorm:
+class MaxNorm(Checked):
     """No column is longer than this; those that are become shorter, in their direction.
 
     Parameters
@@ -50,9 +50,7 @@ class MaxNorm:
     """
 
     limit: float = 2.0
-
-    def __post_init__(self) -> None:
-        real_fields(self, "(0, inf)", "limit")
+    ranges: ClassVar[Ranges] = {"limit": "(0, inf)"}
 
     def __call__(self, W: Array) -> Array:
         """Return the nearest allowed W."""
@@ -60,7 +58,7 @@ class MaxNorm:
 
 
 @dataclass(frozen=True)
-class MinMaxNorm:
+class MinMaxNorm(Checked):
     """No column is shorter or longer than this; one of zeros has no direction, and stays.
 
     Parameters
@@ -84,9 +82,11 @@ class MinMaxNorm:
     low: float = 0.0
     high: float = 1.0
 
+    ranges: ClassVar[Ranges] = {"low": "[0, inf)"}
+
     def __post_init__(self) -> None:
-        real_fields(self, "[0, inf)", "low")
-        real_fields(self, f"[{self.low}, inf)" if self.low else "(0, inf)", "high")
+        super().__post_init__()
+        object.__setattr__(self, "high", real("high", self.high, f"[{self.low}, inf)" if self.low else "(0, inf)"))
 
     def __call__(self, W: Array) -> Array:
         """Return the nearest allowed W."""

@@ -11,13 +11,13 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.learning.metric import Metric, Value
-from dense_xp.learning.reading import check_settings, classes_of, kept, labels_of, numbers, rows_of, times, weighted
-from dense_xp.support.checks import real_fields
+from dense_xp.learning.reading import classes_of, kept, labels_of, numbers, rows_of, times, weighted
+from dense_xp.support.checks import Checked, Ranges
 
 _AVERAGES = ("macro", "micro", "weighted", None)
 
 
-class _Counting(Metric):
+class _Counting(Checked, Metric):
     """What follows from how often each class is predicted, is there, and both."""
 
     average: str | None
@@ -25,11 +25,12 @@ class _Counting(Metric):
     threshold: float | None
     ignore_index: int | None
     greater_is_better: ClassVar[bool] = True
+    ranges: ClassVar[Ranges] = {"threshold": "(-inf, inf)", "ignore_index": None}
 
     def __post_init__(self) -> None:
         if self.average not in _AVERAGES:
             raise ValueError(f"average must be 'macro', 'micro', 'weighted' or None, and is {self.average!r}")
-        check_settings(self)
+        super().__post_init__()
 
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
         """Count, for each class, where it is predicted and there, predicted, and there; and where it occurs at all."""
@@ -75,7 +76,16 @@ class _Counting(Metric):
 
 
 @dataclass(frozen=True)
-class F1(_Counting):
+class _Averaged(_Counting):
+    average: str | None = "macro"
+    multilabel: bool = field(default=False, kw_only=True)
+    threshold: float | None = field(default=None, kw_only=True)
+    ignore_index: int | None = field(default=None, kw_only=True)
+    name: str = field(default="", kw_only=True)
+
+
+@dataclass(frozen=True)
+class F1(_Averaged):
     r"""The harmonic mean of precision and recall: :math:`2\,TP / (2\,TP + FP + FN)`.
 
     Classes are told apart by the largest output. A single output is a question of yes or no, and counts yes.
@@ -112,10 +122,6 @@ class F1(_Counting):
     0.5
     """
 
-    average: str | None = "macro"
-    multilabel: bool = field(default=False, kw_only=True)
-    threshold: float | None = field(default=None, kw_only=True)
-    ignore_index: int | None = field(default=None, kw_only=True)
     name: str = field(default="f1", kw_only=True)
 
     def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:
@@ -155,10 +161,10 @@ class FBeta(_Counting):
     threshold: float | None = field(default=None, kw_only=True)
     ignore_index: int | None = field(default=None, kw_only=True)
     name: str = field(default="", kw_only=True)
+    ranges: ClassVar[Ranges] = {"beta": "(0, inf)"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        real_fields(self, "(0, inf)", "beta")
         object.__setattr__(self, "name", self.name or f"f{self.beta:g}")
 
     def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:
@@ -168,7 +174,7 @@ class FBeta(_Counting):
 
 
 @dataclass(frozen=True)
-class Precision(_Counting):
+class Precision(_Averaged):
     r"""The share of what is predicted that is right: :math:`TP / (TP + FP)`.
 
     Parameters
@@ -183,10 +189,6 @@ class Precision(_Counting):
     0.3333333333333333
     """
 
-    average: str | None = "macro"
-    multilabel: bool = field(default=False, kw_only=True)
-    threshold: float | None = field(default=None, kw_only=True)
-    ignore_index: int | None = field(default=None, kw_only=True)
     name: str = field(default="precision", kw_only=True)
 
     def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:
@@ -195,7 +197,7 @@ class Precision(_Counting):
 
 
 @dataclass(frozen=True)
-class Recall(_Counting):
+class Recall(_Averaged):
     r"""The share of what is there that is found: :math:`TP / (TP + FN)`.
 
     Parameters
@@ -210,10 +212,6 @@ class Recall(_Counting):
     0.5
     """
 
-    average: str | None = "macro"
-    multilabel: bool = field(default=False, kw_only=True)
-    threshold: float | None = field(default=None, kw_only=True)
-    ignore_index: int | None = field(default=None, kw_only=True)
     name: str = field(default="recall", kw_only=True)
 
     def ratio(self, both: Any, predicted: Any, there: Any) -> tuple[Any, Any]:

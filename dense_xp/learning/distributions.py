@@ -14,7 +14,7 @@ from array_api_compat import array_namespace, device
 from dense_xp.backend import Array
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.special import counted, row_for
-from dense_xp.support.checks import real, real_fields, several
+from dense_xp.support.checks import Ranges, real, several
 from dense_xp.support.dtypes import in_dtype
 
 
@@ -264,6 +264,4 @@ class Tweedie(LogLink):
     """
 
     power: float = 1.5
-
-    def __post_init__(self) -> None:
-        real_fields(self, "[1, 2]", "power")
+    ranges: ClassVar[Ranges] = {"power": "[1, 2]"}

@@ -19,11 +19,11 @@ from array_api_compat import array_namespace, device
 from dense_xp.backend import Array, Backend
 from dense_xp.learning.special import clipped, counted, log_softmax, row_for, sigmoid, sign, softplus
 from dense_xp.learning.targets import check_classes, checked_class_weight
-from dense_xp.support.checks import integer_fields, real_fields
+from dense_xp.support.checks import Checked, Ranges
 from dense_xp.support.dtypes import in_dtype, widened
 
 
-class Loss:
+class Loss(Checked):
     """Base class: a subclass writes :meth:`~Loss.sample_losses`, the rest follows.
 
     A loss is called with a prediction, a target and, if wanted, the weight of each sample.
@@ -54,7 +54,7 @@ class Loss:
         gradients : array, shape (..., n_outputs)
             The gradient of each sample's loss with respect to its prediction.
         weights : array, shape (...), or None
-            What the loss itself lets each sample count, as class weights do; None if all count alike.
+            The weight that the loss gives to each sample, such as that of its class; None if all count alike.
         """
         raise NotImplementedError(f"{type(self).__name__} has no sample_losses")
 
@@ -124,7 +124,7 @@ class Loss:
         return self.value_and_grad(prediction, target, weight)[1]
 
     def sample_weights(self, target: np.ndarray[Any, Any], ndim: int) -> np.ndarray[Any, Any] | None:
-        """Return what the loss itself lets each sample count, to average over batches; None if all count alike.
+        """Return the weights that the loss gives to samples, to average over batches; None if all count alike.
 
         Parameters
         ----------
@@ -233,9 +233,7 @@ class Huber(Loss):
     """
 
     delta: float = 1.0
-
-    def __post_init__(self) -> None:
-        real_fields(self, "(0, inf)", "delta")
+    ranges: ClassVar[Ranges] = {"delta": "(0, inf)"}
 
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Return losses and gradients; see :meth:`Loss.sample_losses`."""
@@ -289,10 +287,10 @@ class SoftmaxCrossEntropy(Loss):
     ignore_index: int | None = None
     own_numbers: ClassVar[tuple[str, ...]] = ("class_weight",)
 
+    ranges: ClassVar[Ranges] = {"label_smoothing": "[0, 1)", "ignore_index": None}
+
     def __post_init__(self) -> None:
-        real_fields(self, "[0, 1)", "label_smoothing")
-        if self.ignore_index is not None:
-            integer_fields(self, None, "ignore_index")
+        super().__post_init__()
         if self.class_weight is not None:
             object.__setattr__(self, "class_weight", checked_class_weight(self.class_weight))
 
@@ -365,9 +363,7 @@ class SigmoidCrossEntropy(Loss):
     """
 
     positive_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        real_fields(self, "(0, inf)", "positive_weight")
+    ranges: ClassVar[Ranges] = {"positive_weight": "(0, inf)"}
 
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Return losses and gradients; see :meth:`Loss.sample_losses`."""

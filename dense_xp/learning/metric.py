@@ -61,12 +61,8 @@ class Metric:
 
         Parameters
         ----------
-        prediction : array, shape (..., n_outputs)
-            What the model returned.
-        target : array
-            What it should have returned.
-        weight : array, shape (...), optional
-            How much each sample counts.
+        prediction, target, weight
+            As in :meth:`Loss.value_and_grad`.
 
         Returns
         -------

@@ -18,7 +18,6 @@ from dense_xp.learning.counts import F1, FBeta, Precision, Recall
 from dense_xp.learning.metric import Measure, Metric, MetricLike, Unweighted
 from dense_xp.learning.named_losses import LOSSES
 from dense_xp.learning.reading import (
-    check_settings,
     classes_of,
     fitting,
     kept,
@@ -29,7 +28,7 @@ from dense_xp.learning.reading import (
     weighted,
 )
 from dense_xp.learning.special import counted
-from dense_xp.support.checks import integer_fields, several
+from dense_xp.support.checks import Checked, Ranges, several
 from dense_xp.support.dtypes import in_dtype
 from dense_xp.support.registry import by_name
 
@@ -95,10 +94,11 @@ def _known(right: Array, prediction: Array) -> Array:
 accuracy.greater_is_better = True  # type: ignore[attr-defined]
 
 
-class _Share(Metric):
+class _Share(Checked, Metric):
     """The share of samples that are right, among those that count."""
 
     ignore_index: int | None
+    ranges: ClassVar[Ranges] = {"ignore_index": None}
     greater_is_better: ClassVar[bool] = True
 
     def right(self, prediction: Array, target: Array) -> Array:
@@ -151,8 +151,7 @@ class Accuracy(_Share):
     ignore_index: int | None = field(default=None, kw_only=True)
     name: str = field(default="accuracy", kw_only=True)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    ranges: ClassVar[Ranges] = {"threshold": "(-inf, inf)"}
 
     def right(self, prediction: Array, target: Array) -> Array:
         """Return whether the largest output is the right class."""
@@ -190,9 +189,10 @@ class TopK(_Share):
     ignore_index: int | None = field(default=None, kw_only=True)
     name: str = field(default="", kw_only=True)
 
+    ranges: ClassVar[Ranges] = {"k": 1}
+
     def __post_init__(self) -> None:
-        check_settings(self)
-        integer_fields(self, 1, "k")
+        super().__post_init__()
         object.__setattr__(self, "name", self.name or f"top_{self.k}")
 
     def right(self, prediction: Array, target: Array) -> Array:
@@ -210,7 +210,7 @@ class TopK(_Share):
 
 
 @dataclass(frozen=True)
-class AUC(Metric):
+class AUC(Checked, Metric):
     r"""The area under the ROC curve: how often a yes scores higher than a no, and half of how often they are equal.
 
     .. math:: P(s_+ > s_-) + P(s_+ = s_-) / 2
@@ -251,10 +251,11 @@ class AUC(Metric):
     logits: bool | None = field(default=None, kw_only=True)
     ignore_index: int | None = field(default=None, kw_only=True)
     name: str = field(default="auc", kw_only=True)
+    ranges: ClassVar[Ranges] = {"ignore_index": None}
     greater_is_better: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        super().__post_init__()
         if self.multilabel and self.ignore_index is not None:
             raise ValueError("AUC leaves out whole samples: ignore_index is not for multilabel=True")
 

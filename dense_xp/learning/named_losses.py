@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from dense_xp.learning.distributions import Gamma, GaussianNLL, Poisson, Quantile, Tweedie
-from dense_xp.learning.losses import (
-    Huber,
-    Loss,
-    MeanAbsoluteError,
-    MeanSquaredError,
-    SigmoidCrossEntropy,
-    SoftmaxCrossEntropy,
-)
+from dense_xp.learning import distributions, losses
 from dense_xp.support.registry import Registry
 
-LOSSES: Registry[Loss] = Registry(
+LOSSES: Registry[losses.Loss] = Registry(
     "loss",
     {
-        "mean_squared_error": MeanSquaredError,
-        "mean_absolute_error": MeanAbsoluteError,
-        "huber": Huber,
-        "softmax_cross_entropy": SoftmaxCrossEntropy,
-        "sigmoid_cross_entropy": SigmoidCrossEntropy,
-        "quantile": Quantile,
-        "poisson": Poisson,
-        "gamma": Gamma,
-        "tweedie": Tweedie,
-        "gaussian_nll": GaussianNLL,
+        "mean_squared_error": losses.MeanSquaredError,
+        "mean_absolute_error": losses.MeanAbsoluteError,
+        "huber": losses.Huber,
+        "softmax_cross_entropy": losses.SoftmaxCrossEntropy,
+        "sigmoid_cross_entropy": losses.SigmoidCrossEntropy,
+        "quantile": distributions.Quantile,
+        "poisson": distributions.Poisson,
+        "gamma": distributions.Gamma,
+        "tweedie": distributions.Tweedie,
+        "gaussian_nll": distributions.GaussianNLL,
         # as everybody types them
-        "mse": MeanSquaredError,
-        "mae": MeanAbsoluteError,
-        "bce": SigmoidCrossEntropy,
-        "gaussian": GaussianNLL,
+        "mse": losses.MeanSquaredError,
+        "mae": losses.MeanAbsoluteError,
+        "bce": losses.SigmoidCrossEntropy,
+        "gaussian": distributions.GaussianNLL,
     },
     "an object of a subclass of Loss",
-    lambda spec: isinstance(spec, Loss),
+    lambda spec: isinstance(spec, losses.Loss),
 )

@@ -24,7 +24,7 @@ from array_api_compat import array_namespace
 from dense_xp.backend import Array
 from dense_xp.learning.schedules import Schedule, rate_at, scaled
 from dense_xp.learning.special import clipped, euclidean
-from dense_xp.support.checks import names, real_fields
+from dense_xp.support.checks import Checked, Ranges, names, real
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.trees import Params, flatten, mapped
 
@@ -32,7 +32,7 @@ State = dict[str, Array]
 
 
 @dataclass
-class Optimizer:
+class Optimizer(Checked):
     """Base class: a subclass writes :meth:`~Optimizer.init_state` and :meth:`~Optimizer.direction`.
 
     Parameters
@@ -55,6 +55,8 @@ class Optimizer:
     clip_norm: float | None = field(default=None, kw_only=True)
     clip_value: float | None = field(default=None, kw_only=True)
 
+    ranges: ClassVar[Ranges] = {"weight_decay": "[0, inf)", "clip_norm": "(0, inf)", "clip_value": "(0, inf)"}
+
     traceable: ClassVar[bool] = True
     """Whether :meth:`step` is a pure function of arrays, so that it may be compiled."""
 
@@ -66,11 +68,9 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.learning_rate, Schedule):
-            real_fields(self, "[0, inf)", "learning_rate")
-        real_fields(self, "[0, inf)", "weight_decay")
+            self.learning_rate = real("learning_rate", self.learning_rate, "[0, inf)")
+        super().__post_init__()
         self.no_decay = names("no_decay", self.no_decay)
-        limits = [name for name in ("clip_norm", "clip_value") if getattr(self, name) is not None]
-        real_fields(self, "(0, inf)", *limits)
 
     def for_parameter(self, name: str) -> Optimizer:
         """Return the optimizer that steps parameters of this name: itself, or without decay if they are not to shrink.
@@ -80,10 +80,11 @@ class Optimizer:
         name : str
             Without that of its layer: ``"w0"``.
         """
-        if name not in self.no_decay:
-            return self
+        return self._with(weight_decay=0.0) if name in self.no_decay else self
+
+    def _with(self, **changes: Any) -> Self:
         other = copy.copy(self)
-        other.weight_decay = 0.0
+        vars(other).update(changes)
         return other
 
     def init_state(self, param: Array) -> State:
@@ -111,7 +112,7 @@ class Optimizer:
         direction : array
             Of the parameter's shape.
         state : dict
-            What to remember.
+            For the next step.
         """
         raise NotImplementedError(f"{type(self).__name__} has no direction")
 
@@ -164,7 +165,7 @@ class Optimizer:
 
     @np.errstate(all="ignore")  # small numbers squared underflow
     def update(self, weights: Array, grad: Array) -> Array:
-        """Move one parameter, and remember here what there is to remember.
+        """Move one parameter, and keep its state in this object.
 
         One optimizer serves one parameter in this way; clipping then sees its gradient alone.
 
@@ -208,9 +209,7 @@ class Optimizer:
         >>> SGD(0.5).scaled(0.1).learning_rate
         0.05
         """
-        other = copy.copy(self)
-        other.learning_rate = scaled(self.learning_rate, factor)
-        return other
+        return self._with(learning_rate=scaled(self.learning_rate, factor))
 
     def resumed(self, state: Any, steps: int) -> Any:
         """Return a copy whose :meth:`update` goes on with one parameter.
@@ -222,9 +221,7 @@ class Optimizer:
         steps : int
             How many steps there were.
         """
-        other = copy.copy(self)
-        vars(other).update(_kept=state, _steps=steps)
-        return other
+        return self._with(_kept=state, _steps=steps)
 
     def clip(self, grads: dict[str, Any]) -> dict[str, Any]:
         """Limit gradients, each entry first and then their common norm.

@@ -22,7 +22,7 @@ from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.learning.optimizer import Optimizer, State
 from dense_xp.learning.schedules import Schedule
 from dense_xp.learning.special import sign
-from dense_xp.support.checks import real_fields
+from dense_xp.support.checks import Ranges
 from dense_xp.support.registry import Registry
 
 
@@ -58,9 +58,10 @@ class SGD(Optimizer):
     momentum: float = field(default=0.0, kw_only=True)
     nesterov: bool = field(default=False, kw_only=True)
 
+    ranges: ClassVar[Ranges] = {"momentum": "[0, 1)"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        real_fields(self, "[0, 1)", "momentum")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov=True needs a momentum, for example momentum=0.9")
 
@@ -110,11 +111,7 @@ class RMSprop(Optimizer):
     rho: float = field(default=0.99, kw_only=True)
     momentum: float = field(default=0.0, kw_only=True)
     epsilon: float = field(default=1e-8, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        real_fields(self, "[0, 1)", "rho", "momentum")
-        real_fields(self, "[0, inf)", "epsilon")
+    ranges: ClassVar[Ranges] = {"rho": "[0, 1)", "momentum": "[0, 1)", "epsilon": "[0, inf)"}
 
     def init_state(self, param: Array) -> State:
         """Return a mean square of zero, and a velocity if there is momentum."""
@@ -169,11 +166,7 @@ class Adam(Optimizer):
     epsilon: float = field(default=1e-8, kw_only=True)
 
     counts: ClassVar[tuple[str, ...]] = ("steps",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        real_fields(self, "[0, 1)", "beta_1", "beta_2")
-        real_fields(self, "[0, inf)", "epsilon")
+    ranges: ClassVar[Ranges] = {"beta_1": "[0, 1)", "beta_2": "[0, 1)", "epsilon": "[0, inf)"}
 
     def init_state(self, param: Array) -> State:
         """Return two means of zero and the number of steps, an array too, so that a step may be compiled."""
@@ -257,10 +250,7 @@ class Adagrad(Optimizer):
 
     epsilon: float = field(default=1e-10, kw_only=True)
     initial_accumulator_value: float = field(default=0.0, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        real_fields(self, "[0, inf)", "epsilon", "initial_accumulator_value")
+    ranges: ClassVar[Ranges] = {"epsilon": "[0, inf)", "initial_accumulator_value": "[0, inf)"}
 
     def init_state(self, param: Array) -> State:
         """Return the sum before the first step."""
@@ -303,10 +293,7 @@ class Lion(Optimizer):
     learning_rate: float | Schedule = 1e-4
     beta_1: float = field(default=0.9, kw_only=True)
     beta_2: float = field(default=0.99, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        real_fields(self, "[0, 1)", "beta_1", "beta_2")
+    ranges: ClassVar[Ranges] = {"beta_1": "[0, 1)", "beta_2": "[0, 1)"}
 
     def init_state(self, param: Array) -> State:
         """Return a momentum of zero."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array
 from dense_xp.learning.special import counted, row_for
-from dense_xp.support.checks import integer_fields, real_fields
 from dense_xp.support.dtypes import in_dtype, widened
 
 
@@ -84,11 +81,3 @@ def times(weight: Array | None, other: Array | None) -> Array | None:
 def weighted(x: Array, weight: Array | None) -> Array:
     """Return x times its weight, which may be None."""
     return x if weight is None else counted(weight, x)
-
-
-def check_settings(metric: Any) -> None:
-    """Check the threshold of a metric, and the label that it leaves out, if they are given."""
-    if getattr(metric, "threshold", None) is not None:
-        real_fields(metric, "(-inf, inf)", "threshold")
-    if metric.ignore_index is not None:
-        integer_fields(metric, None, "ignore_index")

@@ -10,17 +10,18 @@ SGD the two agree, for a decay of twice the factor of L2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array
 from dense_xp.learning.special import sign
-from dense_xp.support.checks import real_fields
+from dense_xp.support.checks import Checked, Ranges
 from dense_xp.support.products import matmul
 from dense_xp.support.registry import Registry
 
 
-class Regularizer:
+class Regularizer(Checked):
     """Base class: a subclass writes :meth:`~Regularizer.penalty` and :meth:`~Regularizer.gradient`, both pure."""
 
     def penalty(self, W: Array) -> Array:
@@ -55,7 +56,13 @@ class Regularizer:
 
 
 @dataclass(frozen=True)
-class L1(Regularizer):
+class _Weighed(Regularizer):
+    factor: float = 0.01
+    ranges: ClassVar[Ranges] = {"factor": "[0, inf)"}
+
+
+@dataclass(frozen=True)
+class L1(_Weighed):
     r"""Sum of the absolute values, :math:`λ \sum |w|`: it draws what the loss does not need to zero.
 
     The derivative at 0 is taken as 0.
@@ -63,12 +70,7 @@ class L1(Regularizer):
     Parameters
     ----------
     factor : float, default 0.01
-        The factor λ.
-
-    Raises
-    ------
-    ValueError
-        If it is no number or negative.
+        The factor λ, at least 0.
 
     References
     ----------
@@ -82,11 +84,6 @@ class L1(Regularizer):
     (1.5, array([[ 0.5, -0.5]]))
     """
 
-    factor: float = 0.01
-
-    def __post_init__(self) -> None:
-        real_fields(self, "[0, inf)", "factor")
-
     def penalty(self, W: Array) -> Array:
         """Return λ Σ|w|."""
         xp = array_namespace(W)
@@ -98,18 +95,13 @@ class L1(Regularizer):
 
 
 @dataclass(frozen=True)
-class L2(Regularizer):
+class L2(_Weighed):
     r"""Sum of the squares, :math:`λ \sum w^2`, without a factor ½.
 
     Parameters
     ----------
     factor : float, default 0.01
-        The factor λ.
-
-    Raises
-    ------
-    ValueError
-        If it is no number or negative.
+        The factor λ, at least 0.
 
     References
     ----------
@@ -123,11 +115,6 @@ class L2(Regularizer):
     >>> float(L2(0.5).penalty(W)), L2(0.5).gradient(W)
     (2.5, array([[ 1., -2.]]))
     """
-
-    factor: float = 0.01
-
-    def __post_init__(self) -> None:
-        real_fields(self, "[0, inf)", "factor")
 
     def penalty(self, W: Array) -> Array:
         """Return λ Σw²."""
@@ -167,9 +154,7 @@ class L1L2(Regularizer):
 
     l1: float = 0.01
     l2: float = 0.01
-
-    def __post_init__(self) -> None:
-        real_fields(self, "[0, inf)", "l1", "l2")
+    ranges: ClassVar[Ranges] = {"l1": "[0, inf)", "l2": "[0, inf)"}
 
     def penalty(self, W: Array) -> Array:
         """Return the sum of both."""
@@ -181,18 +166,13 @@ class L1L2(Regularizer):
 
 
 @dataclass(frozen=True)
-class SoftOrthogonality(Regularizer):
+class SoftOrthogonality(_Weighed):
     r"""How far the columns of W, or its rows if those are fewer, are from orthonormal: :math:`λ \|W^T W - I\|_F^2`.
 
     Parameters
     ----------
     factor : float, default 0.01
-        The factor λ.
-
-    Raises
-    ------
-    ValueError
-        If it is no number or negative.
+        The factor λ, at least 0.
 
     References
     ----------
@@ -205,11 +185,6 @@ class SoftOrthogonality(Regularizer):
     >>> float(SoftOrthogonality(0.5).penalty(np.asarray([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])))
     1.0
     """
-
-    factor: float = 0.01
-
-    def __post_init__(self) -> None:
-        real_fields(self, "[0, inf)", "factor")
 
     def penalty(self, W: Array) -> Array:
         """Return λ‖WᵀW - I‖², or λ‖WWᵀ - I‖²."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
-from dense_xp.support.checks import integer_fields, real_fields
+from dense_xp.support.checks import Checked, Ranges, real
 
 
-class Schedule:
+class Schedule(Checked):
     """Base class: ``schedule(step)`` is the learning rate of that step, counted from 0."""
 
     def __call__(self, step: int) -> float:
@@ -36,9 +37,7 @@ class ConstantSchedule(Schedule):
     """
 
     learning_rate: float
-
-    def __post_init__(self) -> None:
-        real_fields(self, "[0, inf)", "learning_rate")
+    ranges: ClassVar[Ranges] = {"learning_rate": "[0, inf)"}
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -67,10 +66,7 @@ class StepSchedule(Schedule):
     learning_rate: float
     every: int
     factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        real_fields(self, "[0, inf)", "learning_rate", "factor")
-        integer_fields(self, 1, "every")
+    ranges: ClassVar[Ranges] = {"learning_rate": "[0, inf)", "factor": "[0, inf)", "every": 1}
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -99,10 +95,7 @@ class ExponentialSchedule(Schedule):
     learning_rate: float
     steps: int
     factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        real_fields(self, "[0, inf)", "learning_rate", "factor")
-        integer_fields(self, 1, "steps")
+    ranges: ClassVar[Ranges] = {"learning_rate": "[0, inf)", "factor": "[0, inf)", "steps": 1}
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -138,10 +131,7 @@ class CosineSchedule(Schedule):
     learning_rate: float
     steps: int
     end: float = 0.0
-
-    def __post_init__(self) -> None:
-        real_fields(self, "[0, inf)", "learning_rate", "end")
-        integer_fields(self, 1, "steps")
+    ranges: ClassVar[Ranges] = {"learning_rate": "[0, inf)", "end": "[0, inf)", "steps": 1}
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -179,11 +169,12 @@ class WarmUp(Schedule):
     steps: int
     start: float = 0.0
 
+    ranges: ClassVar[Ranges] = {"start": "[0, inf)", "steps": 1}
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not callable(self.after):
-            real_fields(self, "[0, inf)", "after")
-        real_fields(self, "[0, inf)", "start")
-        integer_fields(self, 1, "steps")
+            object.__setattr__(self, "after", real("after", self.after, "[0, inf)"))
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -212,10 +203,12 @@ class ScaledSchedule(Schedule):
     schedule: Schedule
     factor: float
 
+    ranges: ClassVar[Ranges] = {"factor": "[0, inf)"}
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.schedule, Schedule):
             raise TypeError(f"schedule must be a Schedule, and is {self.schedule!r}")
-        real_fields(self, "[0, inf)", "factor")
 
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step."""

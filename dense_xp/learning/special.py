@@ -1,7 +1,7 @@
 """Mathematical functions that the Array API standard lacks, written with those that it has.
 
-Nothing overflows, and no result is a difference of large numbers. An infinite argument gives the limit, where there
-is one.
+Arrays hold real floating numbers, and what is returned is of their dtype. Nothing overflows, and no result is a
+difference of large numbers. An infinite argument gives the limit, where there is one.
 """
 
 from __future__ import annotations
@@ -41,13 +41,6 @@ def row_for(x: Array, like: Array) -> Array:
 def clipped(x: Array, low: float, high: float) -> Array:
     """Return an array with its entries limited to an interval; a NaN stays one.
 
-    Parameters
-    ----------
-    x : array
-        Real floating numbers.
-    low, high : float
-        The interval.
-
     Examples
     --------
     >>> import numpy as np
@@ -86,11 +79,6 @@ def euclidean(*arrays: Array, axis: int | None = None) -> Array:
 def sign(x: Array) -> Array:
     """Return 1, -1 or 0; a NaN stays one.
 
-    Parameters
-    ----------
-    x : array
-        Real floating numbers.
-
     Examples
     --------
     >>> import numpy as np
@@ -103,12 +91,7 @@ def sign(x: Array) -> Array:
 
 
 def counted(weight: Array, x: Array) -> Array:
-    """Return weight · x, where a weight of zero makes zero also of infinity and of NaN: what counts nothing is nothing.
-
-    Parameters
-    ----------
-    weight, x : array
-        Real floating numbers, whose shapes broadcast.
+    """Return weight · x, where a weight of zero gives zero, also times infinity or NaN.
 
     Examples
     --------
@@ -123,16 +106,6 @@ def counted(weight: Array, x: Array) -> Array:
 def sigmoid(x: Array) -> Array:
     r"""Return :math:`1 / (1 + e^{-x})`, accurate also where it is close to 0.
 
-    Parameters
-    ----------
-    x : array
-        Real floating numbers.
-
-    Returns
-    -------
-    array
-        Of the same shape and dtype.
-
     Examples
     --------
     >>> import numpy as np
@@ -145,17 +118,7 @@ def sigmoid(x: Array) -> Array:
 
 
 def softplus(x: Array) -> Array:
-    r"""Return :math:`\log(1 + e^x)` as :math:`\max(x, 0) + \log(1 + e^{-|x|})`.
-
-    Parameters
-    ----------
-    x : array
-        Real floating numbers.
-
-    Returns
-    -------
-    array
-        Of the same shape and dtype.
+    r"""Return :math:`\log(1 + e^x)` as :math:`\max(x, 0) + \log(1 + e^{-|x|})`, in the shape and dtype of x.
 
     Examples
     --------
@@ -170,15 +133,7 @@ def softplus(x: Array) -> Array:
 def log_softmax(x: Array) -> tuple[Array, Array]:
     r"""Return :math:`\log p` and :math:`p = e^{x} / \sum e^{x}` along the last axis.
 
-    Parameters
-    ----------
-    x : array, shape (..., n)
-        Real floating numbers.
-
-    Returns
-    -------
-    log_p, p : array, shape (..., n)
-        Computed from one exponential, of differences to the largest entry.
+    Both are computed from one exponential, of differences to the largest entry.
 
     Examples
     --------

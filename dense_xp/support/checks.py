@@ -9,7 +9,10 @@ import math
 import operator
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
+
+Ranges: TypeAlias = Mapping[str, str | int | None]
+"""For fields by name: an interval as for :func:`real`, or the least whole number as for :func:`integer`."""
 
 _BRACKETS = {
     "[": ("at least", operator.ge),
@@ -68,17 +71,15 @@ def integer(name: str, value: Any, low: int | None = 1) -> int:
 
     Parameters
     ----------
-    name : str
-        What it is called, for the error.
-    value : object
-        What was given.
+    name, value
+        As for :func:`real`.
     low : int or None, default 1
         The least that is allowed, if there is one.
 
     Raises
     ------
     ValueError
-        If it is no whole number, or below that.
+        If it is something else.
 
     Examples
     --------
@@ -99,17 +100,10 @@ def integer(name: str, value: Any, low: int | None = 1) -> int:
 def several(name: str, value: Any) -> list[Any]:
     """Return what was given as a list; a single thing, also a text, is none.
 
-    Parameters
-    ----------
-    name : str
-        What it is called, for the error.
-    value : object
-        What was given.
-
     Raises
     ------
     TypeError
-        If it is no list, tuple or the like.
+        If it is no list, tuple or the like; the message calls it by its name.
 
     Examples
     --------
@@ -125,19 +119,7 @@ def several(name: str, value: Any) -> list[Any]:
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:
-    """Return a list of names as a tuple.
-
-    Parameters
-    ----------
-    name : str
-        What it is called, for the error.
-    value : object
-        What was given.
-
-    Raises
-    ------
-    TypeError
-        If it is no list of texts.
+    """Return a list of names as a tuple, or raise TypeError; see :func:`several`.
 
     Examples
     --------
@@ -151,13 +133,32 @@ def names(name: str, value: Any) -> tuple[str, ...]:
     return found
 
 
-def real_fields(thing: Any, interval: str, *names: str) -> None:
-    """Check attributes of a dataclass, also of a frozen one, and make floats of them; see :func:`real`."""
-    for name in names:
-        object.__setattr__(thing, name, real(name, getattr(thing, name), interval))
+class Checked:
+    """Base class of dataclasses whose numbers have ranges: they are checked, and become floats and ints.
 
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Fall(Checked):
+    ...     factor: float
+    ...     every: int = 1
+    ...     ranges: ClassVar[Ranges] = {"factor": "[0, 1)", "every": 1}
+    >>> Fall(1, every=2)
+    Traceback (most recent call last):
+    ValueError: factor must be a number, at least 0 and below 1, and is 1
+    """
 
-def integer_fields(thing: Any, low: int | None, *names: str) -> None:
-    """Check attributes of a dataclass, also of a frozen one, and make ints of them; see :func:`integer`."""
-    for name in names:
-        object.__setattr__(thing, name, integer(name, getattr(thing, name), low))
+    ranges: ClassVar[Ranges] = {}
+    """Those of the fields that a class adds: an interval as for :func:`real`, or a least as for :func:`integer`.
+
+    None, where that is the default, stays None.
+    """
+
+    def __post_init__(self) -> None:
+        for kind in reversed(type(self).__mro__):
+            for name, allowed in vars(kind).get("ranges", {}).items():
+                value = getattr(self, name)
+                if value is not None or getattr(type(self), name, ...) is not None:
+                    check = real if isinstance(allowed, str) else integer
+                    object.__setattr__(self, name, check(name, value, allowed))

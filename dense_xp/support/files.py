@@ -84,11 +84,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     It is written beside its place and renamed. A link stays one, and what it leads to is replaced; the mode, and for
     root the owner, are those of the file before.
 
-    Parameters
-    ----------
-    path : path-like
-        The file.
-
     Raises
     ------
     TypeError, ValueError, OSError
@@ -131,7 +126,7 @@ def _own_prefix() -> str:
 
 
 def _clear(folder: str) -> None:
-    """Remove what processes of this machine that are gone left unfinished."""
+    """Remove the unfinished files of processes of this machine that have ended."""
     prefix = _own_prefix()
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:

@@ -1,4 +1,4 @@
-"""Products of matrices in pure functions: the operator's, or those of a step that has a way of its own to take them."""
+"""Matrix products in pure functions: by the operator ``@``, or by a kernel while a step is recorded."""
 
 from __future__ import annotations
 
