@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from dense_xp.backend import ENVIRONMENT_VARIABLE
@@ -39,9 +40,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def example(text: str) -> str:
-    """Return the end of a help text."""
-    return f"example: dense-xp {text}"
+def add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], *parents: Parser, example: str, **about: Any
+) -> Parser:
+    """Add a command: what runs it, and how it is called, for the end of its help text."""
+    parser: Parser = commands.add_parser(name, parents=parents, epilog=f"example: dense-xp {example}", **about)
+    parser.set_defaults(run=run)
+    return parser
 
 
 def backend_options() -> Parser:

@@ -10,7 +10,7 @@ from typing import Any
 
 import dense_xp
 from dense_xp.backend import Backend, available_backends, everyday_backends, get_backend, show_config
-from dense_xp.cli.arguments import Parser, device_option, example, on_device, positive
+from dense_xp.cli.arguments import Parser, add_command, device_option, on_device, positive
 from dense_xp.cli.reports import check_place
 from dense_xp.evidence import bench, demo, parity
 from dense_xp.kernels import host_kernels
@@ -19,32 +19,24 @@ from dense_xp.support.pictures import check_picture
 
 def add(commands: Any, backend: Parser) -> None:
     """Add the commands to a parser; `backend` is the parent with ``--backend``."""
-    show = commands.add_parser(
-        "demo",
-        parents=[backend],
-        help="train a network on handwritten digits",
-        epilog=example("demo --backend torch"),
-    )
+    about = "train a network on handwritten digits"
+    show = add_command(commands, "demo", _demo, backend, help=about, example="demo --backend torch")
     show.add_argument("--epochs", type=positive, default=30, help="how often to go through the data (default: 30)")
     show.add_argument("--seed", type=int, default=0, help="seed of everything that is random (default: 0)")
-    show.set_defaults(run=_demo)
 
-    compare = commands.add_parser(
-        "parity",
-        parents=[backend],
-        help="hold every number against its rounding-error bound; status 1 if one is broken",
-        epilog=example("parity --backend cupy"),
-    )
+    about = "hold every number against its rounding-error bound; status 1 if one is broken"
+    compare = add_command(commands, "parity", _parity, backend, help=about, example="parity --backend cupy")
     compare.add_argument("--seed", type=int, default=0, help="seed of the numbers (default: 0)")
     compare.add_argument("--json", action="store_true", help="print a report for machines")
-    compare.set_defaults(run=_parity)
 
-    race = commands.add_parser(
+    race = add_command(
+        commands,
         "bench",
+        _bench,
         help="time the backends of this machine, side by side",
         description="Time a layer, a training step, an epoch and a prediction on each backend, and say from which "
         "width on one overtakes the first.",
-        epilog=example("bench --backend numpy,cupy --plot bench.png"),
+        example="bench --backend numpy,cupy --plot bench.png",
     )
     race.add_argument(
         "--backend",
@@ -65,12 +57,9 @@ def add(commands: Any, backend: Parser) -> None:
     race.add_argument("--count", type=positive, default=10, help="how many sizes are drawn (default: 10)")
     race.add_argument("--json", action="store_true", help="print a report for machines")
     race.add_argument("--plot", metavar="FILE", help="draw the time of a step against its width (needs matplotlib)")
-    race.set_defaults(run=_bench)
 
-    tell = commands.add_parser(
-        "info", parents=[backend], help="show what is available, and why anything is not", epilog=example("info")
-    )
-    tell.set_defaults(run=_info)
+    about = "show what is available, and why anything is not"
+    add_command(commands, "info", _info, backend, help=about, example="info")
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dense_xp import tables
-from dense_xp.cli.arguments import DATA, Parser, example, names, unlimited_option
+from dense_xp.cli.arguments import DATA, Parser, add_command, names, unlimited_option
 from dense_xp.cli.reports import (
     Lines,
     check_place,
@@ -19,7 +19,6 @@ from dense_xp.cli.reports import (
     in_words,
     note,
     scores,
-    shortened,
     show,
     with_target,
 )
@@ -27,7 +26,7 @@ from dense_xp.layers.dense import Dense
 from dense_xp.layers.layer import Layer
 from dense_xp.saving import ModelFileError, describe, load
 from dense_xp.support.texts import plain
-from dense_xp.tables import Classes, Encoder, Quantity, counted, free_name
+from dense_xp.tables import Classes, Encoder, Quantity, counted, free_name, some_of
 from dense_xp.tables import files as table_files
 from dense_xp.tables.errors import TableError
 from dense_xp.tables.files import Table
@@ -44,45 +43,40 @@ def add(commands: Any, backend: Parser) -> None:
     table.add_argument("data", metavar="DATA", help=DATA)
     unlimited_option(table)
 
-    use = commands.add_parser(
+    use = add_command(
+        commands,
         "predict",
-        parents=[given, table, backend],
+        predict,
+        given,
+        table,
+        backend,
         help="predict for each row of a table",
         description="Predict for each row of a table: the class and the probability of each class, or a number.",
-        epilog=example("predict iris.safetensors new.csv --output predicted.csv"),
+        example="predict iris.safetensors new.csv --output predicted.csv",
     )
     use.add_argument("--output", metavar="FILE", help="CSV, Parquet or NPZ (default: CSV on standard output)")
     use.add_argument("--keep", metavar="COLUMNS", type=names, action="extend", default=[],
                      help="columns of DATA that are repeated in front, with commas between them")  # fmt: skip
-    use.set_defaults(run=predict)
 
-    measure = commands.add_parser(
-        "evaluate",
-        parents=[given, table, backend],
-        help="measure a model on a table that has the target",
-        epilog=example("evaluate iris.safetensors test.csv"),
-    )
+    about, shown = "measure a model on a table that has the target", "evaluate iris.safetensors test.csv"
+    measure = add_command(commands, "evaluate", evaluate, given, table, backend, help=about, example=shown)
     measure.add_argument("--json", action="store_true", help="print a report for machines")
-    measure.set_defaults(run=evaluate)
 
-    out = commands.add_parser(
+    out = add_command(
+        commands,
         "export",
-        parents=[given, backend],
+        export,
+        given,
+        backend,
         help="write a model as ONNX",
         description="Write a model as ONNX. Its inputs are the encoded features, and not the columns of the table; how "
         'they are made is in its metadata, as JSON under "dense_xp.table".',
-        epilog=example("export iris.safetensors iris.onnx"),
+        example="export iris.safetensors iris.onnx",
     )
     out.add_argument("output", metavar="FILE.onnx", help="where to")
-    out.set_defaults(run=export)
 
-    show = commands.add_parser(
-        "summary",
-        parents=[given, backend],
-        help="show what is in a model file",
-        epilog=example("summary iris.safetensors"),
-    )
-    show.set_defaults(run=summary)
+    about = "show what is in a model file"
+    add_command(commands, "summary", summary, given, backend, help=about, example="summary iris.safetensors")
 
 
 def predict(arguments: argparse.Namespace) -> int:
@@ -182,7 +176,7 @@ def _load(path: str) -> tuple[Any, Encoder | None, dict[str, Any]]:
 
 
 def _output(model: Any, encoder: Encoder, frame: Any, *, may_be_absent: bool) -> np.ndarray[Any, Any]:
-    """Say what is taken for something else, and return what the model gives for each row."""
+    """Report missing and new values, and return the output of the model for each row."""
     for text in first_of(encoder.notes(frame), "column"):
         note(text)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -218,7 +212,7 @@ def export(arguments: argparse.Namespace) -> int:
         say("input", "as JSON under dense_xp.table, and their names are under dense_xp.features")
         if isinstance(encoder.target, Classes):
             activation = "softmax"
-            say("output", f"the probabilities of {shortened(encoder.target.labels)}")
+            say("output", f"the probabilities of {some_of(encoder.target.labels)}")
         else:
             _undo_scale(model, encoder.target)
             say("output", f"{encoder.target.name}, in its own unit")
@@ -228,7 +222,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def _undo_scale(model: Sequential, target: Quantity) -> None:
-    """Put the way back to the target's unit into the last layer."""
+    """Change the last layer so that the model predicts in the unit of the target."""
     last = model.layers[-1]
     if not isinstance(last, Dense) or last.activation is not None or "w0" not in last.params:
         raise ModelFileError(f"the last layer is {last!r}, and must be a Dense with a bias and without an activation")
@@ -247,7 +241,7 @@ def summary(arguments: argparse.Namespace) -> int:
     if encoder is not None:
         target = encoder.target
         show()
-        say("target", f"{target.name}: {shortened(target.labels) if isinstance(target, Classes) else 'a number'}")
+        say("target", f"{target.name}: {some_of(target.labels) if isinstance(target, Classes) else 'a number'}")
         say.columns(encoder)
         for name, value in about.get("training", {}).items():
             say("training", f"{name}: {value}")

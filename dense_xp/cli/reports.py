@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from dense_xp.learning.special import log_softmax
 from dense_xp.support.texts import plain
 from dense_xp.tables import Classes, Encoder, counted, rows_with_target
 from dense_xp.training.history import History
 
 
 class Lines:
-    """Prints lines with a name in front, the same one only once."""
+    """Prints lines with a name in front; a name that stands in the line above is left out."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet, self._last = quiet, ""
@@ -64,11 +65,6 @@ def epochs(history: History, wanted: int | None = None) -> str:
     return text + (f"; kept: the weights of epoch {history.best_epoch}" if history.best_epoch else "")
 
 
-def shortened(items: Sequence[str], most: int = 10) -> str:
-    """Return the first items, and how many more there are."""
-    return ", ".join(items[:most]) + (f", and {len(items) - most:,} more" if len(items) > most else "")
-
-
 def scores(encoder: Encoder, output: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> dict[str, Any]:
     """Return measures as plain values, in the target's unit."""
     target = encoder.target
@@ -79,8 +75,7 @@ def scores(encoder: Encoder, output: np.ndarray[Any, Any], y: np.ndarray[Any, An
         scores = {"rmse": error**0.5, "mae": float(np.abs(residuals).mean())}
         return {"r2": 1.0 - error / spread, **scores} if spread else scores
     predicted = output.argmax(axis=1)
-    logits = output.astype("float64") - output.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
+    losses = -log_softmax(output.astype("float64"))[0][np.arange(len(y)), y]
     k = target.n_outputs
     confusion = np.bincount(y * k + predicted, minlength=k * k).reshape(k, k)
     classes = {}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from dense_xp import tables
 from dense_xp.backend import get_backend
+from dense_xp.cli import reports
 from dense_xp.cli.arguments import (
     DATA,
     Parser,
+    add_command,
     as_given,
-    example,
     names,
     not_negative,
     positive,
@@ -23,28 +24,14 @@ from dense_xp.cli.arguments import (
     unlimited_option,
     widths,
 )
-from dense_xp.cli.reports import (
-    Lines,
-    check_place,
-    epochs,
-    first_of,
-    in_words,
-    note,
-    scores,
-    shortened,
-    with_target,
-)
 from dense_xp.kernels import kernels_for, optional
 from dense_xp.layers.activations import get_activation
 from dense_xp.layers.dense import Dense
-from dense_xp.layers.dropout import Dropout
-from dense_xp.layers.layer import Layer
-from dense_xp.layers.normalization import BatchNorm, LayerNorm
-from dense_xp.learning.optimizer import Optimizer
+from dense_xp.layers.perceptron import NORMALIZATIONS, hidden_layers
 from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.saving import save
 from dense_xp.support.pictures import check_picture
-from dense_xp.tables import Classes, Encoder, Quantity, Target, counted
+from dense_xp.tables import Classes, Encoder, Quantity, Target, counted, some_of
 from dense_xp.tables import files as table_files
 from dense_xp.tables.errors import TableError
 from dense_xp.training.callbacks import CSVLog, EarlyStopping
@@ -52,25 +39,23 @@ from dense_xp.training.history import DivergenceError, History, Run
 from dense_xp.training.pictures import learning_curve
 from dense_xp.training.sequential import Sequential
 
-Pair: TypeAlias = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+Rows: TypeAlias = np.ndarray[Any, Any]
+Pair: TypeAlias = tuple[Rows, Rows]
 
-_NORMALIZATIONS: dict[str, type[BatchNorm] | type[LayerNorm] | None] = {
-    "none": None,
-    "batch": BatchNorm,
-    "layer": LayerNorm,
-}
 _RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus")
 
 
 def add(commands: Any, backend: Parser) -> None:
     """Add the command to a parser; `backend` is the parent with ``--backend``."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "train",
-        parents=[backend],
+        train,
+        backend,
         help="learn to predict a column of a table from the others",
         description="Learn to predict a column of a table from the others, and save the model with all that is needed "
         "to use it. What was done with each column is reported. Ctrl-C saves what was learned so far.",
-        epilog=example("train iris.csv --target species --save iris.safetensors"),
+        example="train iris.csv --target species --save iris.safetensors",
     )
     command.add_argument("data", metavar="DATA", help=DATA)
     command.add_argument("--save", metavar="MODEL", required=True, help="where to write the model (safetensors)")
@@ -101,7 +86,7 @@ def add(commands: Any, backend: Parser) -> None:
                          help="units of the hidden layers, or none (default: 128,64)")  # fmt: skip
     network.add_argument("--activation", metavar="NAME", default="relu", help="default: relu")
     network.add_argument("--dropout", metavar="SHARE", type=share, default=0.0, help="default: 0")
-    network.add_argument("--normalization", choices=tuple(_NORMALIZATIONS), default="none", help="default: none")
+    network.add_argument("--normalization", choices=("none", *NORMALIZATIONS), default="none", help="default: none")
 
     training = command.add_argument_group("the training")
     training.add_argument("--epochs", type=positive, default=100, help="at most so many (default: 100)")
@@ -116,40 +101,87 @@ def add(commands: Any, backend: Parser) -> None:
     training.add_argument("--plot", metavar="FILE", help="draw the learning curve (needs matplotlib)")
     training.add_argument("--log", metavar="FILE.csv", help="write a line for each epoch")
     training.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    command.set_defaults(run=train)
 
 
 def train(arguments: argparse.Namespace) -> int:
     """Learn from a table, and save the model: also after Ctrl-C, and with the last good weights after a divergence."""
-    say = Lines(quiet=arguments.quiet)
+    say = reports.Lines(quiet=arguments.quiet)
     outputs = (arguments.save, arguments.log, arguments.plot)
     for i, path in enumerate(outputs):
-        check_place(path, arguments.data, *outputs[:i])
+        reports.check_place(path, arguments.data, *outputs[:i])
     if arguments.plot:
         check_picture(arguments.plot)
-    optimizer = _optimizer(arguments)
+    rates = {"learning_rate": arguments.learning_rate, "weight_decay": arguments.weight_decay}
+    given = {name: value for name, value in rates.items() if value is not None}
+    optimizer = OPTIMIZERS.made({"name": arguments.optimizer, **given})
     get_activation(arguments.activation)
     if get_backend().reason:
         say("backend", f"auto: {get_backend().reason}")
 
-    data = _data(arguments, say)
-    model = _network(arguments, data.encoder)
+    marks = {"missing": arguments.missing, "values": arguments.value}
+    signs, unlimited = arguments.decimal, arguments.unlimited
+    table = table_files.read_table(
+        arguments.data, texts=arguments.category, decimals=signs, unlimited=unlimited, **marks
+    )
+    frame = table.frame
+    say("data", f"{arguments.data}: {counted(frame.height, 'row')}, {counted(frame.width, 'column')}")
+    for line in (*table.notes, *reports.first_of([*table.readings.values()], "column")):
+        say("data", line)
+    name = _target_name(arguments.target, arguments.data, arguments.drop, frame)
+    frame = reports.with_target(frame, name, lambda line: say("data", line))
+    target, rows, held_out = _divided(frame[name], arguments.task, arguments.validation, arguments.seed, say)
+    uses = {"drop": arguments.drop, "categories": arguments.category, "numbers": arguments.number}
+    encoder = Encoder.fit(frame[rows], target, **uses)
+    say.columns(encoder)
+    if len(held_out) and not arguments.quiet:
+        for line in reports.first_of(encoder.notes(frame[held_out]), "column"):
+            say("held out", line)
+
+    def encoded(part: Any) -> Pair:
+        return encoder.encode(part), encoder.encode_target(part)
+
+    learn, validation = encoded(frame[rows]), encoded(frame[held_out]) if len(held_out) else None
+
+    sizes, activation = arguments.hidden, arguments.activation
+    hidden = hidden_layers(
+        sizes,
+        [activation] * len(sizes),
+        kernel_initializer="he_uniform" if activation in _RECTIFIERS else "glorot_uniform",
+        normalization=None if arguments.normalization == "none" else arguments.normalization,
+        dropout=arguments.dropout,
+    )
+    model = Sequential([*hidden, Dense(target.n_outputs)], input_shape=(len(encoder.features),), rng=arguments.seed)
     model.initialize(optimizer)
-    batch_size = arguments.batch_size or min(1024, max(32, len(data.learn[1]) // 100))
-    say("network", _described(arguments, data.encoder, model))
+    classes = isinstance(target, Classes)
+    end = f"{target.n_outputs} classes" if classes else "1 number"
+    shape = [counted(len(encoder.features), "feature"), *(f"{units} {activation}" for units in sizes), end]
+    say("network", f"{' → '.join(shape)}: {model.parameters():,} parameters, {model.dtype} on {model.backend}")
+    batch_size = arguments.batch_size or min(1024, max(32, len(rows) // 100))
     say("training", f"{arguments.optimizer}, batches of {batch_size:,}, at most {counted(arguments.epochs, 'epoch')}")
 
     family = model.built().kernels
     compiles_first = optional(kernels_for(family), "compiles_first") if family else None
     if compiles_first is not None and compiles_first() and not arguments.quiet:
-        note("compiling the loops first, once after an installation: some seconds")
+        reports.note("compiling the loops first, once after an installation: some seconds")
 
-    history, failure = _fit(arguments, model, data, batch_size)
-    say("epochs", epochs(history, arguments.epochs))
-    if data.held_out is not None:
-        found = scores(data.encoder, model.predict(data.held_out[0]), data.held_out[1])
-        say("held out", f"{in_words(data.encoder, found)}; these rows chose the epoch")
-    save(model, arguments.save, history=history, extra=data.extra)
+    history, failure = _fit(
+        model,
+        learn,
+        validation,
+        arguments.epochs,
+        batch_size,
+        metric="accuracy" if classes else "r2",
+        patience=arguments.patience,
+        log=arguments.log,
+        quiet=arguments.quiet,
+    )
+    say("epochs", reports.epochs(history, arguments.epochs))
+    if validation is not None:
+        found = reports.scores(encoder, model.predict(validation[0]), validation[1])
+        say("held out", f"{reports.in_words(encoder, found)}; these rows chose the epoch")
+    counts = {"rows": len(rows), "held_out": len(held_out), "seed": arguments.seed}
+    about = {"table": encoder.get_config(), **marks, "decimals": dict(table.decimals), "training": counts}
+    save(model, arguments.save, history=history, extra=about)
     say("saved", arguments.save)
     if arguments.plot and history.epochs:
         learning_curve(history).savefig(arguments.plot, dpi=150)
@@ -161,87 +193,61 @@ def train(arguments: argparse.Namespace) -> int:
     return 0 if failure is None else 130
 
 
-@dataclass(frozen=True)
-class _Data:
-    encoder: Encoder
-    learn: Pair
-    held_out: Pair | None
-    extra: dict[str, Any]
-    """What is saved beside the model."""
+def _target_name(name: str | None, path: str, drop: Sequence[str], frame: Any) -> str:
+    if name is None and table_files.check_format(path) == "npz":
+        name = "y"
+    if name is None:
+        raise TableError(f"--target names the column that is predicted. There are: {some_of(frame.columns)}")
+    tables.check_columns(frame, [name], ", the target")
+    if name in drop:
+        raise TableError(f"{name} is the target, and --drop leaves it out")
+    return name
 
 
-def _data(arguments: argparse.Namespace, say: Lines) -> _Data:
-    """Read the table, divide its rows, and learn from those of the training how all are encoded."""
-    table = table_files.read_table(
-        arguments.data,
-        texts=arguments.category,
-        missing=arguments.missing,
-        values=arguments.value,
-        decimals=arguments.decimal,
-        unlimited=arguments.unlimited,
-    )
-    frame = table.frame
-    say("data", f"{arguments.data}: {counted(frame.height, 'row')}, {counted(frame.width, 'column')}")
-    for line in (*table.notes, *first_of([*table.readings.values()], "column")):
-        say("data", line)
-    name = _target_name(arguments, frame)
-    frame = with_target(frame, name, lambda line: say("data", line))
-    column = frame[name]
-    target = tables.make_target(column, arguments.task)
+def _divided(column: Any, asked: str | None, share: float, seed: int, say: reports.Lines) -> tuple[Target, Rows, Rows]:
+    """Return what is predicted, and which rows are learned from and which held out."""
+    target = tables.make_target(column, asked)
     codes = target.encode(column) if isinstance(target, Classes) else None
-    rows, held_out = tables.split(frame.height, arguments.validation, arguments.seed, codes)
+    rows, held_out = tables.split(len(column), share, seed, codes)
     task, why = tables.task_of(column)
-    asked = f"as asked for; {why}" if arguments.task else f"{why}; --task decides otherwise"
-    say("target", f"{column.name}: {arguments.task or task} ({asked})")
+    reason = f"as asked for; {why}" if asked else f"{why}; --task decides otherwise"
+    say("target", f"{column.name}: {asked or task} ({reason})")
     say("target", _balance(target, column, codes))
     by_class = ", of each class its share" if codes is not None else ""
-    say("rows", f"{len(rows):,} to learn from, {len(held_out):,} held out (seed {arguments.seed}{by_class})")
-    encoder = Encoder.fit(
-        frame[rows],
-        target if codes is not None else Quantity.fit(column[rows]),
-        drop=arguments.drop,
-        categories=arguments.category,
-        numbers=arguments.number,
-    )
-    say.columns(encoder)
-
-    def encoded(part: Any) -> Pair:
-        return encoder.encode(part), encoder.encode_target(part)
-
-    if len(held_out) and not arguments.quiet:
-        for note in first_of(encoder.notes(frame[held_out]), "column"):
-            say("held out", note)
-    extra = {
-        "table": encoder.get_config(),
-        "missing": arguments.missing,
-        "values": arguments.value,
-        "decimals": dict(table.decimals),
-        "training": {"rows": len(rows), "held_out": len(held_out), "seed": arguments.seed},
-    }
-    return _Data(encoder, encoded(frame[rows]), encoded(frame[held_out]) if len(held_out) else None, extra)
+    say("rows", f"{len(rows):,} to learn from, {len(held_out):,} held out (seed {seed}{by_class})")
+    return (target if codes is not None else Quantity.fit(column[rows])), rows, held_out
 
 
 def _fit(
-    arguments: argparse.Namespace, model: Sequential, data: _Data, batch_size: int
+    model: Sequential,
+    learn: Pair,
+    validation: Pair | None,
+    n_epochs: int,
+    batch_size: int,
+    *,
+    metric: str,
+    patience: int,
+    log: str | None,
+    quiet: bool,
 ) -> tuple[History, BaseException | None]:
-    """Train; return what was measured, and what ended it before its time."""
+    """Train; return the history, and the error or the Ctrl-C that ended the training early."""
     runs: list[Run] = []  # called with the run after each epoch, it knows what was measured before Ctrl-C
     callbacks: list[Any] = [runs.append]
-    if data.held_out is not None:
-        callbacks.append(EarlyStopping(patience=arguments.patience))
-    if arguments.log:
-        callbacks.append(CSVLog(arguments.log))
+    if validation is not None:
+        callbacks.append(EarlyStopping(patience=patience))
+    if log:
+        callbacks.append(CSVLog(log))
     failure: BaseException | None = None
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # a loss that is no number is an error of its own
             model.fit(
-                *data.learn,
-                arguments.epochs,
+                *learn,
+                n_epochs,
                 batch_size,
-                metrics=["accuracy" if isinstance(data.encoder.target, Classes) else "r2"],
-                validation_data=data.held_out,
+                metrics=[metric],
+                validation_data=validation,
                 callbacks=callbacks,
-                verbose=False if arguments.quiet else None,
+                verbose=False if quiet else None,
             )
     except (KeyboardInterrupt, DivergenceError) as error:
         if isinstance(error, KeyboardInterrupt) and not runs:
@@ -249,52 +255,12 @@ def _fit(
         failure = error
     history = runs[0].history if runs else History()
     if isinstance(failure, DivergenceError):
-        if not runs or (data.held_out is not None and history.best_epoch is None):
+        if not runs or (validation is not None and history.best_epoch is None):
             raise failure  # no epoch gave weights that are worth a file
         history.stopped = "the loss was no longer finite"
     elif failure is not None:
         history.stopped = "interrupted"
     return history, failure
-
-
-def _target_name(arguments: argparse.Namespace, frame: Any) -> str:
-    name = arguments.target
-    if name is None and table_files.check_format(arguments.data) == "npz":
-        name = "y"
-    if name is None:
-        raise TableError(f"--target names the column that is predicted. There are: {shortened(frame.columns)}")
-    tables.check_columns(frame, [name], ", the target")
-    if name in arguments.drop:
-        raise TableError(f"{name} is the target, and --drop leaves it out")
-    return str(name)
-
-
-def _optimizer(arguments: argparse.Namespace) -> Optimizer:
-    given = {"learning_rate": arguments.learning_rate, "weight_decay": arguments.weight_decay}
-    said = {name: value for name, value in given.items() if value is not None}
-    return OPTIMIZERS.made({"name": arguments.optimizer, **said})
-
-
-def _network(arguments: argparse.Namespace, encoder: Encoder) -> Sequential:
-    layers: list[Layer] = []
-    normalization = _NORMALIZATIONS[arguments.normalization]
-    start = "he_uniform" if arguments.activation in _RECTIFIERS else "glorot_uniform"
-    for units in arguments.hidden:
-        if normalization is None:
-            layers.append(Dense(units, activation=arguments.activation, kernel_initializer=start))
-        else:
-            layers += [Dense(units, kernel_initializer=start), normalization()]
-            layers += [activation] if (activation := get_activation(arguments.activation)) is not None else []
-        layers += [Dropout(arguments.dropout)] if arguments.dropout else []
-    layers.append(Dense(encoder.target.n_outputs))
-    return Sequential(layers, input_shape=(len(encoder.features),), rng=arguments.seed)
-
-
-def _described(arguments: argparse.Namespace, encoder: Encoder, model: Sequential) -> str:
-    hidden = [f"{units} {arguments.activation}" for units in arguments.hidden]
-    end = f"{encoder.target.n_outputs} classes" if isinstance(encoder.target, Classes) else "1 number"
-    shape = " → ".join([counted(len(encoder.features), "feature"), *hidden, end])
-    return f"{shape}: {model.parameters():,} parameters, {model.dtype} on {model.backend}"
 
 
 def _balance(target: Target, column: Any, codes: Any) -> str:
@@ -303,4 +269,4 @@ def _balance(target: Target, column: Any, codes: Any) -> str:
         return f"from {column.min():.6g} to {column.max():.6g}, {spread}"
     counts = np.bincount(codes)
     order = np.argsort(-counts, kind="stable")
-    return shortened([f"{target.labels[i]} {counts[i]:,} ({counts[i] / len(codes):.1%})" for i in order])
+    return some_of([f"{target.labels[i]} {counts[i]:,} ({counts[i] / len(codes):.1%})" for i in order])

@@ -22,11 +22,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from dense_xp.backend import Array, Backend, from_spec, get_backend, resolve
 from dense_xp.estimators.arrays import checked_weight, dispatches, home_of, on_host, taken
 from dense_xp.estimators.task import Task
-from dense_xp.layers.activations import get_activation
 from dense_xp.layers.dense import Dense
-from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
-from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.layers.perceptron import hidden_layers
 from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.learning.optimizers import as_optimizer
@@ -35,7 +33,6 @@ from dense_xp.training.callbacks import EarlyStopping
 from dense_xp.training.history import History
 from dense_xp.training.sequential import Sequential
 
-_NORMALIZATIONS: dict[str, type[Layer]] = {"layer": LayerNorm, "batch": BatchNorm}
 _START = "glorot_uniform"  # as in scikit-learn's perceptrons
 
 
@@ -205,17 +202,13 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
                 f"activation has {len(activations)} entries and hidden_layer_sizes {len(sizes)}: "
                 "give one activation for all, or one for each"
             )
-        layers: list[Layer] = []
-        for size, activation in zip(sizes, map(copy.deepcopy, activations), strict=True):
-            if self.normalization is None:
-                layers.append(Dense(size, activation=activation, kernel_initializer=_START))
-            else:  # between the affine map and the activation
-                own = get_activation(activation)
-                layers += [Dense(size, kernel_initializer=_START), _NORMALIZATIONS[self.normalization]()]
-                layers += [] if own is None else [own]
-            if self.dropout:
-                layers.append(Dropout(float(self.dropout)))
-        return layers
+        return hidden_layers(
+            sizes,
+            [*map(copy.deepcopy, activations)],
+            kernel_initializer=_START,
+            normalization=self.normalization,
+            dropout=float(self.dropout),
+        )
 
     def _optimizer(self) -> Optimizer:
         optimizer = as_optimizer(self.optimizer)

@@ -216,8 +216,8 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array, sparse matrix or data frame, shape (n_samples, n_features)
-            The samples.
+        X
+            As in :meth:`predict`.
 
         Returns
         -------
@@ -229,18 +229,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
             return sigmoid(outputs) if self._multilabel else log_softmax(outputs)[1]
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Return the logarithm of :meth:`predict_proba`, exact also where that is next to 0 or 1.
-
-        Parameters
-        ----------
-        X : array, sparse matrix or data frame, shape (n_samples, n_features)
-            The samples.
-
-        Returns
-        -------
-        array, shape (n_samples, n_classes)
-            In the order of ``classes_``.
-        """
+        """Return the logarithm of :meth:`predict_proba`, exact also where that is next to 0 or 1."""
         outputs = self._outputs(X, "predict_log_proba")
         with self._model_backend.scope():
             return -softplus(-outputs) if self._multilabel else log_softmax(outputs)[0]
@@ -250,8 +239,8 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : array, sparse matrix or data frame, shape (n_samples, n_features)
-            The samples.
+        X
+            As in :meth:`predict`.
 
         Returns
         -------

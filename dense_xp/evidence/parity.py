@@ -23,15 +23,8 @@ from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.learning import losses
 from dense_xp.learning.distributions import Gamma, GaussianNLL, Poisson, Quantile, Tweedie
-from dense_xp.learning.losses import (
-    Huber,
-    Loss,
-    MeanAbsoluteError,
-    MeanSquaredError,
-    SigmoidCrossEntropy,
-    SoftmaxCrossEntropy,
-)
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.learning.optimizers import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
 from dense_xp.support.trees import flatten, unflatten
@@ -44,7 +37,7 @@ Arrays: TypeAlias = dict[str, Array]
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to compute.
+    """One computation that is compared.
 
     Attributes
     ----------
@@ -110,11 +103,8 @@ def layer_case(layer: Layer, X: Any, rng: np.random.Generator, *, training: bool
         By default that of the layer.
     """
     X = np.asarray(X, dtype="float64")
-    if isinstance(layer, Sequential):
-        layer.set_input_shape(X.shape[-1:])
-        layer.connect()
-    else:
-        layer.set_input_shape(X.shape[-1:])
+    layer.set_input_shape(X.shape[-1:])
+    layer.connect()
     params = {key: value + 0.1 * rng.normal(size=value.shape) for key, value in flatten(layer.init_params(rng)).items()}
     params |= {key: abs(value) for key, value in params.items() if key.endswith("running_variance")}
     noise = layer.draw_noise(rng, X.shape)
@@ -133,7 +123,7 @@ def layer_case(layer: Layer, X: Any, rng: np.random.Generator, *, training: bool
     return Case(name or layer.layer_name(), X.shape, function, inputs)
 
 
-def loss_case(loss: Loss, prediction: Any, target: Any, weight: Any = None) -> Case:
+def loss_case(loss: losses.Loss, prediction: Any, target: Any, weight: Any = None) -> Case:
     """Return a loss and its gradient."""
     inputs = {"prediction": prediction, "target": target} | ({} if weight is None else {"weight": weight})
 
@@ -199,13 +189,13 @@ def cases(dtype: str, seed: int = 0, shapes: Iterable[tuple[int, ...]] = SHAPES)
     for *lead, n in ((1, 3), (33, 7), (5, 3, 10)):
         prediction, target = 3 * rng.normal(size=(*lead, n)), rng.normal(size=(*lead, n))
         labels, weight = rng.integers(0, n, lead), rng.uniform(0.5, 2, lead)
-        for loss in (MeanSquaredError(), MeanAbsoluteError(), Huber()):
+        for loss in (losses.MeanSquaredError(), losses.MeanAbsoluteError(), losses.Huber()):
             yield loss_case(loss, prediction, target)
             yield loss_case(loss, prediction, target, weight)
-        yield loss_case(SoftmaxCrossEntropy(), prediction, labels)
+        yield loss_case(losses.SoftmaxCrossEntropy(), prediction, labels)
         class_weight = rng.uniform(0.5, 2, n).tolist()
-        yield loss_case(SoftmaxCrossEntropy(0.1, class_weight=class_weight), prediction, labels, weight)
-        yield loss_case(SigmoidCrossEntropy(2.0), 4 * prediction, (target > 0).astype("float64"), weight)
+        yield loss_case(losses.SoftmaxCrossEntropy(0.1, class_weight=class_weight), prediction, labels, weight)
+        yield loss_case(losses.SigmoidCrossEntropy(2.0), 4 * prediction, (target > 0).astype("float64"), weight)
         amounts, pairs = np.abs(target) + 0.01, np.stack([prediction, target], axis=-1).reshape(*lead, -1)
         yield loss_case(Poisson(), prediction, np.floor(3 * amounts), weight)
         yield loss_case(Gamma(), prediction, amounts, weight)

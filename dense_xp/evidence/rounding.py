@@ -103,7 +103,7 @@ def gamma(k: float, u: float) -> float:
 
 
 class Bounded:
-    """Numbers, and how far those of a computation in this precision may be from them.
+    """Exact numbers, each with a bound on the error of a computation in this precision.
 
     Parameters
     ----------
@@ -300,10 +300,6 @@ def _sqrt(x: Bounded) -> Bounded:
     return x._rounded(value, error, 2)
 
 
-def _square(x: Bounded) -> Bounded:
-    return x * x
-
-
 def _sign(x: Bounded) -> Bounded:
     unsure = (np.abs(x.value) <= x.error) & (x.error > 0)
     return Bounded(np.sign(x.value), np.where(unsure, 2.0, 0.0), x.dtype)
@@ -376,10 +372,7 @@ xp = SimpleNamespace(
     __name__="dense_xp.evidence.rounding",
     bool=bool_,
     int64=int64,
-    float16=float16,
-    bfloat16=bfloat16,
-    float32=float32,
-    float64=float64,
+    **PRECISIONS,
     abs=lambda x: x._same(lambda part: np.abs(part)),
     arange=lambda n, device=None: Bounded(np.arange(n), 0, int64),
     asarray=_asarray,
@@ -400,7 +393,7 @@ xp = SimpleNamespace(
     reshape=lambda x, shape: x._same(lambda part: np.reshape(part, shape)),
     sign=_sign,
     sqrt=_sqrt,
-    square=_square,
+    square=lambda x: x * x,
     stack=_stack,
     sum=_sum,
     tanh=_tanh,

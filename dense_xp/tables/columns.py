@@ -96,7 +96,7 @@ class Number:
             into[:, 0] = np.where(np.isfinite(numbers), (numbers - self.mean) / self.scale, 0.0)
 
     def notes(self, column: pl.Series) -> Iterator[str]:
-        """Say what is taken for something else."""
+        """Yield a line if values are missing or new, and how they are encoded."""
         if missing := int((~np.isfinite(numbers_of(column))).sum()):
             yield f"{self.name}: no number in {counted(missing, 'row')}, taken as the mean {self.mean:.4g}"
 
@@ -182,7 +182,7 @@ class Category:
         into[rows, places[rows]] = 1.0
 
     def notes(self, column: pl.Series) -> Iterator[str]:
-        """Say what is taken for something else."""
+        """Yield a line if values are missing or new, and how they are encoded."""
         texts = texts_of(column, self.of)
         absent = texts.is_null().to_numpy()
         if absent.any() and not self.missing:

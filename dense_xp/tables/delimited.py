@@ -234,7 +234,7 @@ def settled(
 
 
 def _blocks(names: Sequence[str], height: int) -> Iterator[Sequence[str]]:
-    """Divide columns into as many at a time as memory likes: one call for many is faster by far."""
+    """Divide columns into groups that fit in memory: one call for many columns is much faster."""
     size = max(1, 2**20 // max(1, height))
     return (names[at : at + size] for at in range(0, len(names), size))
 

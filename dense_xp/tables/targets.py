@@ -44,12 +44,10 @@ class Classes:
 
     Attributes
     ----------
-    name : str
-        Of the column.
+    name, of
+        As in :class:`Category`; what the column held is what is predicted.
     labels : sequence of str
         The classes in the order of the model's outputs.
-    of : {"text", "boolean", "number"}
-        What the column held, and what is predicted.
     """
 
     name: str
@@ -113,15 +111,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A target that is a number: the model predicts (value - mean) / scale.
-
-    Attributes
-    ----------
-    name : str
-        Of the column.
-    mean, scale : float
-        Mean and standard deviation of the training rows.
-    """
+    """A target that is a number: the model predicts (value - mean) / scale; the attributes are those of a `Number`."""
 
     name: str
     mean: float
