@@ -23,7 +23,7 @@ Array: TypeAlias = Any
 
 
 class Library:
-    """What the standard leaves open, answered for a library that needs nothing special."""
+    """What the standard leaves open; the methods here serve a library that needs nothing special."""
 
     def __init__(self, name: str, module: str, install: str) -> None:
         self.name = name
@@ -31,7 +31,7 @@ class Library:
         self.install = install
 
     def load(self) -> ModuleType:
-        """Import the namespace, or say which of the faults it is."""
+        """Import the namespace; if that fails, the error says what is wrong with the installation."""
         root = self.module.partition(".")[0]
         package = self.name if root == "array_api_compat" else root
         if importlib.util.find_spec(package) is None:

@@ -82,7 +82,7 @@ def finished(parts: Sequence[Part], **settings: Any) -> Sequential:
 
 
 def build(model: Chain, weights: Params) -> None:
-    """Build a model with these weights; what a layer has beside them, such as γ = 1, starts as it always does."""
+    """Build a model with these weights; parameters that are not among them, such as γ, have their usual start."""
     model.connect()
     model.build(None, _completed(model, weights))
 

@@ -104,7 +104,7 @@ def _part(keras: Any, layer: Any) -> list[Part]:
 
 
 def _rules(keras: Any, layer: Any, kind: str, read: Callable[[Any, Any], Any]) -> dict[str, Any]:
-    """Return what is asked of the weights of a layer, under their names here."""
+    """Return the regularizers, or the constraints, of the weights of a layer by the names of the weights here."""
     rules = {}
     for theirs, ours in _NAMES.items():
         rule = getattr(layer, f"{theirs}_{kind}", None)

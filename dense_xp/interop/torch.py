@@ -28,6 +28,8 @@ _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "run
 _WITH_WEIGHTS = (Dense, LayerNorm, BatchNorm)
 _COUNTER = "num_batches_tracked"  # torch's, for an average that is not had here
 
+_ALIKE = {kind.__name__: kind for kind in (ReLU, SELU, SiLU, Mish, Tanh, Sigmoid)}  # without settings, in both
+
 _LINEAR_FROM = 40.0  # where softplus is the identity to every precision; torch's own default, 20, is for float32
 
 
@@ -206,15 +208,10 @@ _READERS: dict[str, Callable[[Any, str], Layer]] = {
     "LayerNorm": _layer_norm,
     "BatchNorm1d": _batch_norm,
     "Dropout": lambda module, path: Dropout(float(module.p)),
-    "ReLU": lambda module, path: ReLU(),
+    **{name: lambda module, path: _ALIKE[type(module).__name__]() for name in _ALIKE},
     "LeakyReLU": lambda module, path: LeakyReLU(module.negative_slope),
     "ELU": lambda module, path: ELU(module.alpha),
     "GELU": _gelu,
-    "SiLU": lambda module, path: SiLU(),
-    "SELU": lambda module, path: SELU(),
-    "Mish": lambda module, path: Mish(),
-    "Tanh": lambda module, path: Tanh(),
-    "Sigmoid": lambda module, path: Sigmoid(),
     "Softplus": _softplus,
     "Softmax": _softmax,
 }
@@ -361,15 +358,10 @@ _WRITERS: dict[type[Layer], Callable[[Any, Any], Any]] = {
     LayerNorm: lambda nn, layer: nn.LayerNorm(layer.known_input_shape(), eps=layer.epsilon),
     BatchNorm: lambda nn, layer: nn.BatchNorm1d(*layer.known_input_shape(), eps=layer.epsilon, momentum=layer.momentum),
     Dropout: lambda nn, layer: nn.Dropout(layer.rate),
-    ReLU: lambda nn, layer: nn.ReLU(),
+    **{kind: lambda nn, layer: getattr(nn, type(layer).__name__)() for kind in _ALIKE.values()},
     LeakyReLU: lambda nn, layer: nn.LeakyReLU(layer.negative_slope),
     ELU: lambda nn, layer: nn.ELU(layer.alpha),
     GELU: lambda nn, layer: nn.GELU(),
-    SiLU: lambda nn, layer: nn.SiLU(),
-    SELU: lambda nn, layer: nn.SELU(),
-    Mish: lambda nn, layer: nn.Mish(),
-    Tanh: lambda nn, layer: nn.Tanh(),
-    Sigmoid: lambda nn, layer: nn.Sigmoid(),
     Softplus: lambda nn, layer: nn.Softplus(threshold=_LINEAR_FROM),
     Softmax: lambda nn, layer: nn.Softmax(dim=-1),
 }

@@ -80,7 +80,7 @@ class Chain(Layer):
         self._append(layer, set(map(id, self._items.values())))
 
     def _append(self, layer: Layer, seen: set[int]) -> None:
-        """Append a layer; `seen` are those that are there, which are too many to look at each time."""
+        """Append a layer; `seen` has the ids of those before it, so that the check does not grow with the model."""
         if not isinstance(layer, Layer):
             kind = type(layer).__name__
             remedy = "a function becomes one as a subclass of Layer with forward and backward"
@@ -128,28 +128,26 @@ class Chain(Layer):
 
     def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:
         """Return grad_X and the gradients of every layer that is trainable, under its name."""
-        grads: Params = {}
-        for (key, layer), own_cache in zip(reversed(self._items.items()), reversed(cache), strict=True):
-            grad_Y, own = layer.backward(params.get(key, {}), own_cache, grad_Y)
-            if own and layer.trainable:
-                grads[key] = own
-        return grad_Y, grads
+        return self._pulled_back(params, cache, grad_Y, self._items.items())
 
     def parameter_gradients(self, params: Params, cache: Any, grad_Y: Array) -> Params:
         """Return the gradients alone, going back no further than the first layer that learns."""
-        learning = [i for i, (key, layer) in enumerate(self._items.items()) if params.get(key) and layer.trainable]
-        grads: Params = {}
         items = list(self._items.items())
-        for i in range(len(items) - 1, min(learning, default=len(items)) - 1, -1):
-            key, layer = items[i]
-            own_params = params.get(key, {})
-            if i == learning[0]:
-                own = layer.parameter_gradients(own_params, cache[i], grad_Y)
-            else:
-                grad_Y, own = layer.backward(own_params, cache[i], grad_Y)
-            if own and i in learning:
+        first = next((i for i, (key, layer) in enumerate(items) if params.get(key) and layer.trainable), None)
+        if first is None:
+            return {}
+        grad_Y, grads = self._pulled_back(params, cache[first + 1 :], grad_Y, items[first + 1 :])
+        key, layer = items[first]
+        own = layer.parameter_gradients(params[key], cache[first], grad_Y)
+        return {**grads, key: own} if own else grads
+
+    def _pulled_back(self, params: Params, caches: Any, grad_Y: Array, items: Any) -> tuple[Array, Params]:
+        grads: Params = {}
+        for (key, layer), cache in zip(reversed(items), reversed(caches), strict=True):
+            grad_Y, own = layer.backward(params.get(key, {}), cache, grad_Y)
+            if own and layer.trainable:
                 grads[key] = own
-        return grads
+        return grad_Y, grads
 
     def updated_buffers(self, cache: Any) -> Params:
         """Return the new buffers of the layers that have some."""
@@ -166,12 +164,10 @@ class Chain(Layer):
         return drawn or None
 
     def penalty(self, params: Params) -> Array | None:
-        """Return what the layers that learn add to the loss; None if nothing is asked of them."""
-        terms: list[Array] = []
-        for key, layer in self._items.items():
-            if layer.trainable and (term := layer.penalty(params.get(key, {}))) is not None:
-                terms.append(term)
-        return sum(terms[1:], terms[0]) if terms else None
+        """Return what the layers that learn add to the loss; None without a penalty."""
+        terms = [layer.penalty(params.get(key, {})) for key, layer in self._items.items() if layer.trainable]
+        known = [term for term in terms if term is not None]
+        return sum(known[1:], known[0]) if known else None
 
     def with_penalty(self, params: Params, grads: Params) -> Params:
         """Return the gradients with those of the penalties; see :meth:`Layer.with_penalty`."""

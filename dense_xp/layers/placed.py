@@ -238,25 +238,19 @@ class Placed(Configured):
         backend, current = self.built(), self.weights
         if unknown := [name for name in weights if name not in current]:
             raise ValueError(f"{self.layer_name()} has no weights {unknown}; it has {list(current)}")
-        new = {name: to_numpy(value) for name, value in weights.items()}
-        for name, value in new.items():
-            if value.shape != tuple(current[name].shape):
-                raise ValueError(
-                    f"{self.layer_name()}.{name} has shape {tuple(current[name].shape)}, "
-                    f"and the new value has {value.shape}"
-                )
+        placed: dict[str, Array] = {}
+        for name, given in weights.items():
+            old, value, called = current[name], to_numpy(given), f"{self.layer_name()}.{name}"
+            if value.shape != tuple(old.shape):
+                raise ValueError(f"{called} has shape {tuple(old.shape)}, and the new value has {value.shape}")
             if value.dtype.kind not in "biuf":
-                raise TypeError(f"{self.layer_name()}.{name} must hold real numbers, not {value.dtype}")
-        with backend.scope():
-            placed = {
-                name: backend.asarray(value.copy(), self.dtype if is_floating(current[name]) else None)
-                for name, value in new.items()
-            }
-        for name, array in placed.items():
-            if not is_floating(current[name]) and array.dtype != current[name].dtype:
+                raise TypeError(f"{called} must hold real numbers, not {value.dtype}")
+            with backend.scope():
+                placed[name] = backend.asarray(value.copy(), self.dtype if is_floating(old) else None)
+            if placed[name].dtype != old.dtype:
                 raise TypeError(
-                    f"{self.layer_name()}.{name} holds {current[name].dtype}, and the new value {array.dtype}: "
-                    "integers are not rounded here; quantize(layer) makes them from floating-point weights"
+                    f"{called} holds {old.dtype}, and the new value {placed[name].dtype}: integers are not rounded "
+                    "here; quantize(layer) makes them from floating-point weights"
                 )
         self.params = merged(self.params, unflatten(placed))
 
@@ -276,13 +270,15 @@ class Placed(Configured):
         target = get_backend(backend)
         if self.backend is not None:
             target.dtype(self.dtype)
-            with target.scope():
-                params = moved(self.params, target, self.dtype)
-                state = moved(self.optimizer_state, target, None)
-            self.params, self.optimizer_state = params, state
-            self.settle(target)
+            self._move(target)
         self.settings = replace(self.settings, backend=target)
         return self
+
+    def _move(self, target: Backend) -> None:
+        with target.scope():
+            params, state = moved(self.params, target, self.dtype), moved(self.optimizer_state, target, None)
+        self.params, self.optimizer_state = params, state
+        self.settle(target)
 
     # ------------------------------------------------------------------ pickling
 
@@ -297,10 +293,7 @@ class Placed(Configured):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         if self.backend is not None:
-            with self.scope():
-                self._params = moved(self._params, self.backend, self.dtype)
-                self._optimizer_state = moved(self._optimizer_state, self.backend, None)
-            self.settle(self.backend)
+            self._move(self.backend)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,10 @@ from dense_xp.layers.placed import Placed
 from dense_xp.learning.constraints import CONSTRAINTS, Constraint
 from dense_xp.learning.regularizers import REGULARIZERS, Regularizer
 from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.registry import Registry
 from dense_xp.support.trees import Params
+
+_KINDS: Mapping[str, Registry[Any]] = {"regularizers": REGULARIZERS, "constraints": CONSTRAINTS}
 
 
 class Ruled(Placed):
@@ -65,7 +68,7 @@ class Ruled(Placed):
     # ------------------------------------------------------------------ saying the rules
 
     def regularized(self, **regularizers: Any) -> Self:
-        """Let parameters add a penalty of their own to the loss.
+        """Return this layer, whose parameters now add a penalty of their own to the loss.
 
         The penalty is part of the loss that ``fit`` reports and ``evaluate`` measures, unless the layer is
         frozen; its gradient is part of that which the optimizer sees, also in ``backward_pass``.
@@ -74,11 +77,6 @@ class Ruled(Placed):
         ----------
         **regularizers : Regularizer or str
             For each parameter by name: ``W=L2(1e-4)``.
-
-        Returns
-        -------
-        Layer
-            This same layer.
 
         Raises
         ------
@@ -93,13 +91,10 @@ class Ruled(Placed):
         >>> Dense(3, (2,)).regularized(W=L2(1e-4)).regularizers
         {'W': L2(factor=0.0001)}
         """
-        rules = {name: REGULARIZERS.made(rule) for name, rule in regularizers.items()}
-        self._check_new("regularizers", rules)
-        self.regularizers = {**self.regularizers, **rules}
-        return self
+        return self._ruled("regularizers", regularizers)
 
     def constrained(self, **constraints: Any) -> Self:
-        """Hold parameters to a set; they are put back into it after each step of the optimizer.
+        """Return this layer, whose parameters are now put back into a set after each step of the optimizer.
 
         What is drawn, assigned or loaded stays as it is until then.
 
@@ -108,17 +103,10 @@ class Ruled(Placed):
         **constraints : callable or str
             For each parameter by name: ``W=MaxNorm(3.0)``, or a pure function of it.
 
-        Returns
-        -------
-        Layer
-            This same layer.
-
         Raises
         ------
-        TypeError
-            If one is no function, or the layer has no parameters of its own in its pure half.
-        ValueError
-            If the layer has no such parameter; before it is initialized, ``initialize`` says so.
+        TypeError, ValueError
+            As :meth:`regularized`; if one is no function.
 
         Examples
         --------
@@ -126,12 +114,10 @@ class Ruled(Placed):
         >>> Dense(3, (2,)).constrained(W=MaxNorm(3.0)).constraints
         {'W': MaxNorm(limit=3.0)}
         """
-        rules = {name: CONSTRAINTS.made(rule) for name, rule in constraints.items()}
-        self._check_new("constraints", rules)
-        self.constraints = {**self.constraints, **rules}
-        return self
+        return self._ruled("constraints", constraints)
 
-    def _check_new(self, kind: str, rules: Mapping[str, Any]) -> None:
+    def _ruled(self, kind: str, given: Mapping[str, Any]) -> Self:
+        rules = {name: _KINDS[kind].made(rule) for name, rule in given.items()}
         if rules and (self.children or not is_pure(self)):
             raise TypeError(
                 f"{self.layer_name()} takes no {kind}: they are for layers with parameters of their own and a "
@@ -139,6 +125,8 @@ class Ruled(Placed):
             )
         if self.backend is not None:
             self._check_names(rules, self.params)
+        setattr(self, kind, {**getattr(self, kind), **rules})
+        return self
 
     def check_params(self, params: Params) -> None:
         """Refuse rules for parameters that the layer does not have."""
@@ -157,10 +145,9 @@ class Ruled(Placed):
     def get_config(self) -> dict[str, Any]:
         """Return what :meth:`from_config` needs to make the same layer, as plain Python values."""
         config = super().get_config()
-        if self.regularizers:
-            config["regularizers"] = {name: REGULARIZERS.written(rule) for name, rule in self.regularizers.items()}
-        if self.constraints:
-            config["constraints"] = {name: CONSTRAINTS.written(rule) for name, rule in self.constraints.items()}
+        for kind, registry in _KINDS.items():
+            if rules := getattr(self, kind):
+                config[kind] = {name: registry.written(rule) for name, rule in rules.items()}
         return config
 
     @classmethod

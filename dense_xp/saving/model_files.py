@@ -151,7 +151,7 @@ def save(
 
 
 def _numbered(states: Mapping[str, Mapping[str, Any]], arrays: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Put the arrays of what layers keep beside their params among these; return it with their names instead."""
+    """Add the arrays in the states of layers to `arrays`; return the states with names in the place of arrays."""
     plain: dict[str, dict[str, Any]] = {path: {} for path in states}
     for path, state in states.items():
         for key, value in state.items():

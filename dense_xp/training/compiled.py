@@ -93,7 +93,7 @@ def _common_counts(optimizer: Optimizer, backend: Backend, state: Params) -> tup
 
 
 class CompiledStep:
-    """Steps a pure model by one function of arrays; they are here while it trains, in the model after each epoch."""
+    """Steps a pure model by one function of arrays; it holds them, and gives them to the model after each epoch."""
 
     def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure]) -> None:
         assert model.optimizer is not None

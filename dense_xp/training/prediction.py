@@ -46,10 +46,8 @@ def predictor(model: Layer, batch_size: int = 1024) -> Predictor:
 
     Parameters
     ----------
-    model : Layer
-        Initialized.
-    batch_size : int, default 1024
-        How many samples are on the device at a time.
+    model, batch_size
+        As for :class:`~dense_xp.training.predictor.Predictor`.
 
     Returns
     -------

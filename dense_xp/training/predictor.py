@@ -53,14 +53,9 @@ class Predictor:
     Parameters
     ----------
     model : Layer
-        Initialized.
+        Initialized, or there is a RuntimeError.
     batch_size : int, default 1024
         How many samples are on the device at a time.
-
-    Raises
-    ------
-    RuntimeError
-        If the model is not initialized.
 
     Examples
     --------
@@ -147,7 +142,7 @@ class Predictor:
 
 
 class _Prepared:
-    """What a model computes, as it is now, and by what to know that it still does."""
+    """The output of a model as a function, for its weights as they are, and a test of whether they still are."""
 
     def __init__(self, model: Layer) -> None:
         backend = model.built()
@@ -280,7 +275,7 @@ class _Affine:
 def _stages(model: Layer, kernels: Any) -> Iterator[Any]:
     row: list[tuple[Array, Array | None, bool]] = []
     for layer in _in_order(model):
-        # a subclass may compute something else: it is taken at its pure function's word
+        # a subclass may compute something else: its pure function is called
         if type(layer) is Dense and layer.dtype == model.dtype in ("float32", "float64"):
             rectified = type(layer.activation) is ReLU
             row.append((layer.params["W"], layer.params.get("w0"), rectified))

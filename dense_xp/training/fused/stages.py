@@ -372,7 +372,7 @@ class ActivationStage(Stage):
 
 def stages_of(path: tuple[str, ...], layer: Layer, learns: bool, space: Workspace) -> list[Stage]:
     """Return what does the work of a layer: one stage, or two."""
-    # a subclass may compute something else: it is taken at its pure functions' word
+    # a subclass may compute something else: its pure functions are called
     kinds: list[type[Any]] = [Stage]
     free = not layer.regularizers and not layer.constraints
     if free and type(layer) is Dense:

@@ -37,7 +37,7 @@ class Update:
 
 
 class RecordedUpdate(Update):
-    """Its rate, decay and counts are numbers on the device, where a recorded step finds those of its turn."""
+    """An update whose rate, decay and counts are numbers on the device, where a recorded step reads them."""
 
     def place(self, numbers: Array, counts: Sequence[int]) -> None:
         """Take numbers on the device for them; `counts` are the different numbers of steps before the first turn."""
