@@ -211,8 +211,7 @@ class Chain(Layer):
 
     def connect(self) -> None:
         """Pass the shapes on from layer to layer."""
-        shape = self.input_shape or self.layers[0].input_shape
-        self.input_shape = shape
+        shape = self.input_shape = self.input_shape or self.layers[0].input_shape
         for key, layer in self._items.items():
             if shape is not None and layer.input_shape not in (None, shape):
                 raise ValueError(
@@ -226,8 +225,7 @@ class Chain(Layer):
                 shape = tuple(layer.output_shape())
             except RuntimeError:
                 shape = None  # a layer that keeps the shape, before any layer that knows one
-        if self.input_shape is None:
-            self.input_shape = self.layers[0].input_shape
+        self.input_shape = self.input_shape or self.layers[0].input_shape
 
     def settle(self, backend: Backend) -> None:
         """Call a backend home, for all layers."""

@@ -26,6 +26,11 @@ from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
 
+def _weight(name: str, says: str) -> Any:
+    """Return a property that reads one of the layer's arrays, and replaces it."""
+    return property(lambda layer: layer.params.get(name), lambda layer, X: layer.set_weights({name: X}), doc=says)
+
+
 class Dense(Layer):
     r"""Fully connected layer, :math:`Y = X W + w_0`, followed by an activation if one is given.
 
@@ -166,23 +171,8 @@ class Dense(Layer):
 
     # ------------------------------------------------------------------ the attributes
 
-    @property
-    def W(self) -> Array:
-        """The weights, of shape (n_in, n_units); None until the layer is initialized."""
-        return self.params.get("W")
-
-    @W.setter
-    def W(self, value: Any) -> None:
-        self.set_weights({"W": value})
-
-    @property
-    def w0(self) -> Array:
-        """The biases, of shape (1, n_units); None until the layer is initialized, or without bias."""
-        return self.params.get("w0")
-
-    @w0.setter
-    def w0(self, value: Any) -> None:
-        self.set_weights({"w0": value})
+    W = _weight("W", "The weights, of shape (n_in, n_units); None until the layer is initialized.")
+    w0 = _weight("w0", "The biases, of shape (1, n_units); None until the layer is initialized, or without bias.")
 
     @property
     def layer_input(self) -> Array:

@@ -86,15 +86,11 @@ class Placed(Configured):
 
     def build_for(self, X: Any, optimizer: Any = None) -> None:
         """Initialize a layer that was shown a batch first: its shape, if need be, is that of the batch."""
-        known = self.input_shape
         shape = np.shape(X) if isinstance(X, list | tuple) else tuple(getattr(X, "shape", ()))
-        if known is None and shape:
-            self.set_input_shape(shape[-1:])
-        try:
+        with unchanged_on_failure(self):
+            if self.input_shape is None and shape:
+                self.set_input_shape(shape[-1:])
             self.initialize(optimizer)
-        except Exception:
-            self.input_shape = known
-            raise
 
     def check_given(self, params: Params) -> None:
         """Raise ValueError unless these are arrays of the names, shapes and kinds that the layer has.
