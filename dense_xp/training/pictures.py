@@ -11,29 +11,7 @@ if TYPE_CHECKING:
 
 
 def learning_curve(history: History, figure: Any = None, *, shown: bool = False) -> Any:
-    """Draw each measure against the epoch, in a panel of its own.
-
-    Parameters
-    ----------
-    history : History
-        Of one epoch at least.
-    figure : matplotlib.figure.Figure or SubFigure, optional
-        Where to draw; by default a new one.
-    shown : bool, default False
-        Whether that one is pyplot's, which a notebook shows.
-
-    Returns
-    -------
-    matplotlib.figure.Figure or SubFigure
-        The one that was drawn into.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    ValueError
-        If no epoch was completed.
-    """
+    """Draw what :meth:`History.plot` says; a new figure is pyplot's, which a notebook shows, if it is `shown`."""
     measures = [name for name, column in history.items() if len(column) == history.epochs and name[:4] != "val_"]
     if not history.epochs:
         raise ValueError("there is nothing to draw: no epoch was completed")
