@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
+from dense_xp.support.texts import nearest
+
 T = TypeVar("T")
 
 
@@ -35,12 +37,10 @@ def by_name(kind: str, known: Mapping[str, T], name: str, otherwise: str = "") -
     """
     if name in known:
         return known[name]
-    import difflib  # only needed here
-
-    near = difflib.get_close_matches(str(name), known, 1, 0.4)
+    near = nearest(str(name), known, 0.4)
     raise ValueError(
         f"unknown {kind} {name!r}"
-        + (f"; did you mean {near[0]!r}?" if near else ".")
+        + (f"; did you mean {near!r}?" if near else ".")
         + f" Known: {', '.join(known)}{otherwise}"
     )
 

@@ -1,6 +1,8 @@
-"""Texts that may have come from a file, made fit to be shown."""
+"""Texts for people: those from files made fit to be shown, and names that were probably meant."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 def plain(text: str) -> str:
@@ -23,3 +25,17 @@ def brief(text: str, most: int = 400) -> str:
     'weights weights … (785 characters more)'
     """
     return plain(text if len(text) <= most else f"{text[:most].rstrip()} … ({len(text) - most:,} characters more)")
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float) -> str:
+    """Return the known name that was probably meant, capitals aside; empty if none is as similar as `cutoff`, up to 1.
+
+    Examples
+    --------
+    >>> nearest("Rellu", ["tanh", "relu"], 0.4)
+    'relu'
+    """
+    import difflib  # only needed here
+
+    spelled = {one.lower(): one for one in known}
+    return next((spelled[near] for near in difflib.get_close_matches(name.lower(), spelled, 1, cutoff)), "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import gzip
 import os
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dense_xp.support.files import replacing
+from dense_xp.support.texts import nearest
 from dense_xp.tables import delimited
 from dense_xp.tables.errors import TableError, require_polars
 from dense_xp.tables.texts import marked
@@ -195,9 +195,8 @@ def _check_there(path: str) -> None:
     if os.path.isdir(path):
         raise TableError(f"{path} is a folder, and not a file")
     folder, name = os.path.split(path)
-    there = {other.lower(): other for other in (os.listdir(folder or ".") if os.path.isdir(folder or ".") else ())}
-    near = difflib.get_close_matches(name.lower(), there, 1, 0.85)
-    hint = f"; did you mean {os.path.join(folder, there[near[0]])!r}?" if near else ""
+    near = nearest(name, os.listdir(folder or ".") if os.path.isdir(folder or ".") else (), 0.85)
+    hint = f"; did you mean {os.path.join(folder, near)!r}?" if near else ""
     raise FileNotFoundError(f"there is no file {path!r}{hint}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dense_xp.support.texts import nearest
 from dense_xp.tables.columns import Host, counted, some_of
 from dense_xp.tables.errors import TableError
 
@@ -74,11 +75,8 @@ def check_columns(frame: pl.DataFrame, names: Sequence[str], what: str = "") -> 
     TableError
         For the first that is not there.
     """
-    import difflib
-
-    known = {column.lower(): column for column in frame.columns}
     for name in names:
         if name not in frame.columns:
-            near = difflib.get_close_matches(name.lower(), known, 1, 0.6)
-            hint = f"; did you mean {known[near[0]]!r}?" if near else "."
+            near = nearest(name, frame.columns, 0.6)
+            hint = f"; did you mean {near!r}?" if near else "."
             raise TableError(f"there is no column {name!r}{what}{hint} There are: {some_of(frame.columns)}")
