@@ -295,16 +295,12 @@ class Row:
 
     Attributes
     ----------
-    name, dtype : str
-        What was computed, and in which precision.
-    share : float
-        The worst error as a share of its bound.
+    name, dtype, share, compared
+        As in :class:`Result`, over all cases of that name.
     numpy_share : float or None
-        The same for NumPy, where it has that dtype.
+        The share for NumPy, where it has that dtype.
     where : str
         The output and the shape of the input in which the worst error is.
-    compared : int
-        How many numbers were compared.
     """
 
     name: str
