@@ -27,6 +27,7 @@ from dense_xp.cli.arguments import (
 from dense_xp.kernels import kernels_for, optional
 from dense_xp.layers.activations import get_activation
 from dense_xp.layers.dense import Dense
+from dense_xp.layers.layer import Layer
 from dense_xp.layers.perceptron import NORMALIZATIONS, hidden_layers
 from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.saving import save
@@ -143,13 +144,7 @@ def train(arguments: argparse.Namespace) -> int:
     learn, validation = encoded(frame[rows]), encoded(frame[held_out]) if len(held_out) else None
 
     sizes, activation = arguments.hidden, arguments.activation
-    hidden = hidden_layers(
-        sizes,
-        [activation] * len(sizes),
-        kernel_initializer="he_uniform" if activation in _RECTIFIERS else "glorot_uniform",
-        normalization=None if arguments.normalization == "none" else arguments.normalization,
-        dropout=arguments.dropout,
-    )
+    hidden = _hidden(sizes, activation, arguments.normalization, arguments.dropout)
     model = Sequential([*hidden, Dense(target.n_outputs)], input_shape=(len(encoder.features),), rng=arguments.seed)
     model.initialize(optimizer)
     classes = isinstance(target, Classes)
@@ -216,6 +211,16 @@ def _divided(column: Any, asked: str | None, share: float, seed: int, say: repor
     by_class = ", of each class its share" if codes is not None else ""
     say("rows", f"{len(rows):,} to learn from, {len(held_out):,} held out (seed {seed}{by_class})")
     return (target if codes is not None else Quantity.fit(column[rows])), rows, held_out
+
+
+def _hidden(sizes: Sequence[int], activation: str, normalization: str, dropout: float) -> list[Layer]:
+    return hidden_layers(
+        sizes,
+        [activation] * len(sizes),
+        kernel_initializer="he_uniform" if activation in _RECTIFIERS else "glorot_uniform",
+        normalization=None if normalization == "none" else normalization,
+        dropout=dropout,
+    )
 
 
 def _fit(
