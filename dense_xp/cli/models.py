@@ -11,20 +11,21 @@ import numpy as np
 
 from dense_xp import tables
 from dense_xp.cli.arguments import DATA, Parser, add_command, names, unlimited_option
+from dense_xp.cli.pictures import prediction_quality
 from dense_xp.cli.reports import (
     Lines,
     check_place,
     epochs,
     first_of,
-    in_words,
     note,
-    scores,
     show,
     with_target,
 )
+from dense_xp.cli.scores import in_words, scores
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.layer import Layer
 from dense_xp.saving import ModelFileError, describe, load
+from dense_xp.support.pictures import check_picture
 from dense_xp.support.texts import plain
 from dense_xp.tables import Classes, Encoder, Quantity, counted, free_name, some_of
 from dense_xp.tables import files as table_files
@@ -32,6 +33,7 @@ from dense_xp.tables.errors import TableError
 from dense_xp.tables.files import Table
 from dense_xp.training.sequential import Sequential
 
+_MOST_CLASSES = 10  # whose confusion is printed
 _CHUNK = 2**16  # rows that are encoded at a time
 
 
@@ -61,6 +63,7 @@ def add(commands: Any, backend: Parser) -> None:
     about, shown = "measure a model on a table that has the target", "evaluate iris.safetensors test.csv"
     measure = add_command(commands, "evaluate", evaluate, given, table, backend, help=about, example=shown)
     measure.add_argument("--json", action="store_true", help="print a report for machines")
+    measure.add_argument("--plot", metavar="FILE", help="draw calibration and confusion, or the errors of numbers")
 
     out = add_command(
         commands,
@@ -104,13 +107,19 @@ def predict(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Print how well a model predicts a table."""
+    if arguments.plot:
+        check_picture(arguments.plot)
+        check_place(arguments.plot, arguments.data, arguments.model)
     model, encoder, table = _model_and_table(arguments)
     frame = table.frame
     tables.check_columns(frame, [encoder.target.name], ", which the model predicts")
     encoder.target.encode(frame[encoder.target.name])  # a row with a class that the model does not know is counted here
     frame = with_target(frame, encoder.target.name, note)
     y = encoder.encode_target(frame)
-    found = scores(encoder, _output(model, encoder, frame, may_be_absent=False), y)
+    output = _output(model, encoder, frame, may_be_absent=False)
+    found = scores(encoder, output, y)
+    if arguments.plot:
+        prediction_quality(encoder, output, y).savefig(arguments.plot, dpi=150)
     if arguments.json:
         show(json.dumps({"rows": frame.height, "target": encoder.target.name, **found}, indent=1))
         return 0
@@ -124,6 +133,14 @@ def evaluate(arguments: argparse.Namespace) -> int:
         for label, row in found["classes"].items():
             precision, recall = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("precision", "recall"))
             show(f"{label:{width}}  {row['rows']:9,}  {row['predicted']:9,}  {precision:>9}  {recall:>6}")
+        if len(encoder.target.labels) <= _MOST_CLASSES:
+            widths = [max(9, len(label)) for label in encoder.target.labels]
+            heads = (f"{label:>{w}}" for label, w in zip(encoder.target.labels, widths, strict=True))
+            show(f"\n{'true':{width}}  {'  '.join(heads)}  predicted")
+            for label, counts in zip(encoder.target.labels, found["confusion"], strict=True):
+                show(f"{label:{width}}  " + "  ".join(f"{n:{w},}" for n, w in zip(counts, widths, strict=True)))
+    if arguments.plot:
+        say("picture", arguments.plot)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the commands say: lines with a name in front, scores in words, the learning curve as a picture."""
+"""What the commands say: lines with a name in front, epochs in words, and where they may write."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from dense_xp.learning.special import log_softmax
 from dense_xp.support.texts import plain
-from dense_xp.tables import Classes, Encoder, counted, rows_with_target
+from dense_xp.tables import Encoder, counted, rows_with_target
 from dense_xp.training.history import History
 
 
 class Lines:
-    """Prints lines with a name in front; a name that stands in the line above is left out."""
+    """Prints lines with a name in front, and keeps them; a name that stands in the line above is not printed."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet, self._last = quiet, ""
+        self.quiet = quiet
+        self.said: list[tuple[str, str]] = []
 
     def __call__(self, name: str, text: str) -> None:
         """Print a line."""
+        again = bool(self.said) and self.said[-1][0] == name
         if not self.quiet:
-            show(f"{name if name != self._last else '':10}  {text}")
-        self._last = name
+            show(f"{'' if again else name:10}  {text}")
+        self.said.append((name, text))
 
     def columns(self, encoder: Encoder) -> None:
         """Print what is done with each column."""
@@ -63,48 +62,6 @@ def epochs(history: History, wanted: int | None = None) -> str:
     text = f"{history.epochs:,}" + (f" of {wanted:,}" if wanted else "") + f" in {history.seconds:.1f} s"
     text += f"; {history.stopped}" if history.stopped else ""
     return text + (f"; kept: the weights of epoch {history.best_epoch}" if history.best_epoch else "")
-
-
-def scores(encoder: Encoder, output: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Return measures as plain values, in the target's unit."""
-    target = encoder.target
-    if not isinstance(target, Classes):
-        residuals = (output[:, 0].astype("float64") - y) * target.scale
-        spread = float(np.square((y - y.mean()) * target.scale).mean())
-        error = float(np.square(residuals).mean())
-        scores = {"rmse": error**0.5, "mae": float(np.abs(residuals).mean())}
-        return {"r2": 1.0 - error / spread, **scores} if spread else scores
-    predicted = output.argmax(axis=1)
-    losses = -log_softmax(output.astype("float64"))[0][np.arange(len(y)), y]
-    k = target.n_outputs
-    confusion = np.bincount(y * k + predicted, minlength=k * k).reshape(k, k)
-    classes = {}
-    for i, label in enumerate(target.labels):
-        rows, named, right = int(confusion[i].sum()), int(confusion[:, i].sum()), int(confusion[i, i])
-        classes[label] = {
-            "rows": rows,
-            "predicted": named,
-            "precision": right / named if named else None,
-            "recall": right / rows if rows else None,
-        }
-    return {
-        "accuracy": float(np.trace(confusion) / len(y)),
-        "most_frequent": float(confusion.sum(axis=1).max() / len(y)),
-        "cross_entropy": float(losses.mean()),
-        "classes": classes,
-        "confusion": confusion.tolist(),
-    }
-
-
-def in_words(encoder: Encoder, scores: dict[str, Any]) -> str:
-    """Return what :func:`scores` measured as a line."""
-    if isinstance(encoder.target, Classes):
-        return (
-            f"accuracy {scores['accuracy']:.4f}, where the most frequent class alone gives "
-            f"{scores['most_frequent']:.4f}; cross-entropy {scores['cross_entropy']:.4f}"
-        )
-    r2 = f"R² {scores['r2']:.4f}, " if "r2" in scores else ""
-    return f"{r2}root mean square error {scores['rmse']:.4g}, mean absolute error {scores['mae']:.4g}"
 
 
 def check_place(path: str | None, *others: str | None) -> None:

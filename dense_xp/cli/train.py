@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -24,6 +25,7 @@ from dense_xp.cli.arguments import (
     unlimited_option,
     widths,
 )
+from dense_xp.cli.scores import in_words, scores
 from dense_xp.kernels import kernels_for, optional
 from dense_xp.layers.activations import get_activation
 from dense_xp.layers.dense import Dense
@@ -31,7 +33,8 @@ from dense_xp.layers.layer import Layer
 from dense_xp.layers.perceptron import NORMALIZATIONS, hidden_layers
 from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.saving import save
-from dense_xp.support.pictures import check_picture
+from dense_xp.support.files import write_atomically
+from dense_xp.support.pictures import check_picture, require_matplotlib
 from dense_xp.tables import Classes, Encoder, Quantity, Target, counted, some_of
 from dense_xp.tables import files as table_files
 from dense_xp.tables.errors import TableError
@@ -100,6 +103,9 @@ def add(commands: Any, backend: Parser) -> None:
                           help="stop after more epochs than these without a better loss on the held-out rows; "
                           "the best weights are kept (default: 10)")  # fmt: skip
     training.add_argument("--plot", metavar="FILE", help="draw the learning curve (needs matplotlib)")
+    training.add_argument("--report", metavar="FILE.html",
+                          help="write a page with data, learning curve, measures, the largest errors and what each "
+                          "column is worth (needs matplotlib)")  # fmt: skip
     training.add_argument("--log", metavar="FILE.csv", help="write a line for each epoch")
     training.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
@@ -107,11 +113,13 @@ def add(commands: Any, backend: Parser) -> None:
 def train(arguments: argparse.Namespace) -> int:
     """Learn from a table, and save the model: also after Ctrl-C, and with the last good weights after a divergence."""
     say = reports.Lines(quiet=arguments.quiet)
-    outputs = (arguments.save, arguments.log, arguments.plot)
+    outputs = (arguments.save, arguments.log, arguments.plot, arguments.report)
     for i, path in enumerate(outputs):
         reports.check_place(path, arguments.data, *outputs[:i])
     if arguments.plot:
         check_picture(arguments.plot)
+    if arguments.report:
+        require_matplotlib()
     rates = {"learning_rate": arguments.learning_rate, "weight_decay": arguments.weight_decay}
     given = {name: value for name, value in rates.items() if value is not None}
     optimizer = OPTIMIZERS.made({"name": arguments.optimizer, **given})
@@ -172,15 +180,26 @@ def train(arguments: argparse.Namespace) -> int:
     )
     say("epochs", reports.epochs(history, arguments.epochs))
     if validation is not None:
-        found = reports.scores(encoder, model.predict(validation[0]), validation[1])
-        say("held out", f"{reports.in_words(encoder, found)}; these rows chose the epoch")
+        found = scores(encoder, model.predict(validation[0]), validation[1])
+        say("held out", f"{in_words(encoder, found)}; these rows chose the epoch")
+    if history.best_epoch == history.epochs == arguments.epochs:
+        say("advice", "the last epoch was the best one: more may help, with --epochs")
     counts = {"rows": len(rows), "held_out": len(held_out), "seed": arguments.seed}
     about = {"table": encoder.get_config(), **marks, "decimals": dict(table.decimals), "training": counts}
     save(model, arguments.save, history=history, extra=about)
     say("saved", arguments.save)
     if arguments.plot and history.epochs:
         learning_curve(history).savefig(arguments.plot, dpi=150)
-    for name, path in (("log", arguments.log), ("curve", arguments.plot if history.epochs else None)):
+    if arguments.report and history.epochs:
+        from dense_xp.cli.page import page
+
+        title = f"{target.name}, learned from {os.path.basename(arguments.data)}"
+        measured = frame[rows if validation is None else held_out]
+        which = f"{counted(measured.height, 'row')} that were {'learned from' if validation is None else 'held out'}"
+        text = page(title, say.said, encoder, history, measured, which, validation or learn, model.predict)
+        write_atomically(arguments.report, text.encode())
+    pictures = (("curve", arguments.plot), ("report", arguments.report)) if history.epochs else ()
+    for name, path in (("log", arguments.log), *pictures):
         if path:
             say(name, path)
     if isinstance(failure, DivergenceError):

@@ -309,7 +309,7 @@ def test_a_plot_without_matplotlib_says_what_to_install(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
     assert cli.main(["bench", "--backend", "numpy", "--plot", "x.png"]) == 2
-    assert capsys.readouterr().err.strip() == 'dense-xp: the plot needs matplotlib: run  pip install "dense-xp[bench]"'
+    assert capsys.readouterr().err.strip() == 'dense-xp: pictures need matplotlib: run  pip install "dense-xp[cli]"'
 
 
 def test_a_reader_that_has_seen_enough() -> None:

@@ -682,7 +682,7 @@ def test_what_is_missing_is_named(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
     line = refused(capsys, "train", "shop.csv", "--target", "left", "--save", "m", "--plot", "c.png")
-    assert line == 'dense-xp: the plot needs matplotlib: run  pip install "dense-xp[cli]"'
+    assert line == 'dense-xp: pictures need matplotlib: run  pip install "dense-xp[cli]"'
 
 
 def test_the_page_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("numba")
 
-from dense_xp.kernels import numba_team  # noqa: E402
-from dense_xp.kernels.numba_team import Team  # noqa: E402
+from dense_xp.kernels import numba_team
+from dense_xp.kernels.numba_team import Team
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from dense_xp import (
     BatchNorm,
     Dense,
     Dropout,
+    History,
     Layer,
     LayerNorm,
     ReLU,
@@ -346,6 +347,22 @@ def test_summary_is_a_table() -> None:
     assert lines[2].split() == ["dense", "(Dense,", "Tanh)", "frozen", "(…,", "5)", "15"]
     assert lines[-1] == "64 parameters, float32 on numpy"
     assert len({len(line) for line in lines[:-1]}) == 1
+    page, n = model._repr_html_(), len(model.layers)
+    assert [page.count(f"<{tag}") for tag in ("table", "tr", "th ", "td ")] == [1, 1 + n, 3, 3 * n]
+    assert "64 parameters, float32 on numpy" in page
+
+
+def test_a_history_is_drawn() -> None:
+    figures = pytest.importorskip("matplotlib.figure")
+    history = History({"loss": [0.9, 0.5], "val_loss": [1.0, 0.7], "auc": [0.5, 0.6]}, best_epoch=2)
+    figure = figures.Figure()
+    assert history.plot(figure) is figure
+    first, second = figure.axes
+    assert [list(line.get_ydata()) for line in first.lines[:2]] == [[0.9, 0.5], [1.0, 0.7]]
+    assert (first.get_ylabel(), second.get_ylabel()) == ("loss", "auc")
+    assert len(history.plot().axes) == 2  # pyplot's own
+    with pytest.raises(ValueError, match="no epoch was completed"):
+        History().plot()
 
 
 def test_config_round_trip_through_json() -> None:
