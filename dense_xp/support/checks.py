@@ -150,10 +150,7 @@ class Checked:
     """
 
     ranges: ClassVar[Ranges] = {}
-    """Those of the fields that a class adds: an interval as for :func:`real`, or a least as for :func:`integer`.
-
-    None, where that is the default, stays None.
-    """
+    """For fields by name, the interval of a number, as ``"[0, 1)"``, or the least of a whole one; a default None stays."""
 
     def __post_init__(self) -> None:
         for kind in reversed(type(self).__mro__):

@@ -81,7 +81,7 @@ class Table:
 
 
 def read(path: str, *, texts: Sequence[str] = (), missing: Sequence[str] = (), **how: Any) -> pl.DataFrame:
-    """Return the values of a table; see :func:`read_table`."""
+    """Return the values of a table; see :func:`~dense_xp.tables.files.read_table`."""
     return read_table(path, texts=texts, missing=missing, **how).frame
 
 

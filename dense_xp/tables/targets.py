@@ -45,7 +45,7 @@ class Classes:
     Attributes
     ----------
     name, of
-        As in :class:`Category`; what the column held is what is predicted.
+        As in :class:`~dense_xp.tables.columns.Category`; what the column held is what is predicted.
     labels : sequence of str
         The classes in the order of the model's outputs.
     """

@@ -47,7 +47,7 @@ def predictor(model: Layer, batch_size: int = 1024) -> Predictor:
     Parameters
     ----------
     model, batch_size
-        As for :class:`~dense_xp.training.predictor.Predictor`.
+        An initialized one; and how many samples are on the device at a time.
 
     Returns
     -------
