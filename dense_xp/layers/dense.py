@@ -28,7 +28,14 @@ from dense_xp.support.trees import Params
 
 def _weight(name: str, says: str) -> Any:
     """Return a property that reads one of the layer's arrays, and replaces it."""
-    return property(lambda layer: layer.params.get(name), lambda layer, X: layer.set_weights({name: X}), doc=says)
+
+    def read(layer: Dense) -> Array:
+        return layer.params.get(name)
+
+    def replace(layer: Dense, value: Any) -> None:
+        layer.set_weights({name: value})
+
+    return property(read, replace, doc=says)
 
 
 class Dense(Layer):

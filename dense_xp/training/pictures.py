@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dense_xp.support.pictures import new_figure, tidy
 
-if TYPE_CHECKING:
-    from dense_xp.training.history import History
 
-
-def learning_curve(history: History, figure: Any = None, *, shown: bool = False) -> Any:
+def learning_curve(history: Any, figure: Any = None, *, shown: bool = False) -> Any:
     """Draw what :meth:`History.plot` says; a new figure is pyplot's, which a notebook shows, if it is `shown`."""
     measures = [name for name, column in history.items() if len(column) == history.epochs and name[:4] != "val_"]
     if not history.epochs:
