@@ -150,7 +150,7 @@ class Checked:
     """
 
     ranges: ClassVar[Ranges] = {}
-    """For fields by name: the interval of a number, as ``"[0, 1)"``, or the least whole number. A default None stays."""
+    """For fields by name: the interval of a number, as ``"[0, 1)"``, or the least integer. A default None stays."""
 
     def __post_init__(self) -> None:
         for kind in reversed(type(self).__mro__):
