@@ -53,6 +53,7 @@ OPTIONAL = {
     "int8_product": "X, Q, out",
     "chain": "X, params, widths, rectified, outputs",
     "chain_backward": "X, grad, params, widths, rectified, outputs, grads, scratch, wanted",
+    "epilogues": "",
     "Recorder": "count, dtype",
     "Panels": "layers",
     "compiles_first": "",

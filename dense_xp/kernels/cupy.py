@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import os
 from typing import Any, TypeAlias
 
 import cupy
@@ -309,6 +310,22 @@ def product(A: Array, B: Array, out: Array) -> None:
 
 
 columns_product = product
+
+
+@functools.cache
+def blas_lt() -> Any:
+    """Return the products of cuBLASLt, which need what :func:`blas` has."""
+    if blas()[0] is None:
+        raise RuntimeError(blas()[1])
+    module = importlib.import_module("dense_xp.kernels.cupy_epilogues")
+    module.library()
+    return module
+
+
+def epilogues() -> Any:
+    """Return products that end in a bias, a ReLU or sums, if ``DENSE_XP_CUBLASLT=1`` asks for them; else None."""
+    return None if os.environ.get("DENSE_XP_CUBLASLT", "0") in ("", "0") else blas_lt()
+
 
 # ------------------------------------------------------------------------------------- layers
 
