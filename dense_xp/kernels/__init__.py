@@ -54,6 +54,7 @@ OPTIONAL = {
     "chain": "X, params, widths, rectified, outputs",
     "chain_backward": "X, grad, params, widths, rectified, outputs, grads, scratch, wanted",
     "epilogues": "",
+    "LARGER_TILES": "",
     "Recorder": "count, dtype",
     "Panels": "layers",
     "compiles_first": "",

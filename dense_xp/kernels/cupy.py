@@ -26,6 +26,9 @@ THREADS = 256
 COLUMNS, ROWS = 32, 32
 """Threads of a block that adds up columns: as many neighbours as one memory access serves, and rows at a time."""
 
+LARGER_TILES = 16
+"""How many times as much of a large gradient is computed at a time: 192 rows of 8192 leave half of a device idle."""
+
 BLOCKS, MOST_SHARES = 512, 64
 """Of such blocks, some for each multiprocessor; and how many may share the rows of one column."""
 

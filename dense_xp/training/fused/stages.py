@@ -179,7 +179,8 @@ class DenseStage(Stage):
         self.tiles: list[slice] = []
         if self.blocks:
             block = self.blocks[0]
-            self.tiles = [slice(0, block.shape[0])] if space.keeps_gradients else block.tiles(TILE)
+            size = TILE * (optional(kernels, "LARGER_TILES") or 1)
+            self.tiles = [slice(0, block.shape[0])] if space.keeps_gradients else block.tiles(size)
         self.jobs: list[tuple[slice | None, Array, Array | None, Array, Array, tuple[Array, ...]]] = []
 
     def largest_tile(self) -> int:

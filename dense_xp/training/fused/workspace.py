@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from dense_xp.backend import Array, Backend
 from dense_xp.kernels import kernels_for, optional
