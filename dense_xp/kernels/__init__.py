@@ -53,6 +53,7 @@ OPTIONAL = {
     "int8_product": "X, Q, out",
     "chain": "X, params, widths, rectified, outputs",
     "chain_backward": "X, grad, params, widths, rectified, outputs, grads, scratch, wanted",
+    "uniform_at_least": "bound, shape, words",
     "epilogues": "",
     "LARGER_TILES": "",
     "Recorder": "count, dtype",

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import cupy
 
-from dense_xp.kernels import cupy_graph
+from dense_xp.kernels import cupy_graph, cupy_random
 
 Array: TypeAlias = Any
 
@@ -313,6 +313,7 @@ def product(A: Array, B: Array, out: Array) -> None:
 
 
 columns_product = product
+uniform_at_least = cupy_random.uniform_at_least
 
 
 @functools.cache

@@ -665,7 +665,10 @@ def kernels() -> ModuleType:
     """Return dense_xp.kernels.cupy, made for this device; nobody else sees its CuPy."""
     fakes: dict[str, Any] = {"cupy": cupy(), "cupyx": ModuleType("cupyx")}
     fakes["cupyx"].empty_pinned = empty_pinned
-    own = [f"dense_xp.kernels.{name}" for name in ("cupy", "cupy_graph", "cupy_blas", "cupy_epilogues", "cupy_lane")]
+    own = [
+        f"dense_xp.kernels.{name}"
+        for name in ("cupy", "cupy_graph", "cupy_blas", "cupy_epilogues", "cupy_random", "cupy_lane")
+    ]
     kept = {key: sys.modules.pop(key) for key in (*fakes, *own) if key in sys.modules}
     sys.modules.update(fakes)
     try:

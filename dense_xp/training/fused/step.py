@@ -94,7 +94,7 @@ class FusedStep:
             self.size = X.shape[0]
             for stage in self.stages:
                 stage.resize(self.size)
-        noise = self.noise.placed(self.model.draw_noise(rng, tuple(X.shape)))
+        noise = self.noise.drawn(self.model, rng, tuple(X.shape))
         self.whole = False
         space.rate = self.model.learning_rate()
         for block in self.blocks:
