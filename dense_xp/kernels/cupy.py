@@ -313,7 +313,6 @@ def product(A: Array, B: Array, out: Array) -> None:
 
 
 columns_product = product
-uniform_at_least = cupy_random.uniform_at_least
 
 
 @functools.cache
@@ -419,6 +418,11 @@ def activation(name: str, constants: tuple[float, ...], Z: Array, bias: Array, Y
 def activation_backward(grad: Array, slope: Array, grad_bias: Array) -> None:
     """Replace a derivative by itself times the gradient, and sum that over the rows."""
     _by_columns("activation_backward", (cupy.ascontiguousarray(grad), slope), (grad_bias,))
+
+
+def uniform_at_least(bound: float, shape: tuple[int, ...], words: tuple[int, int, int, int]) -> Array:
+    """Return where random numbers are at least `bound`; see :mod:`dense_xp.kernels.cupy_random`."""
+    return cupy_random.uniform_at_least(bound, shape, words)
 
 
 def dropout(X: Array, keep: Array, scale: float, out: Array) -> None:
