@@ -19,11 +19,12 @@ SMOKE = """
 import numpy as np
 import cupy
 import dense_xp
-from dense_xp.kernels.cupy import blas
+from dense_xp.kernels.cupy import blas, blas_lt
 
 backend = dense_xp.get_backend("cupy")
 print(hash(backend) is not None, backend.dtype("float32"), "TF32" if backend.tf32 else "full precision")
 print("products that can be recorded:", blas()[1] or "yes")
+print("products with epilogues:", "found" if blas_lt().library() else "none")
 X = np.random.default_rng(0).normal(size=(4096, 64)).astype("f4")
 y = np.arange(4096) % 3
 for activation in ("relu", "tanh", "gelu"):
@@ -34,6 +35,16 @@ for activation in ("relu", "tanh", "gelu"):
         )
         history = model.fit(X, y, 3, 128, loss=loss, optimizer="adam", verbose=False)
         print(activation, weights, history["loss"], "recorded" if not history.unrecorded else history.unrecorded)
+        answer = model.predictor()
+        given = backend.asarray(X)
+        answers = [answer(given) for _ in range(4)]
+        same = all(bool((a == answers[0]).all()) for a in answers)
+        print("predictions are the same call by call and recorded:", same)
+for name in ("float16", "float64"):
+    layers = [dense_xp.Dense(64, activation="relu"), dense_xp.Dense(3)]
+    model = dense_xp.Sequential(layers, dtype=name, backend="cupy", rng=0)
+    history = model.fit(X, y, 3, 128, optimizer="adam", verbose=False)
+    print(name, history["loss"], "recorded" if not history.unrecorded else history.unrecorded)
 """
 
 MEMORY = """
@@ -64,8 +75,8 @@ def parts() -> list[tuple[str, list[str], int]]:
     python = [sys.executable]
     found = [
         ("Smoke", [*python, "-c", SMOKE], 60),
-        ("Kernels, graphs, products, feeding", tests("tests/kernels", "tests/training/test_feeding.py", "-k",
-            "(cupy and not host) or cuda"), 110),
+        ("Kernels, graphs, products, feeding", tests("tests/kernels", "tests/training/test_feeding.py",
+            "tests/training/test_predictor.py", "-k", "(cupy and not host) or cuda"), 110),
         ("The rules of the stand-in", tests("tests/kernels/test_stand_in_claims.py",
             "tests/backend/test_libraries.py", "-k", "cupy and not stand or real"), 20),
         ("Benchmark", [*python, "-m", "tests.benchmarks.cuda"], 130),

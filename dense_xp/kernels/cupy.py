@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import os
 from typing import Any, TypeAlias
 
 import cupy
 
-from dense_xp.kernels import cupy_graph
+from dense_xp.kernels import cupy_graph, cupy_random
 
 Array: TypeAlias = Any
 
@@ -24,6 +25,9 @@ THREADS = 256
 
 COLUMNS, ROWS = 32, 32
 """Threads of a block that adds up columns: as many neighbours as one memory access serves, and rows at a time."""
+
+LARGER_TILES = 16
+"""How many times as much of a large gradient is computed at a time: 192 rows of 8192 leave half of a device idle."""
 
 BLOCKS, MOST_SHARES = 512, 64
 """Of such blocks, some for each multiprocessor; and how many may share the rows of one column."""
@@ -310,6 +314,22 @@ def product(A: Array, B: Array, out: Array) -> None:
 
 columns_product = product
 
+
+@functools.cache
+def blas_lt() -> Any:
+    """Return the products of cuBLASLt, which need what :func:`blas` has."""
+    if blas()[0] is None:
+        raise RuntimeError(blas()[1])
+    module = importlib.import_module("dense_xp.kernels.cupy_epilogues")
+    module.library()
+    return module
+
+
+def epilogues() -> Any:
+    """Return products that end in a bias, a ReLU or sums, if ``DENSE_XP_CUBLASLT=1`` asks for them; else None."""
+    return None if os.environ.get("DENSE_XP_CUBLASLT", "0") in ("", "0") else blas_lt()
+
+
 # ------------------------------------------------------------------------------------- layers
 
 _linear = _elementwise("T bias", "T z", "z += bias", "linear")
@@ -398,6 +418,11 @@ def activation(name: str, constants: tuple[float, ...], Z: Array, bias: Array, Y
 def activation_backward(grad: Array, slope: Array, grad_bias: Array) -> None:
     """Replace a derivative by itself times the gradient, and sum that over the rows."""
     _by_columns("activation_backward", (cupy.ascontiguousarray(grad), slope), (grad_bias,))
+
+
+def uniform_at_least(bound: float, shape: tuple[int, ...], words: tuple[int, int, int, int]) -> Array:
+    """Return where random numbers are at least `bound`; see :mod:`dense_xp.kernels.cupy_random`."""
+    return cupy_random.uniform_at_least(bound, shape, words)
 
 
 def dropout(X: Array, keep: Array, scale: float, out: Array) -> None:

@@ -54,7 +54,8 @@ AS_IT_IS, TRANSPOSED = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
 DEFAULT_ALGORITHM = -1
 
 _FACTORS = {name: (np.ones(1, name), np.zeros(1, name)) for name in ("float32", "float64")}
-_POINTERS = {name: tuple(factor.ctypes.data for factor in pair) for name, pair in _FACTORS.items()}
+POINTERS = {name: tuple(factor.ctypes.data for factor in pair) for name, pair in _FACTORS.items()}
+"""Where one and zero are, in the type of the sums."""
 
 
 @functools.cache
@@ -62,14 +63,27 @@ def library() -> Any:
     """Return cuBLAS, found where CuPy finds it: in this process, beside it in Python's packages, in conda, in CUDA."""
     from cuda.pathfinder import load_nvidia_dynamic_lib
 
-    found = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
-    found.cublasGetStatusString.restype = ctypes.c_char_p
+    return typed(ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path), PROTOTYPES, "cublasGetStatusString")
+
+
+class StatusError(RuntimeError):
+    """What a function refused, in the library's words, and as the number that it returned."""
+
+    def __init__(self, words: str, status: int) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+def typed(found: Any, prototypes: dict[str, tuple[Any, ...]], says: str) -> Any:
+    """Return a library whose functions know their parameters; of a status that is no success, `says` has the words."""
+    words = getattr(found, says)
+    words.restype = ctypes.c_char_p
 
     def check(status: int, function: Any, arguments: Any) -> None:
         if status:
-            raise RuntimeError(f"{function.__name__}: {found.cublasGetStatusString(status).decode()}")
+            raise StatusError(f"{function.__name__}: {words(status).decode()}", status)
 
-    for name, parameters in PROTOTYPES.items():
+    for name, parameters in prototypes.items():
         function = getattr(found, name)
         function.argtypes, function.errcheck = parameters, check
     return found
@@ -82,6 +96,10 @@ class Handle:
     ----------
     pointer : int
         What cuBLAS calls it.
+    stream : int
+        What CUDA calls its stream.
+    workspace : MemoryPointer
+        Its memory, :data:`WORKSPACE` bytes.
     """
 
     def __init__(self, stream: int) -> None:
@@ -89,7 +107,7 @@ class Handle:
         self.workspace = cupy.cuda.MemoryPointer(cupy.cuda.Memory(WORKSPACE), 0)
         cublas, pointer = library(), c_void_p()
         cublas.cublasCreate_v2(ctypes.byref(pointer))
-        self.pointer = pointer.value
+        self.pointer, self.stream = pointer.value, stream
         weakref.finalize(self, cublas.cublasDestroy_v2, pointer.value).atexit = False
         cublas.cublasSetStream_v2(pointer, stream)  # in this order: a new stream takes the workspace back
         cublas.cublasSetWorkspace_v2(pointer, self.workspace.ptr, WORKSPACE)
@@ -123,16 +141,16 @@ def product(A: Array, B: Array, out: Array) -> None:
     """Write A B into an array whose rows are contiguous; the factors may lie in memory as they like."""
     name = out.dtype.name
     kind = DATA_TYPES[name]
-    one, zero = _POINTERS["float64" if name == "float64" else "float32"]
-    (A, *a), (B, *b), (_, _, step) = _operand(A), _operand(B), _operand(out)
+    one, zero = POINTERS["float64" if name == "float64" else "float32"]
+    (A, *a), (B, *b), (_, _, step) = operand(A), operand(B), operand(out)
     # cuBLAS stores columns: what it takes for the transposes is (A B)ᵀ = Bᵀ Aᵀ
     library().cublasGemmEx_64(
         handle().pointer, b[0], a[0], B.shape[1], A.shape[0], A.shape[1], one, B.data.ptr, kind, b[1], A.data.ptr, kind,
-        a[1], zero, out.data.ptr, kind, step, _compute_type(name), DEFAULT_ALGORITHM,
+        a[1], zero, out.data.ptr, kind, step, compute_type(name), DEFAULT_ALGORITHM,
     )  # fmt: skip
 
 
-def _operand(A: Array) -> tuple[Array, int, int]:
+def operand(A: Array) -> tuple[Array, int, int]:
     """Return an array, whether cuBLAS has to transpose it, and the distance of its rows or columns, in numbers.
 
     Of an array that cuBLAS cannot read (reversed, broadcast, every other column) it is a contiguous copy.
@@ -145,7 +163,7 @@ def _operand(A: Array) -> tuple[Array, int, int]:
         far = far if count > 1 else length * size
         if (near == size or length == 1) and far % size == 0 and far >= length * size:
             return A, how, max(far // size, 1)
-    return _operand(cupy.ascontiguousarray(A))
+    return operand(cupy.ascontiguousarray(A))
 
 
 def tf32() -> bool:
@@ -154,7 +172,8 @@ def tf32() -> bool:
     return bool(core.get_compute_type(np.float32) == core._routines_linalg.COMPUTE_TYPE_TF32)
 
 
-def _compute_type(name: str) -> int:
+def compute_type(name: str) -> int:
+    """Return in which type cuBLAS takes sums of products of a dtype."""
     if name == "float64":
         return COMPUTE_64F
     return COMPUTE_32F_FAST_TF32 if name == "float32" and tf32() else COMPUTE_32F

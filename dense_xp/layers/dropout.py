@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 from dense_xp.backend import Array
 from dense_xp.layers.layer import Layer
 from dense_xp.support.checks import real
-from dense_xp.support.seeds import Rng
+from dense_xp.support.seeds import Rng, uniform_at_least
 from dense_xp.support.trees import Params
 
 
@@ -52,7 +52,7 @@ class Dropout(Layer):
 
     def draw_noise(self, rng: Rng, batch_shape: tuple[int, ...]) -> Any:
         """Draw which numbers are kept, as booleans on the host."""
-        return rng.uniform(size=batch_shape) >= self.rate if self.rate else None
+        return uniform_at_least(rng, self.rate, batch_shape) if self.rate else None
 
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Return X with some numbers left out, and which were kept; see :meth:`Layer.forward`."""

@@ -137,7 +137,7 @@ class CompiledStep:
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
         """Take one step on a batch; return the loss and what the metrics keep."""
-        noise = self.noise.placed(self.model.draw_noise(rng, tuple(X.shape)))
+        noise = self.noise.drawn(self.model, rng, tuple(X.shape))
         rate: Any = self.model.learning_rate()
         if self.compiles:
             if rate != self._rate[0]:

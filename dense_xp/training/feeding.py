@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from dense_xp.backend import Array, Backend
-from dense_xp.kernels import Lane, lane_for
+from dense_xp.kernels import Lane, kernels_for, lane_for, optional
+from dense_xp.layers.layer import Layer
+from dense_xp.support.seeds import Draw, Rng, SkippingGenerator
 from dense_xp.support.trees import mapped, place
 
 TURNS = 2
@@ -108,20 +110,33 @@ class Feeder:
 
 
 class NoiseFeeder:
-    """Brings the random numbers of each step to the device."""
+    """Brings the random numbers of each step to the device, or has the device draw them."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.lane = backend, lane_for(backend.kernels, backend.device)
+        kernels = None if self.lane is None else kernels_for(backend.kernels)
+        self.drawn_there = optional(kernels, "uniform_at_least")
         self.shapes: list[tuple[int, ...]] = []
         self.dtypes: list[Any] = []
 
+    def drawn(self, model: Layer, rng: Rng, batch_shape: tuple[int, ...]) -> Any:
+        """Return on the device what :meth:`Layer.draw_noise` draws; it is overwritten two calls later."""
+        own = type(rng) is np.random.Generator and type(rng.bit_generator) is np.random.PCG64
+        skips = own and self.drawn_there is not None
+        return self.placed(model.draw_noise(SkippingGenerator(rng.bit_generator) if skips else rng, batch_shape))
+
     def placed(self, noise: Any) -> Any:
-        """Return on the device what :meth:`Layer.draw_noise` drew; it is overwritten two calls later."""
+        """Return on the device what was drawn."""
         drawn: list[np.ndarray[Any, Any]] = []
         if noise is None or self.lane is None:
             return noise if noise is None else place(self.backend, noise)
-        mapped(lambda array: drawn.append(np.atleast_1d(array)), noise)
-        if not self._fits(drawn):
+
+        def collect(array: Any) -> None:
+            if not isinstance(array, Draw):
+                drawn.append(np.atleast_1d(array))
+
+        mapped(collect, noise)
+        if drawn and not self._fits(drawn):
             self.shapes, self.dtypes = [array.shape for array in drawn], [array.dtype for array in drawn]
             self.sender = Sender(self.lane, self.shapes, self.dtypes)
 
@@ -129,8 +144,12 @@ class NoiseFeeder:
             for array, buffer in zip(drawn, buffers, strict=True):
                 buffer[...] = array
 
-        sent = iter(self.sender.send([len(array) for array in drawn], fill))
-        return mapped(lambda array: next(sent).reshape(np.shape(array)), noise)
+        sent = iter(self.sender.send([len(array) for array in drawn], fill) if drawn else ())
+
+        def there(array: Any) -> Array:
+            return self.drawn_there(*array) if isinstance(array, Draw) else next(sent).reshape(np.shape(array))
+
+        return mapped(there, noise)
 
     def _fits(self, drawn: Sequence[np.ndarray[Any, Any]]) -> bool:
         return len(drawn) == len(self.shapes) and all(

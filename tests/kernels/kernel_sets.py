@@ -35,7 +35,7 @@ def kernel_set(name: str) -> tuple[ModuleType, Backend]:
 
 def used_by_trainings(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every training use these kernels, and the lane that belongs to them."""
-    for user in (workspace, recorded, predictor):
+    for user in (workspace, recorded, predictor, feeding):
         monkeypatch.setattr(user, "kernels_for", lambda family: module)
     if hasattr(module, "lane"):  # of the stand-in
         for user in (samples, feeding):

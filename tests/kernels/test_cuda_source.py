@@ -40,6 +40,11 @@ def test_kernels_that_see_blocks(kernels: Any, real: str, architecture: str) -> 
     assert compiled(f"typedef {real} T;\n{kernels._SOURCE}", architecture) == ""
 
 
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+def test_random_numbers(kernels: Any, architecture: str) -> None:
+    assert compiled(kernels.cupy_random._SOURCE, architecture) == ""
+
+
 @pytest.mark.parametrize("real", ["float", "double"])
 def test_elementwise_kernels(kernels: Any, real: str) -> None:
     everything = [*vars(kernels).values(), *kernels._CURVES.values()]

@@ -102,9 +102,9 @@ def test_broadcast_factors_and_sliding_windows(blas: Any) -> None:
 def test_the_precision_is_what_cupy_has_settled_on(blas: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("float32", "float64", "float16", "bfloat16")
     monkeypatch.setattr(blas.cupy._core, "get_compute_type", lambda dtype: 1)
-    assert [blas._compute_type(name) for name in names] == [68, 70, 68, 68]
+    assert [blas.compute_type(name) for name in names] == [68, 70, 68, 68]
     monkeypatch.setattr(blas.cupy._core, "get_compute_type", lambda dtype: 7)
-    assert [blas._compute_type(name) for name in names] == [77, 70, 68, 68]
+    assert [blas.compute_type(name) for name in names] == [77, 70, 68, 68]
 
 
 def test_a_stream_has_its_own_handle_and_workspace(blas: Any) -> None:
@@ -131,7 +131,10 @@ def test_a_handle_of_ones_own_is_used_and_given_back(blas: Any) -> None:
 
 # ------------------------------------------------------------------ the library itself, where it is installed
 
-C_TYPES = {"int64_t": ctypes.c_int64, "int": ctypes.c_int, "size_t": ctypes.c_size_t, "float": ctypes.c_float}
+C_TYPES = {
+    "int64_t": ctypes.c_int64, "uint64_t": ctypes.c_uint64, "int": ctypes.c_int, "size_t": ctypes.c_size_t,
+    "float": ctypes.c_float,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -148,11 +151,15 @@ def real() -> Any:
 
 @pytest.fixture
 def header(real: Any) -> str:
-    """What NVIDIA's headers declare, without comments."""
-    folder = Path(real.library()._name).parents[1] / "include"
-    if not (folder / "cublas_api.h").exists():
+    return declarations(real.library(), ("cublas_api.h", "library_types.h"))
+
+
+def declarations(library: Any, names: tuple[str, ...]) -> str:
+    """Return what NVIDIA's headers beside a library declare, without comments."""
+    folder = Path(library._name).parents[1] / "include"
+    if not (folder / names[0]).exists():
         pytest.skip("the library is installed without its header")
-    text = "".join((folder / name).read_text(encoding="utf-8") for name in ("cublas_api.h", "library_types.h"))
+    text = "".join((folder / name).read_text(encoding="utf-8") for name in names)
     return re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
 
 

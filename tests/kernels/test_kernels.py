@@ -444,7 +444,7 @@ def kernels_in(name: str) -> dict[str, str | None]:
         ):
             others = kernels_in(node.module.rpartition(".")[2])
             found |= {alias.name: others.get(alias.name) for alias in node.names}
-    helpers = {"Array", "blas"}
+    helpers = {"Array", "blas", "blas_lt"}
     return {name: own for name, own in public(found).items() if not name.isupper() and name not in helpers}
 
 

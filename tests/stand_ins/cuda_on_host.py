@@ -665,7 +665,10 @@ def kernels() -> ModuleType:
     """Return dense_xp.kernels.cupy, made for this device; nobody else sees its CuPy."""
     fakes: dict[str, Any] = {"cupy": cupy(), "cupyx": ModuleType("cupyx")}
     fakes["cupyx"].empty_pinned = empty_pinned
-    own = [f"dense_xp.kernels.{name}" for name in ("cupy", "cupy_graph", "cupy_blas", "cupy_lane")]
+    own = [
+        f"dense_xp.kernels.{name}"
+        for name in ("cupy", "cupy_graph", "cupy_blas", "cupy_epilogues", "cupy_random", "cupy_lane")
+    ]
     kept = {key: sys.modules.pop(key) for key in (*fakes, *own) if key in sys.modules}
     sys.modules.update(fakes)
     try:
@@ -676,6 +679,11 @@ def kernels() -> ModuleType:
         functions = cublas.typed(products.PROTOTYPES)
         products.library = lambda: functions
         assert module.blas()[0] is products, module.blas()[1]
+        lt: Any = importlib.import_module("dense_xp.kernels.cupy_epilogues")
+        lt.stand_in = importlib.import_module("tests.stand_ins.cublas_lt_on_host").CublasLt(products.StatusError)
+        functions_lt = lt.stand_in.typed(lt.PROTOTYPES)
+        lt.library = lambda: functions_lt
+        assert module.blas_lt() is lt
         module.ROWS, module.THREADS = 4, 32  # type: ignore[attr-defined]  # threads cost more here
         return module
     finally:

@@ -101,6 +101,9 @@ using namespace std;
 #define __device__ static
 #define __shared__ static
 #define __launch_bounds__(threads)
+static unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned __int128)a * b >> 64;
+}
 struct Three { unsigned x, y, z; };
 static Three threadIdx, blockIdx, blockDim, gridDim;
 // Each thread is a context that starts once and then waits for the next block; jumps need no system call.
@@ -166,7 +169,7 @@ class RawModule:
         ]
         self.library = compiled("\n".join([BLOCKS, code, *starters]))
         self.params = {name: params.split(",") for name, params in SIGNATURE.findall(code)}
-        self.T = {"float": "float32", "double": "float64"}[re.findall(r"typedef (\w+) T;", code)[0]]
+        self.T = {"float": "float32", "double": "float64"}.get("".join(re.findall(r"typedef (\w+) T;", code)))
 
     def get_function(self, name: str) -> RawKernel:
         return RawKernel(self, name)
@@ -191,7 +194,8 @@ class RawKernel:
         placed = []
         for param, argument in zip(self.params, arguments, strict=True):
             if "*" in param:
-                wanted = self.T if " T*" in f" {param}" else "float64" if "double*" in param else "int64"
+                others = {"double": "float64", "bool": "bool"}
+                wanted = self.T if " T*" in f" {param}" else others.get(param.partition("*")[0].strip(), "int64")
                 assert isinstance(argument, np.ndarray), f"{self.name}: {param} is no array"
                 assert argument.dtype == wanted, f"{self.name}: {param} is {argument.dtype}"
                 assert argument.flags.c_contiguous, f"{self.name}: {param}"

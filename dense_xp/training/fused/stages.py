@@ -179,7 +179,8 @@ class DenseStage(Stage):
         self.tiles: list[slice] = []
         if self.blocks:
             block = self.blocks[0]
-            self.tiles = [slice(0, block.shape[0])] if space.keeps_gradients else block.tiles(TILE)
+            size = TILE * (optional(kernels, "LARGER_TILES") or 1)
+            self.tiles = [slice(0, block.shape[0])] if space.keeps_gradients else block.tiles(size)
         self.jobs: list[tuple[slice | None, Array, Array | None, Array, Array, tuple[Array, ...]]] = []
 
     def largest_tile(self) -> int:
@@ -217,18 +218,34 @@ class DenseStage(Stage):
         return self.Y
 
     def backward(self, grad: Array, wanted: bool) -> Array | None:
+        grad = self.activation_gradient(grad)
+        grad_X = self.input_gradient(grad) if wanted else None
+        if self.blocks:
+            self.learn(grad)
+        return grad_X
+
+    def activation_gradient(self, grad: Array) -> Array:
+        """Pull the gradient back to the affine map, and sum it up for the bias."""
         self.apply_backward(grad, self.Z, self.grad_w0)
-        grad, grad_X = self.Z, None
-        if wanted:
-            grad_X = self.space.scratch(*self.X.shape)
-            self.product(grad, self.W.T, out=grad_X)
-        if not self.blocks:
-            return grad_X
+        return self.Z
+
+    def input_gradient(self, grad: Array) -> Array:
+        """Pull it back to the input."""
+        grad_X = self.space.scratch(*self.X.shape)
+        self.product(grad, self.W.T, out=grad_X)
+        return grad_X
+
+    def weight_gradient(self, grad: Array, out: Array) -> None:
+        """Pull it back to all of W."""
+        self.product(self.X.T, grad, out=out)
+
+    def learn(self, grad: Array) -> None:
+        """Move the parameters, or keep their gradients."""
         (block, *apart), Xt = self.blocks, self.X.T
         keeps, move = self.space.keeps_gradients, self.space.move
         for columns, grad_W, last, flat, values, state in self.jobs:
             if columns is None:
-                self.product(Xt, grad, out=grad_W)
+                self.weight_gradient(grad, grad_W)
             elif columns.stop > columns.start:
                 self.columns_product(Xt[columns, :], grad, out=grad_W)
             if last is not None:
@@ -239,7 +256,6 @@ class DenseStage(Stage):
                 move(values, state, flat, block.steps, block.decays)
         for block in apart:
             self.move(block, self.grad_w0)
-        return grad_X
 
 
 class ChainStage(Stage):
@@ -370,14 +386,16 @@ class ActivationStage(Stage):
         return {}
 
 
-def stages_of(path: tuple[str, ...], layer: Layer, learns: bool, space: Workspace) -> list[Stage]:
-    """Return what does the work of a layer: one stage, or two."""
+def stages_of(
+    path: tuple[str, ...], layer: Layer, learns: bool, space: Workspace, dense: type[DenseStage] = DenseStage
+) -> list[Stage]:
+    """Return what does the work of a layer: one stage, or two; `dense` is the kind of those of dense layers."""
     # a subclass may compute something else: its pure functions are called
     kinds: list[type[Any]] = [Stage]
     free = not layer.regularizers and not layer.constraints
     if free and type(layer) is Dense:
         apart = layer.activation is not None and _applied(layer, space.kernels)[0] == "linear"
-        kinds = [DenseStage, ActivationStage] if apart else [DenseStage]
+        kinds = [dense, ActivationStage] if apart else [dense]
     elif free and type(layer) is LayerNorm and optional(space.kernels, "layer_norm"):
         kinds = [LayerNormStage]
     elif type(layer) is Dropout:

@@ -25,7 +25,8 @@ from dense_xp.support.products import taken_by
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import at_path, copied, tree_of
 from dense_xp.training.feeding import NoiseFeeder
-from dense_xp.training.fused.stages import chained, leaves, stages_of
+from dense_xp.training.fused.epilogues import EpilogueStage, linked
+from dense_xp.training.fused.stages import DenseStage, chained, leaves, stages_of
 from dense_xp.training.fused.updates import RecordedUpdate, Update
 from dense_xp.training.fused.workspace import Workspace
 from dense_xp.training.moments import Moment
@@ -49,10 +50,11 @@ class FusedStep:
     def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Statistics], batch_size: int) -> None:
         self.space = space = Workspace(model, batch_size)
         self.model, self.loss, self.metrics = model, loss.placed(space.backend, model.dtype), tuple(metrics)
+        dense = EpilogueStage if space.epilogues else DenseStage
         self.layers = [
-            stage for path, layer, learns in leaves(model) for stage in stages_of(path, layer, learns, space)
+            stage for path, layer, learns in leaves(model) for stage in stages_of(path, layer, learns, space, dense)
         ]
-        self.stages = list(chained(self.layers, space))
+        self.stages = list(linked(chained(self.layers, space)))
         gradient = space.empty(0 if space.keeps_gradients else max(stage.largest_tile() for stage in self.stages))
         for stage in self.stages:
             stage.plan(gradient)
@@ -92,7 +94,7 @@ class FusedStep:
             self.size = X.shape[0]
             for stage in self.stages:
                 stage.resize(self.size)
-        noise = self.noise.placed(self.model.draw_noise(rng, tuple(X.shape)))
+        noise = self.noise.drawn(self.model, rng, tuple(X.shape))
         self.whole = False
         space.rate = self.model.learning_rate()
         for block in self.blocks:

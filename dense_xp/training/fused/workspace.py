@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from dense_xp.backend import Array, Backend
 from dense_xp.kernels import kernels_for, optional
@@ -24,6 +25,8 @@ class Workspace:
     ----------
     keeps_gradients : bool
         Whether gradients are kept until all are there, because their common norm is limited.
+    epilogues : module or None
+        Products that end in what else would be a kernel, where the set has them and they were asked for.
     rate : float
         The learning rate of this step.
     """
@@ -34,6 +37,7 @@ class Workspace:
         self.optimizer, self.batch_size = model.optimizer, batch_size
         self.kernels = kernels_for(self.backend.kernels)
         self.update = (RecordedUpdate if optional(self.kernels, "Recorder") else Update)(self.optimizer, self.kernels)
+        self.epilogues: Any = (optional(self.kernels, "epilogues") or _none)()
         self.keeps_gradients = self.optimizer.clip_norm is not None
         self.dtype = self.backend.dtype(model.dtype)
         self.rate = 0.0
@@ -58,3 +62,7 @@ class Workspace:
         if limit is not None and not self.keeps_gradients:
             self.kernels.clip(grad, limit)
         self.update.kernel(values, grad, *state, *self.update.at(self.rate, steps, decays))
+
+
+def _none() -> None:
+    """Stand for what a set of kernels leaves out."""
