@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,3 +107,32 @@ def _clean_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     handle._dtype.cache_clear()
     yield
     backends.set_backend(None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    """No test reaches another machine: what one needs is here, and stays the same."""
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def refuse_others(host: Any) -> None:
+        if isinstance(host, str | bytes) and str(host).strip("b'") not in (
+            "localhost",
+            "127.0.0.1",
+            "::1",
+            "0.0.0.0",
+            "",
+        ):
+            raise RuntimeError(f"no test may reach another machine, and this one asks for {host!r}")
+
+    def own_connect(own: socket.socket, address: Any) -> None:
+        refuse_others(address[0] if isinstance(address, tuple) else None)  # a path is of this machine
+        connect(own, address)
+
+    def own_look_up(host: Any, *rest: Any, **named: Any) -> Any:
+        refuse_others(host)
+        return look_up(host, *rest, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", own_connect)
+        patch.setattr(socket, "getaddrinfo", own_look_up)
+        yield

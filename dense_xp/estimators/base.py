@@ -21,15 +21,16 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dense_xp.backend import Array, Backend, from_spec, get_backend, resolve
 from dense_xp.estimators.arrays import checked_weight, dispatches, home_of, on_host, taken
+from dense_xp.estimators.stopping import rows_to_watch, stopping, stopping_metric
 from dense_xp.estimators.task import Task
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.perceptron import hidden_layers
 from dense_xp.learning.foreign import ForeignOptimizer
+from dense_xp.learning.metric import MetricLike
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.learning.optimizers import as_optimizer
 from dense_xp.learning.schedules import Schedule
-from dense_xp.training.callbacks import EarlyStopping
 from dense_xp.training.history import History
 from dense_xp.training.sequential import Sequential
 
@@ -54,6 +55,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     n_iter_no_change: int | None = 20
     early_stopping: bool = False
     validation_fraction: float = 0.1
+    stopping_metric: MetricLike | None = None
     warm_start: bool = False
     random_state: Any = None
     verbose: bool | int = False
@@ -88,6 +90,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "stopping_metric": [str, callable, None],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -102,7 +105,16 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ learning
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
         """Learn from data.
 
         Parameters
@@ -114,6 +126,9 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
             What is to be predicted.
         sample_weight : array-like, shape (n_samples,), optional
             How much each sample counts; not negative.
+        X_val, y_val, sample_weight_val : optional
+            Rows to watch for early stopping, in place of a share of `X`; all of `X` is learned from. As `X`, `y` and
+            `sample_weight`, and by scikit-learn's names for them.
 
         Returns
         -------
@@ -128,15 +143,27 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
             If the loss becomes NaN or infinite.
         """
         goes_on = self.warm_start and hasattr(self, "network_")
-        return self._learn(X, y, sample_weight, goes_on=goes_on, epochs=self.max_epochs)
+        watched = None
+        if any(given is not None for given in (X_val, y_val, sample_weight_val)):
+            watched = X_val, y_val, sample_weight_val
+        return self._learn(X, y, sample_weight, goes_on=goes_on, epochs=self.max_epochs, watched=watched)
 
     def _learn(
-        self, X: Any, y: Any, sample_weight: Any, *, goes_on: bool, epochs: int | None = None, classes: Any = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        goes_on: bool,
+        epochs: int | None = None,
+        classes: Any = None,
+        watched: tuple[Any, Any, Any] | None = None,
     ) -> Self:
         """Train; without `epochs`, go through the data once with the optimizer as it stands."""
         self._validate_params()
         if epochs is None and self.early_stopping:
             raise ValueError("partial_fit sees a part of the data and cannot stop early: set early_stopping=False")
+        metric = stopping_metric(self, watched)
         optimizer, layers = self._optimizer(), self._hidden_layers()
         shape = repr(layers)
         if goes_on and shape != self._shape:
@@ -151,7 +178,9 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         task = self._task(y, checked_weight(sample_weight, X.shape[0]), goes_on, classes)
         dtype = wanted or ("float64" if "float64" in str(X.dtype) else "float32")
         data, validation = (X, task.target, task.weight), None
-        if self.early_stopping:
+        if watched is not None:
+            validation = rows_to_watch(self, watched, type(self)._task, task, accepted)
+        elif self.early_stopping:
             data, validation = self._split(data, y)
         if goes_on:
             model = self.network_
@@ -167,9 +196,10 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
             min(200, n) if self.batch_size == "auto" else int(self.batch_size),
             loss=task.loss,
             optimizer=None if goes_on and epochs is None else optimizer,
+            metrics=[] if metric is None else [metric],
             validation_data=validation,
             sample_weight=data[2],
-            callbacks=[*self.callbacks, *([] if epochs is None else [self._stopping(epochs)])],
+            callbacks=[*self.callbacks, *([] if epochs is None else [stopping(self, epochs, metric)])],
             verbose=bool(self.verbose),
         )
         least, seen = (self.best_loss_, self.t_) if goes_on else (None, 0)
@@ -182,14 +212,6 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         self.loss_ = history["loss"][(history.best_epoch or history.epochs) - 1]
         self._shape, self._on_device = shape, home_of(X).name != "numpy"
         return self
-
-    def _stopping(self, epochs: int) -> EarlyStopping:
-        return EarlyStopping(
-            "val_loss" if self.early_stopping else "loss",
-            patience=epochs if self.n_iter_no_change is None else self.n_iter_no_change,
-            min_delta=self.tol,
-            restore_best_weights=self.early_stopping,
-        )
 
     def _hidden_layers(self) -> list[Layer]:
         given: Any = self.hidden_layer_sizes

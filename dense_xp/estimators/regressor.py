@@ -68,6 +68,10 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         with which it was lowest.
     validation_fraction : float, default 0.1
         The share that is held back.
+    stopping_metric : str, Metric or callable, optional
+        What of the rows that are held back, or of `X_val`, must get better, with ``early_stopping``: by default the
+        loss; ``"r2"``, ``"mean_absolute_error"`` or any other metric of
+        :meth:`dense_xp.Sequential.fit`.
     warm_start : bool, default False
         Whether ``fit`` goes on from the weights of the last ``fit``.
     random_state : int or numpy.random.RandomState, optional

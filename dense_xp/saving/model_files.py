@@ -38,7 +38,8 @@ FORMAT = 1
 """Version of what is in the metadata."""
 
 _KEY = "dense_xp"
-_WEIGHT, _STATE, _BEST, _OWN = "weight:", "optimizer:", "best:", "own:"
+_WEIGHT, _STATE, _BEST, _OWN, _MEAN = "weight:", "optimizer:", "best:", "own:", "mean:"
+_ARRAYS = ("best_weights", "best_own", "moving_average")  # what a history has of them
 _RULES: Registry[Any] = Registry(
     "optimizer or schedule",
     {kind.__name__: kind for kind in (*OPTIMIZERS.values(), *SCHEDULES)},
@@ -132,11 +133,15 @@ def save(
         about["history"] = {
             column.name: getattr(history, column.name)
             for column in dataclasses.fields(history)
-            if column.name not in ("best_weights", "best_own")
+            if column.name not in _ARRAYS
         }
         if history.best_own:
             about["best_own"] = _numbered(history.best_own, arrays)
         arrays |= {_BEST + name: value for name, value in flatten(history.best_weights or {}).items()}
+        if history.moving_average is not None:
+            about["averaged_steps"] = history.moving_average["steps"]
+            both = {key: history.moving_average[key] for key in ("average", "weights")}
+            arrays |= {_MEAN + name: value for name, value in flatten(both).items()}
     if extra is not None:
         about["extra"] = _plain(extra)
     try:
@@ -303,6 +308,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             found["history"].best_own = _own(about.get("best_own", {}), arrays) or None
             if best or found["history"].best_own:
                 found["history"].best_weights = unflatten(best)
+            found["history"].moving_average = _moving_average(about.get("averaged_steps"), arrays, shapes)
         if "extra" in about:
             if not isinstance(about["extra"], dict):
                 raise ValueError(f"its extra values are {about['extra']!r:.60}")
@@ -348,7 +354,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]]
     for name, value in arrays.items():
         of_a_model = value.dtype.kind == "f" or (value.dtype == np.int8 and not name.startswith(_STATE))
         of_a_model |= name.startswith(_OWN) and value.dtype.kind in "biu"
-        if not name.startswith((_WEIGHT, _STATE, _BEST, _OWN)) or not of_a_model:
+        if not name.startswith((_WEIGHT, _STATE, _BEST, _OWN, _MEAN)) or not of_a_model:
             raise ModelFileError(f"{path} holds {name!r:.80} of dtype {value.dtype}, which is no part of a model")
     return arrays, about
 
@@ -391,7 +397,8 @@ def _own(plain: Any, arrays: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _history(config: Any) -> History:
     history = History(**config)
-    history.best_weights = history.best_own = None  # they are arrays, which JSON does not hold
+    for name in _ARRAYS:  # JSON does not hold them
+        setattr(history, name, None)
     if not isinstance(history.metrics, dict) or not all(isinstance(x, list) for x in history.metrics.values()):
         raise ValueError("its history is not made of columns")
     numbers = [history.seconds, *(x for column in history.metrics.values() for x in column)]
@@ -407,6 +414,17 @@ def _history(config: Any) -> History:
     if not isinstance(history.stopped, str) or not isinstance(history.unrecorded, str):
         raise ValueError("its history does not say why it stopped")
     return history
+
+
+def _moving_average(steps: Any, arrays: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a moving average has kept, if it fits to weights of these shapes."""
+    kept = unflatten({name.removeprefix(_MEAN): value for name, value in arrays.items() if name.startswith(_MEAN)})
+    if steps is None and not kept:
+        return None
+    average, weights = ({n: a.shape for n, a in flatten(kept.get(key, {})).items()} for key in ("average", "weights"))
+    if weights != dict(shapes) or not average.items() <= weights.items() or set(kept) != {"average", "weights"}:
+        raise ValueError("its moving average is not that of its layers")
+    return {**kept, "steps": _count(steps)}
 
 
 def _steps(model: Layer, about: Mapping[str, Any]) -> list[int]:

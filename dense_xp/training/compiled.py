@@ -16,6 +16,7 @@ from dense_xp.learning.metric import Measure, in_step
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params, copied, flatten
+from dense_xp.training.accumulation import SUMS, accumulating, no_sums
 from dense_xp.training.feeding import NoiseFeeder
 from dense_xp.training.moments import Moment
 from dense_xp.training.step import LOSS_SCALE, train_step
@@ -95,49 +96,80 @@ def _common_counts(optimizer: Optimizer, backend: Backend, state: Params) -> tup
 class CompiledStep:
     """Steps a pure model by one function of arrays; it holds them, and gives them to the model after each epoch."""
 
-    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure]) -> None:
+    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure], accumulate: int = 1) -> None:
         assert model.optimizer is not None
         assert model.backend is not None
         self.model, self.backend, self.optimizer = model, model.backend, model.optimizer
         self.compiles = self.optimizer.traceable and self.backend.compiles
-        self.scales = model.dtype == "float16"
-        state = self._with_scale(model.optimizer_state)
+        self.scales, self.accumulate, self.waiting = model.dtype == "float16", accumulate, 0
+        state = self._with_own(model.optimizer_state)
         shared = _common_counts(self.optimizer, self.backend, model.optimizer_state) if self.compiles else ()
         self.packing = packing = Packing(model.params), Packing(state, shared)
         self._take(model.params, state)
         self._rate: tuple[float, Any] = (math.nan, None)
         self.noise = NoiseFeeder(self.backend)
         self.whole = True
-        step = train_step(model, loss, in_step(metrics))
-
-        def packed(params: list[Any], state: list[Any], *rest: Any) -> tuple[list[Any], list[Any], tuple[Array, ...]]:
-            new_params, new_state, values = step(packing[0].unpack(params), packing[1].unpack(state), *rest)
-            return packing[0].pack(new_params), packing[1].pack(new_state), values
-
-        self.step = packed
         if self.compiles:  # one call for all arrays
             self.copies = compile_once(model, self.backend, "copies", _copies)
-        if self.optimizer.traceable:
-            rule, places = _without_rate(self.optimizer), packing[1].places
-            key = f"step {loss!r} {rule!r} {list(metrics.items())} {_trainable(model)} {places}"
-            self.step = compile_once(model, self.backend, key, packed, (0, 1))  # parameters and state
+        rule, places = _without_rate(self.optimizer), packing[1].places
+        key = f"{loss!r} {rule!r} {list(metrics.items())} {_trainable(model)} {places}"
+        functions = [train_step(model, loss, in_step(metrics))]
+        if accumulate > 1:
+            functions = list(accumulating(model, loss, in_step(metrics)))
+        self.step, *self.update = (self._packed(function, f"{function.__name__} {key}") for function in functions)
+
+    def _packed(self, function: Callable[..., Any], key: str) -> Callable[..., Any]:
+        """Return a function of params and state for lists of their arrays, compiled where that can be done."""
+        packing = self.packing
+
+        def packed(params: list[Any], state: list[Any], *rest: Any) -> tuple[list[Any], list[Any], tuple[Array, ...]]:
+            new_params, new_state, values = function(packing[0].unpack(params), packing[1].unpack(state), *rest)
+            return packing[0].pack(new_params), packing[1].pack(new_state), values
+
+        if not self.optimizer.traceable:
+            return packed
+        return compile_once(self.model, self.backend, key, packed, (0, 1))  # parameters and state
 
     @property
     def unrecorded(self) -> str:
         """See :class:`~dense_xp.training.steps.Step`; empty, as nothing is recorded here."""
         return ""
 
-    def _with_scale(self, state: Params) -> Params:
-        if not self.scales:
-            return state
-        return {**state, LOSS_SCALE: loss_scaling.place(self.backend, self.model.loss_scale)}
+    @property
+    def params(self) -> Params:
+        """See :class:`~dense_xp.training.steps.Step`."""
+        return self.packing[0].unpack(self.arrays)
+
+    def _with_own(self, state: Params) -> Params:
+        """Return the optimizer's state with what else a step keeps."""
+        if self.scales:
+            state = {**state, LOSS_SCALE: loss_scaling.place(self.backend, self.model.loss_scale)}
+        return {**state, SUMS: no_sums(self.model)} if self.accumulate > 1 else state
 
     def _take(self, params: Params, state: Params) -> None:
-        self.params, self.state = self.packing[0].pack(params), self.packing[1].pack(state)
+        self.arrays, self.state = self.packing[0].pack(params), self.packing[1].pack(state)
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
         """Take one step on a batch; return the loss and what the metrics keep."""
         noise = self.noise.drawn(self.model, rng, tuple(X.shape))
+        values = self._run(self.step, X, y, weight, noise)
+        self.waiting += 1
+        if self.waiting == self.accumulate:
+            self.finish()
+        self.whole = True
+        return values
+
+    def finish(self) -> None:
+        """Let the batches since the last update move the parameters, if that has not been done."""
+        if not self.waiting:
+            return
+        for update in self.update:
+            self._run(update)
+        self.model.steps += 1
+        self.waiting, self.whole = 0, True
+
+    def _run(self, function: Callable[..., Any], *arrays: Any) -> tuple[Array, ...]:
+        """Call one of the functions of a step, which gives parameters and state new arrays; return its values."""
         rate: Any = self.model.learning_rate()
         if self.compiles:
             if rate != self._rate[0]:
@@ -145,16 +177,14 @@ class CompiledStep:
                 self._rate = rate, self.backend.asarray(rate, wide)
             rate = self._rate[1]
         self.whole = False
-        self.params, self.state, values = self.step(self.params, self.state, X, y, weight, noise, rate)
-        self.model.steps += 1
-        self.whole = True
+        self.arrays, self.state, values = function(self.arrays, self.state, *arrays, rate)
         return tuple(values)
 
     def begin_epoch(self) -> None:
         """Take copies of the model's arrays where steps use theirs up."""
         if self.compiles:
-            self._take(self.model.params, self._with_scale(self.model.optimizer_state))
-            self.params, self.state = self.copies((self.params, self.state))
+            self._take(self.model.params, self._with_own(self.model.optimizer_state))
+            self.arrays, self.state = self.copies((self.arrays, self.state))
 
     def moment(self) -> Moment:
         """Return what the model has, which no step writes into."""
@@ -162,11 +192,13 @@ class CompiledStep:
 
     def hand_over(self) -> None:
         """Give the model its arrays as they are now."""
+        self.finish()
         params, state = (
-            packing.unpack(arrays) for packing, arrays in zip(self.packing, (self.params, self.state), strict=True)
+            packing.unpack(arrays) for packing, arrays in zip(self.packing, (self.arrays, self.state), strict=True)
         )
         if self.scales:
             self.model.loss_scale = loss_scaling.read(self.backend, state.pop(LOSS_SCALE))
+        state.pop(SUMS, None)
         self.model.params, self.model.optimizer_state = params, state
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dense_xp.backend import resolve, use_backend
+from dense_xp.layers.contract import is_pure
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.placed import unchanged_on_failure
 from dense_xp.learning.losses import Loss
@@ -14,6 +16,8 @@ from dense_xp.learning.metric import Measure, MetricLike
 from dense_xp.learning.metrics import named_metrics, suited
 from dense_xp.support.checks import integer, several
 from dense_xp.support.seeds import Rng, as_rng
+from dense_xp.training.around import asking
+from dense_xp.training.averaging import AveragedStep
 from dense_xp.training.history import Callback, History, Run
 from dense_xp.training.loop import run_epochs
 from dense_xp.training.prediction import gives_probabilities
@@ -36,6 +40,7 @@ def fit(
     validation_data: tuple[Any, ...] | None = None,
     sample_weight: Any = None,
     shuffle: bool = True,
+    accumulate: int = 1,
     callbacks: Sequence[Any] = (),
     history: History | None = None,
     rng: Any = None,
@@ -74,6 +79,11 @@ def fit(
         How much each sample counts; not negative.
     shuffle : bool, default True
         Whether each epoch takes the samples in a new order.
+    accumulate : int, default 1
+        How many batches move the parameters together: by their mean gradient, as one batch of
+        ``accumulate * batch_size`` samples would, in the memory of a small one. Gradients are clipped after that.
+        The last batches of an epoch are a group too. :class:`BatchNorm` sees each batch by itself. A model with
+        layers that write the stateful methods alone is given the large batch instead.
     callbacks : sequence
         Such as :class:`EarlyStopping`; a function of the :class:`Run` is called after each epoch.
     history : History, optional
@@ -98,26 +108,34 @@ def fit(
     DivergenceError
         If the loss becomes NaN or infinite. The model keeps its weights from before that epoch.
     """
-    epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
+    epochs, batch_size = int(integer("epochs", epochs)), int(integer("batch_size", batch_size))
+    accumulate = int(integer("accumulate", accumulate))
     named = suited(named_metrics(metrics), gives_probabilities(model))
     history = _continued(history, named, validation_data is not None)
     hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in several("callbacks", callbacks)]
     with unchanged_on_failure(model):  # everything is checked before anything is learned
         _prepare(model, X, optimizer)
         backend = model.built()
+        if not is_pure(model):  # its layers step by themselves, at each gradient
+            batch_size, accumulate = batch_size * accumulate, 1
         generator: Rng = model.rng if rng is None else as_rng(rng)
         with backend.scope():
             samples = Samples(model, X, y, sample_weight, loss)
             validation = None
             if validation_data is not None:
                 validation = Samples(model, *_three(validation_data), samples.loss)
-            step = stepper(model, samples.loss, named, samples.X.data.ndim, min(int(batch_size), len(samples)))
-        run = Run(model, history, int(epochs), named)
+            size = min(batch_size, len(samples))
+            make_step = functools.partial(stepper, model, samples.loss, named, samples.X.data.ndim, size, accumulate)
+            run = Run(model, history, epochs, named, make_step=make_step, step=make_step())
         for hook in hooks:
             hook.begin(run)
-    rows = min(int(batch_size), len(samples)) * math.prod(samples.X.data.shape[1:-1])
+        assert run.step is not None
+        if not isinstance(run.step, AveragedStep):
+            history.moving_average = None  # it would grow old
+        step = asking(run.step, hooks, run)
+    rows = min(batch_size, len(samples)) * math.prod(samples.X.data.shape[1:-1])
     with backend.scope(), few_threads(model, rows):
-        return run_epochs(run, step, samples, validation, named, hooks, int(batch_size), shuffle, generator, verbose)
+        return run_epochs(run, step, samples, validation, named, hooks, batch_size, shuffle, generator, verbose)
 
 
 def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = None) -> Callable[[], Any]:
@@ -205,7 +223,7 @@ def _continued(history: History | None, metrics: Mapping[str, Measure], validate
             "or start a new one with history=None"
         )
     columns = {name: list(values) for name, values in history.items()}
-    going_on = History(columns, history.seconds, history.samples)
+    going_on = History(columns, history.seconds, history.samples, moving_average=history.moving_average)
     if history.best_weights is not None:
         going_on.best_weights, going_on.best_epoch = history.best_weights, history.best_epoch
         going_on.best_own = history.best_own

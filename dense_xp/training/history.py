@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from dense_xp.learning.metric import Measure
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.support.trees import Params
 from dense_xp.training.pictures import learning_curve
+
+if TYPE_CHECKING:
+    from dense_xp.training.steps import Step
 
 
 class DivergenceError(ArithmeticError):
@@ -56,6 +59,9 @@ class History(Mapping[str, list[float]]):
         What layers kept beside them then; see :meth:`Layer.get_state`.
     unrecorded : str
         Why the steps were not replayed as one recorded CUDA graph; empty if they were, or if the library has none.
+    moving_average : dict or None
+        What :class:`MovingAverage` needs to go on: ``"average"`` and ``"weights"``, the parameters as the optimizer
+        has them, in nested dicts, and ``"steps"``, how many updates were averaged.
     """
 
     metrics: dict[str, list[float]] = field(default_factory=dict)
@@ -66,6 +72,7 @@ class History(Mapping[str, list[float]]):
     unrecorded: str = ""
     best_weights: Params | None = field(default=None, repr=False, compare=False)
     best_own: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+    moving_average: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> list[float]:
         return self.metrics[name]
@@ -136,6 +143,8 @@ class Run:
         What is measured beside the loss.
     learning_rate : float or None
         That of the last step; None before the first, and where the optimizer keeps it to itself.
+    batch : int
+        The last batch of the epoch, from 1; 0 before the first.
     """
 
     model: Layer
@@ -143,6 +152,30 @@ class Run:
     epochs: int
     metrics: Mapping[str, Measure] = field(default_factory=dict)
     learning_rate: float | None = None
+    batch: int = 0
+    make_step: Callable[[], Step] | None = field(default=None, repr=False)
+    step: Step | None = field(default=None, repr=False)
+    values: Sequence[Any] = field(default=(), repr=False)
+
+    @property
+    def batch_loss(self) -> float:
+        """The loss of the last batch, for a callback's ``batch_end``; to ask for it waits for the device.
+
+        Raises
+        ------
+        RuntimeError
+            If it is not asked for in ``batch_end``.
+        """
+        if not self.values:
+            raise RuntimeError(
+                "there is a loss of a batch in batch_end of a callback alone: run.measured has the epochs"
+            )
+        return float(self.model.built().scalars([self.values[0]])[0])
+
+    @property
+    def params(self) -> Params:
+        """The arrays after the last batch, in nested dicts: to look at, as the next step may write over them."""
+        return self.model.params if self.step is None else self.step.params
 
     @property
     def epoch(self) -> int:
@@ -185,7 +218,7 @@ class Run:
                     setattr(layer, name, copies.setdefault(id(value), value.scaled(factor)))
 
     def stop(self, reason: str) -> None:
-        """End the training after this epoch.
+        """End the training after this epoch; asked for after a batch, the epoch ends there.
 
         Parameters
         ----------
@@ -199,7 +232,25 @@ class Run:
 class Callback(Protocol):
     """What :meth:`Sequential.fit` calls: once before, after each epoch, and once at the end.
 
-    A plain function of a :class:`Run` serves as well; it is called after each epoch.
+    A plain function of a :class:`Run` serves as well; it is called after each epoch. A callback that also has
+    ``batch_end(run)`` is called after each batch, where ``run.batch`` says which, ``run.batch_loss`` its loss and
+    ``run.params`` the arrays; ``run.stop`` ends the training there. It costs nothing where no callback has it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dense_xp import Dense, Sequential
+    >>> class StopWhenGood:
+    ...     def begin(self, run): pass
+    ...     def epoch_end(self, run): pass
+    ...     def end(self, run): pass
+    ...     def batch_end(self, run):
+    ...         if run.batch % 10 == 0 and run.batch_loss < 2.0:
+    ...             run.stop(f"batch {run.batch} of epoch {run.epoch + 1} is good enough")
+    >>> X = np.linspace(-1, 1, 640)[:, None]
+    >>> model = Sequential([Dense(1)], rng=0)
+    >>> model.fit(X, X[:, 0], 100, 16, callbacks=[StopWhenGood()]).stopped
+    'batch 10 of epoch 1 is good enough'
     """
 
     def begin(self, run: Run) -> None:

@@ -50,7 +50,7 @@ def run_epochs(
     metrics : mapping of str to Measure
         What is measured beside the loss.
     hooks : sequence of Callback
-        Called after each epoch and at the end.
+        Called after each epoch and at the end. One that stops the run after a batch ends the epoch there.
     batch_size, shuffle, rng, verbose
         As in :func:`~dense_xp.training.fitting.fit`.
     """
@@ -76,6 +76,8 @@ def run_epochs(
                         taken.append(rows)
                         bar.update()
                         interrupts.check()
+                        if history.stopped:
+                            break
                     means = measured(run.model.built(), values, samples.weights(taken), metrics)
                     if not math.isfinite(means["loss"]):
                         losses = run.model.built().scalars([value[0] for value in values])
@@ -87,7 +89,7 @@ def run_epochs(
                     means |= {f"val_{name}": score for name, score in scores.items()}
                 history.record(means)
                 history.unrecorded = step.unrecorded
-                history.samples += n
+                history.samples += sum(map(len, taken))
                 history.seconds = time.perf_counter() - started
                 run.learning_rate = _last_rate(run.model)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})

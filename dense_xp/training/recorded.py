@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dense_xp.backend import Array
@@ -11,7 +12,6 @@ from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metric import Measure
 from dense_xp.support.products import taken_by
-from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import copied
 from dense_xp.training.compiled import CompiledStep
 
@@ -19,9 +19,9 @@ from dense_xp.training.compiled import CompiledStep
 class RecordedStep(CompiledStep):
     """Steps a pure model; its arrays are here while it trains, always in the same memory, and copies in the model."""
 
-    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure]) -> None:
-        super().__init__(model, loss, metrics)
-        self.params, self.state = self._copies()
+    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure], accumulate: int = 1) -> None:
+        super().__init__(model, loss, metrics, accumulate)
+        self.arrays, self.state = self._copies()
         kernels = kernels_for(self.backend.kernels)
         wide = "float64" if model.dtype == "float64" else "float32"
         self.product, self.recorder = kernels.product, kernels.Recorder(1, self.backend.dtype(wide))
@@ -38,14 +38,11 @@ class RecordedStep(CompiledStep):
             and optimizer.traceable
         )
 
-    def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
-        """Take one step on a batch; return the loss and what the metrics keep."""
-        noise = self.noise.drawn(self.model, rng, tuple(X.shape))
+    def _run(self, function: Callable[..., Any], *arrays: Any) -> tuple[Array, ...]:
         self.whole = False
         with taken_by(self.product):
-            values: tuple[Array, ...] = self.recorder(self.work, (X, y, weight, noise), [self.model.learning_rate()])
-        self.model.steps += 1
-        self.whole = True
+            work = functools.partial(self.work, function)
+            values: tuple[Array, ...] = self.recorder(work, arrays, [self.model.learning_rate()])
         return values
 
     @property
@@ -53,20 +50,21 @@ class RecordedStep(CompiledStep):
         """Why the steps are not replayed as one recorded graph; empty if they are."""
         return str(self.recorder.reason)
 
-    def work(self, X: Array, y: Array, weight: Any, noise: Any) -> tuple[Array, ...]:
+    def work(self, function: Callable[..., Any], *arrays: Any) -> tuple[Array, ...]:
         """Do what a step does with arrays: nothing in here may depend on what changes on the host."""
-        params, state, values = self.step(self.params, self.state, X, y, weight, noise, self.recorder.numbers[0])
-        for place, array in zip([*self.params, *self.state], [*params, *state], strict=True):
+        params, state, values = function(self.arrays, self.state, *arrays, self.recorder.numbers[0])
+        for place, array in zip([*self.arrays, *self.state], [*params, *state], strict=True):
             if array is not place:
                 place[...] = array
         return tuple(values)
 
     def _copies(self) -> tuple[list[Array], list[Array]]:
-        return [copied(array) for array in self.params], [copied(array) for array in self.state]
+        return [copied(array) for array in self.arrays], [copied(array) for array in self.state]
 
     def hand_over(self) -> None:
         """Give the model copies of the arrays as they are now."""
-        own = self.params, self.state
-        self.params, self.state = self._copies()
+        self.finish()
+        own = self.arrays, self.state
+        self.arrays, self.state = self._copies()
         super().hand_over()
-        self.params, self.state = own
+        self.arrays, self.state = own

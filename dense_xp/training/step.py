@@ -37,34 +37,58 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> 
         ``values`` is the loss followed by the metrics. Beside the optimizer's, `state` may hold one of
         :mod:`dense_xp.learning.loss_scaling`, under :data:`LOSS_SCALE`.
     """
+    gradients, update = halves(model, loss, metrics)
+
+    def step(params: Params, state: Params, X: Array, y: Array, weight: Any, noise: Any, learning_rate: Any) -> Any:
+        grads, seen, values = gradients(params, state, X, y, weight, noise)
+        return *update(seen, state, grads, learning_rate), values
+
+    return step
+
+
+def halves(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> tuple[Callable[..., Any], ...]:
+    """Return the two halves of a step, pure functions of arrays: what a batch says, and what is done about it.
+
+    Parameters
+    ----------
+    model, loss, metrics
+        As in :func:`train_step`.
+
+    Returns
+    -------
+    gradients : callable
+        ``gradients(params, state, X, y, weight, noise) -> (grads, params, values)``: the gradients of the loss
+        alone, times the factor of the loss scaling if there is one, and the parameters with their new buffers.
+    update : callable
+        ``update(params, state, grads, learning_rate) -> (params, state)``.
+    """
     optimizer = model.optimizer
     assert optimizer is not None
 
-    def step(
-        params: Params, state: Params, X: Array, y: Array, weight: Any, noise: Any, learning_rate: Any
-    ) -> tuple[Params, Params, tuple[Array, ...]]:
+    def gradients(params: Params, state: Params, X: Array, y: Array, weight: Any, noise: Any) -> Any:
         Y, cache = model.forward(params, X, training=True, noise=noise)
         wide = widened(Y)
         value, grad = loss.value_and_grad(wide, y, weight)
+        if LOSS_SCALE in state:
+            grad = grad * state[LOSS_SCALE]["factor"]
+        grads = model.parameter_gradients(params, cache, in_dtype(grad, Y.dtype))
+        # in memory of their own: that of the batch may be used again
+        values = penalized(value, model.penalty(params)), *(copied(metric(wide, y, weight)) for metric in metrics)
+        return grads, merged(params, model.updated_buffers(cache)), values
+
+    def update(params: Params, state: Params, grads: Params, learning_rate: Any) -> tuple[Params, Params]:
         scale = state.get(LOSS_SCALE)
         if scale is not None:
-            grad = grad * scale["factor"]
-        grads = model.parameter_gradients(params, cache, in_dtype(grad, Y.dtype))
-        if scale is not None:
             grads, finite = loss_scaling.unscaled(grads, scale)
-        value, grads = penalized(value, model.penalty(params)), model.with_penalty(params, grads)
-        moved = apply_gradients(optimizer, params, optimizer.clip(grads), state, learning_rate)
+        grads = optimizer.clip(model.with_penalty(params, grads))
+        moved = apply_gradients(optimizer, params, grads, state, learning_rate)
         moved = model.allowed(moved[0]), moved[1]
         if scale is not None:
             moved = loss_scaling.chosen(finite, moved[0], params), loss_scaling.chosen(finite, moved[1], state)
             moved[1][LOSS_SCALE] = loss_scaling.advanced(scale, finite)
-        params, state = moved
-        if buffers := model.updated_buffers(cache):
-            params = merged(params, buffers)
-        # in memory of their own: that of the batch may be used again
-        return params, state, (value, *(copied(metric(wide, y, weight)) for metric in metrics))
+        return moved
 
-    return step
+    return gradients, update
 
 
 def penalized(value: Array, penalty: Array | None) -> Array:

@@ -12,7 +12,7 @@ from dense_xp.learning.losses import Loss
 from dense_xp.learning.metric import Measure, in_step
 from dense_xp.support.dtypes import widened
 from dense_xp.support.seeds import Rng
-from dense_xp.support.trees import copied, copies
+from dense_xp.support.trees import Params, copied, copies
 from dense_xp.training.compiled import CompiledStep
 from dense_xp.training.fused.step import FusedStep
 from dense_xp.training.moments import Moment
@@ -34,13 +34,30 @@ class Step(Protocol):
         Whether no step is half done.
     unrecorded : str
         Why steps are not replayed as one recorded CUDA graph; empty if they are, or if the library has none.
+    params : dict
+        The arrays after the last step, in nested dicts; the next step may write over them.
+    waiting : int
+        How many batches have been added up since the parameters last moved.
     """
 
-    model: Layer
-    whole: bool
+    @property
+    def model(self) -> Layer:
+        """See the attributes of the class."""
+
+    @property
+    def whole(self) -> bool:
+        """See the attributes of the class."""
+
+    @property
+    def waiting(self) -> int:
+        """See the attributes of the class."""
 
     @property
     def unrecorded(self) -> str:
+        """See the attributes of the class."""
+
+    @property
+    def params(self) -> Params:
         """See the attributes of the class."""
 
     def begin_epoch(self) -> None:
@@ -60,6 +77,12 @@ class EagerStep:
     """Steps a model with layers that write the stateful methods alone: layer by layer."""
 
     unrecorded = ""
+    waiting = 0
+
+    @property
+    def params(self) -> Params:
+        """The arrays that the layers show."""
+        return self.model.params
 
     def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure]) -> None:
         assert model.optimizer is not None
@@ -94,10 +117,12 @@ class EagerStep:
         """Do nothing: the layers have their arrays themselves."""
 
 
-def stepper(model: Layer, loss: Loss, metrics: Mapping[str, Measure], X_ndim: int, batch_size: int) -> Step:
+def stepper(
+    model: Layer, loss: Loss, metrics: Mapping[str, Measure], X_ndim: int, batch_size: int, accumulate: int = 1
+) -> Step:
     """Return what steps this model fastest, on inputs of so many axes and batches of at most so many samples."""
     if not is_pure(model):
         return EagerStep(model, loss, metrics)
     if FusedStep.serves(model, X_ndim):
-        return FusedStep(model, loss, in_step(metrics), batch_size)
-    return (RecordedStep if RecordedStep.serves(model) else CompiledStep)(model, loss, metrics)
+        return FusedStep(model, loss, in_step(metrics), batch_size, accumulate)
+    return (RecordedStep if RecordedStep.serves(model) else CompiledStep)(model, loss, metrics, accumulate)

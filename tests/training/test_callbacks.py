@@ -500,3 +500,82 @@ def test_the_path_of_a_checkpoint(tmp_path: Path) -> None:
         net.fit(X, Y, 1, 10, callbacks=[Checkpoint(tmp_path / "missing" / "{epoch}")])
     for name, value in net.weights.items():
         np.testing.assert_array_equal(to_numpy(value), before[name])
+
+
+class EachBatch:
+    """Asked after each batch."""
+
+    def __init__(self, stop: int = 0) -> None:
+        self.stop_at, self.losses, self.batches = stop, [], []  # type: int, list[float], list[tuple[int, int]]
+
+    def begin(self, run: Any) -> None:
+        with pytest.raises(RuntimeError, match="in batch_end"):
+            _ = run.batch_loss
+
+    def batch_end(self, run: Any) -> None:
+        self.batches.append((run.epoch, run.batch))
+        self.losses.append(run.batch_loss)
+        if len(self.batches) == self.stop_at:
+            run.stop("enough")
+
+    def epoch_end(self, run: Any) -> None:
+        pass
+
+    def end(self, run: Any) -> None:
+        pass
+
+
+def test_after_each_batch(backend: Backend) -> None:
+    each = EachBatch()
+    history = model(backend).fit(X, Y, 2, 10, callbacks=[each])
+    assert each.batches == [(epoch, batch) for epoch in (0, 1) for batch in (1, 2, 3)]
+    np.testing.assert_allclose(np.reshape(each.losses, (2, 3)).mean(axis=1), history["loss"], rtol=1e-6)
+
+
+def test_a_training_that_is_stopped_after_a_batch(backend: Backend) -> None:
+    stopped, other = model(backend), model(backend)
+    history = stopped.fit(X, Y, 5, 10, optimizer=RULE, shuffle=False, callbacks=[EachBatch(stop=4)])
+    assert (history.epochs, history.stopped, history.samples, stopped.steps) == (2, "enough", 40, 4)
+    other.fit(X, Y, 1, 10, optimizer=RULE, shuffle=False)
+    other.fit(X[:10], Y[:10], 1, 10, shuffle=False)
+    assert_same(stopped, other)
+
+
+def test_the_arrays_after_a_batch(backend: Backend) -> None:
+    """They are those of the last step, on the way to where the model has them."""
+    seen: list[np.ndarray[Any, Any]] = []
+    each = EachBatch()
+    each.batch_end = lambda run: seen.append(np.array(to_numpy(run.params["dense"]["W"])))  # type: ignore[method-assign]
+    net = model(backend)
+    net.fit(X, Y, 1, 10, callbacks=[each])
+    np.testing.assert_array_equal(seen[-1], to_numpy(net.weights["dense.W"]))
+    assert not np.array_equal(seen[0], seen[1])
+
+
+def test_a_batch_that_nobody_asks_about_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step is called as it is where no callback has batch_end."""
+    from dense_xp.training import fitting
+
+    steps: list[Any] = []
+    run_epochs = fitting.run_epochs
+    monkeypatch.setattr(
+        fitting, "run_epochs", lambda run, step, *rest: (steps.append(step), run_epochs(run, step, *rest))[1]
+    )
+    model().fit(X, Y, 1, 10, callbacks=[lambda run: None, EarlyStopping("loss")])
+    model().fit(X, Y, 1, 10, callbacks=[EachBatch()])
+    assert [type(step).__name__ for step in steps] == ["FusedStep", "AskingStep"]
+
+
+def test_an_error_after_a_batch_leaves_the_model_as_before_the_epoch(backend: Backend) -> None:
+    net, each = model(backend), EachBatch()
+    net.fit(X, Y, 1, 10)
+    before = {name: np.array(to_numpy(value)) for name, value in net.weights.items()}
+
+    def fail(run: Any) -> None:
+        raise ArithmeticError("no")
+
+    each.batch_end = fail  # type: ignore[method-assign]
+    with pytest.raises(ArithmeticError):
+        net.fit(X, Y, 1, 10, callbacks=[each])
+    for name, value in before.items():
+        np.testing.assert_array_equal(to_numpy(net.weights[name]), value)

@@ -105,7 +105,8 @@ class Stage:
         else:
             grad_X, grads = None, self.layer.parameter_gradients(self.params, self.cache, grad)
         del self.cache
-        grads = self.layer.with_penalty(self.params, grads)
+        if not self.space.accumulates:
+            grads = self.layer.with_penalty(self.params, grads)
         for block in self.blocks:
             self.move(block, grads[block.names[0]])
         if not self.space.keeps_gradients:
@@ -127,12 +128,26 @@ class Stage:
         else:
             self.space.move(*block.flat(slice(None)), grad.reshape(-1), block.steps, block.decays)
 
+    def take_gradients(self, grads: Sequence[Array]) -> None:
+        """Take these in place of the gradients that were kept."""
+        self.grads = list(grads)
+
+    def penalize(self) -> None:
+        """Add the gradients of the penalties to those that were kept."""
+        grads = {b.names[0]: grad.reshape(b.shape) for b, grad in zip(self.blocks, self.grads, strict=True)}
+        penalized = self.layer.with_penalty(self.params, grads)
+        self.grads = [penalized[block.names[0]].reshape(-1) for block in self.blocks]
+
     def move_all(self) -> None:
         """Move the parameters by the gradients that were kept."""
         for block, grad in zip(self.blocks, self.grads, strict=True):
             self.space.move(*block.flat(slice(None)), grad, block.steps, block.decays)
         self.constrain()
         self.grads = []
+
+    def views(self) -> Params:
+        """Return the parameters and the buffers where they are."""
+        return self.params | {name: b.values[rows, ...] for b in self.blocks for name, rows in b.rows.items()}
 
     def own_params(self) -> Params:
         """Return copies of the parameters and of the buffers."""
@@ -314,6 +329,10 @@ class ChainStage(Stage):
             self.move_all()
         return self.grad_X if wanted else None
 
+    def take_gradients(self, grads: Sequence[Array]) -> None:
+        self.gradient[...] = grads[0]  # where its parts are already
+        self.grads = [self.gradient]
+
     def move_all(self) -> None:
         for values, state, grad, decays in self.moves:
             self.space.move(values, state, grad, self.blocks[0].steps, decays)
@@ -378,6 +397,9 @@ class ActivationStage(Stage):
     def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, space: Workspace) -> None:
         assert layer.activation is not None
         super().__init__(path, layer.activation, False, space)
+
+    def views(self) -> Params:
+        return {}
 
     def own_params(self) -> Params:
         return {}

@@ -13,7 +13,9 @@ serves. The model's own arrays are never written into: after each epoch the mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dense_xp.backend import Array, Backend
@@ -23,7 +25,8 @@ from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.learning.metric import Statistics
 from dense_xp.support.products import taken_by
 from dense_xp.support.seeds import Rng
-from dense_xp.support.trees import at_path, copied, tree_of
+from dense_xp.support.trees import Params, at_path, copied, tree_of
+from dense_xp.training.accumulation import mean_of, total_weight, zeros_of
 from dense_xp.training.feeding import NoiseFeeder
 from dense_xp.training.fused.epilogues import EpilogueStage, linked
 from dense_xp.training.fused.stages import DenseStage, chained, leaves, stages_of
@@ -45,10 +48,14 @@ class FusedStep:
         Computed from the same prediction, target and weights.
     batch_size : int
         The most samples that a batch will have.
+    accumulate : int, default 1
+        How many batches move the parameters together.
     """
 
-    def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Statistics], batch_size: int) -> None:
-        self.space = space = Workspace(model, batch_size)
+    def __init__(
+        self, model: Layer, loss: Loss, metrics: Sequence[Statistics], batch_size: int, accumulate: int = 1
+    ) -> None:
+        self.space = space = Workspace(model, batch_size, accumulate > 1)
         self.model, self.loss, self.metrics = model, loss.placed(space.backend, model.dtype), tuple(metrics)
         dense = EpilogueStage if space.epilogues else DenseStage
         self.layers = [
@@ -69,6 +76,10 @@ class FusedStep:
             space.update.place(self.recorder.numbers, counts)
         self.noise = NoiseFeeder(space.backend)
         self.size = 0
+        self.accumulate, self.waiting = accumulate, 0
+        self.total_weight = total_weight(self.loss)
+        self.sums: list[list[Array]] | None = None
+        self.numbers: list[float] = []
         self.whole = True
 
     @staticmethod
@@ -96,18 +107,47 @@ class FusedStep:
                 stage.resize(self.size)
         noise = self.noise.drawn(self.model, rng, tuple(X.shape))
         self.whole = False
-        space.rate = self.model.learning_rate()
-        for block in self.blocks:
-            block.steps += 1
-        if self.recorder is not None and isinstance(space.update, RecordedUpdate):
-            numbers = space.update.next_numbers(space.rate)
-            with taken_by(space.kernels.product):
-                values: tuple[Any, ...] = self.recorder(self.work, (X, y, weight, noise), numbers)
-        else:
+        if not self.waiting:
+            space.rate = self.model.learning_rate()
+            for block in self.blocks:
+                block.steps += 1
+            if self.recorder is not None and isinstance(space.update, RecordedUpdate):
+                self.numbers = space.update.next_numbers(space.rate)
+        values: tuple[Any, ...]
+        if self.recorder is None:
             values = self.work(X, y, weight, noise)
-        self.model.steps += 1
+        else:
+            values = self._recorded(self.work, X, y, weight, noise)
+        if self.accumulate == 1:
+            self.model.steps += 1
+        else:
+            self.waiting += 1
+            if self.waiting == self.accumulate:
+                self.finish()
         self.whole = True
         return values
+
+    def finish(self) -> None:
+        """Let the batches since the last update move the parameters, if that has not been done."""
+        if not self.waiting:
+            return
+        if self.recorder is None:
+            self.move_by_sums()
+        else:
+            self._recorded(self.move_by_sums)
+        self.model.steps += 1
+        self.waiting, self.whole = 0, True
+
+    def _recorded(self, work: Callable[..., Any], *arrays: Any) -> tuple[Any, ...]:
+        assert self.recorder is not None
+        with taken_by(self.space.kernels.product):
+            values: tuple[Any, ...] = self.recorder(work, arrays, self.numbers)
+        return values
+
+    @functools.cached_property
+    def params(self) -> Params:
+        """See :class:`~dense_xp.training.steps.Step`; always the same memory."""
+        return tree_of((stage.path, stage.views()) for stage in self.layers)
 
     @property
     def unrecorded(self) -> str:
@@ -121,12 +161,17 @@ class FusedStep:
             stage.grads = []
             Y = stage.forward(Y, noise if noise is None else at_path(noise, stage.path))
         values = [copied(metric(Y, y, weight)) for metric in self.metrics]  # Y is overwritten, and so would be a view
+        total = self.total_weight(Y, y, weight) if self.accumulate > 1 else None
         value, grad = self.value_and_grad(Y, y, weight)
+        if total is not None:
+            grad = grad * total
         for stage in self.regularized:
             value = value + stage.layer.penalty(stage.params)
         for i in range(len(self.stages) - 1, self.first - 1, -1):
             grad = self.stages[i].backward(grad, i > self.first)
-        if self.space.keeps_gradients:
+        if total is not None:
+            self.add(total)
+        elif self.space.keeps_gradients:
             self.move_clipped()
         return (value, *values)
 
@@ -145,13 +190,35 @@ class FusedStep:
                 return self.space.kernels.squared_error(Y, y), Y
         return loss.value_and_grad(Y, y, weight)
 
+    def add(self, total: Array) -> None:
+        """Add the gradients, and what the samples of the batch count, to the sums over the batches before."""
+        if self.sums is None:
+            self.total, self.sums = zeros_of(total), [[zeros_of(grad) for grad in s.grads] for s in self.stages]
+        self.total += total
+        for stage, sums in zip(self.stages, self.sums, strict=True):
+            for own, grad in zip(sums, stage.grads, strict=True):
+                own += grad
+
+    def move_by_sums(self) -> tuple[Any, ...]:
+        """Move all parameters by the mean gradient of the batches, and forget the sums."""
+        for stage, sums in zip(self.stages, self.sums or (), strict=True):
+            for own in sums:
+                own[...] = mean_of(own, self.total)
+            stage.take_gradients(sums)
+        for stage in self.regularized:
+            stage.penalize()
+        self.move_clipped()
+        for own in (self.total, *itertools.chain.from_iterable(self.sums or ())):
+            own[...] = 0.0
+        return ()
+
     def move_clipped(self) -> None:
         """Scale all gradients down to the common norm that is allowed, and move all parameters."""
         grads = [grad for stage in self.stages for grad in stage.grads]
         if self.space.optimizer.clip_value is not None:
             for grad in grads:
                 self.space.kernels.clip(grad, self.space.optimizer.clip_value)
-        if grads:
+        if grads and self.space.optimizer.clip_norm is not None:
             self.space.kernels.clip_norm(grads, self.space.optimizer.clip_norm)
         for stage in self.stages:
             stage.move_all()
@@ -167,6 +234,7 @@ class FusedStep:
 
     def hand_over(self) -> None:
         """Give the model copies of the arrays as they are now."""
+        self.finish()
         params = tree_of((stage.path, stage.own_params()) for stage in self.layers)
         state = tree_of((stage.path, stage.own_state()) for stage in self.layers)
         self.model.params, self.model.optimizer_state = params, state

@@ -20,25 +20,28 @@ class Workspace:
         Initialized, with an optimizer, on a backend with kernels.
     batch_size : int
         The most samples that a batch will have.
+    accumulates : bool
+        Whether the gradients of several batches are summed.
 
     Attributes
     ----------
     keeps_gradients : bool
-        Whether gradients are kept until all are there, because their common norm is limited.
+        Whether gradients are kept until all are there, because they are summed or their common norm is limited.
     epilogues : module or None
         Products that end in what else would be a kernel, where the set has them and they were asked for.
     rate : float
         The learning rate of this step.
     """
 
-    def __init__(self, model: Layer, batch_size: int) -> None:
+    def __init__(self, model: Layer, batch_size: int, accumulates: bool) -> None:
         assert model.optimizer is not None
         self.backend: Backend = model.built()
         self.optimizer, self.batch_size = model.optimizer, batch_size
         self.kernels = kernels_for(self.backend.kernels)
         self.update = (RecordedUpdate if optional(self.kernels, "Recorder") else Update)(self.optimizer, self.kernels)
         self.epilogues: Any = (optional(self.kernels, "epilogues") or _none)()
-        self.keeps_gradients = self.optimizer.clip_norm is not None
+        self.accumulates = accumulates
+        self.keeps_gradients = accumulates or self.optimizer.clip_norm is not None
         self.dtype = self.backend.dtype(model.dtype)
         self.rate = 0.0
         self._scratch, self._scratch_size = self.empty(0), 0

@@ -1,0 +1,95 @@
+"""When a fit stops: which rows are watched, and what is measured on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sklearn.base import RegressorMixin
+from sklearn.utils.validation import validate_data
+
+from dense_xp.estimators.arrays import checked_weight, on_host
+from dense_xp.estimators.task import Task
+from dense_xp.learning.metric import MetricLike
+from dense_xp.learning.metrics import better, named_metrics
+from dense_xp.training.callbacks import EarlyStopping
+
+_SKLEARNS_NAMES = {"log_loss": "loss", "roc_auc": "auc"}
+
+
+def stopping_metric(estimator: Any, watched: Any) -> MetricLike | None:
+    """Return what is measured to stop by; None if that is the loss.
+
+    Parameters
+    ----------
+    estimator : DenseEstimator
+        With the parameters of the user.
+    watched : tuple or None
+        The rows, targets and weights of the user, if there are any.
+
+    Raises
+    ------
+    ValueError
+        If there are rows or a metric, and nothing stops early; if half of the rows is missing; or if nobody knows
+        the metric, or whether large values of it are good.
+    """
+    if watched is not None and not estimator.early_stopping:
+        raise ValueError("X_val and y_val are watched for early stopping: set early_stopping=True, or leave them out")
+    if watched is not None and any(given is None for given in watched[:2]):
+        raise ValueError("rows to watch need both X_val and y_val")
+    metric: MetricLike | None = estimator.stopping_metric
+    if metric is None:
+        return None
+    if not estimator.early_stopping:
+        raise ValueError(
+            "stopping_metric is measured on rows that are held back: set early_stopping=True, or leave it None"
+        )
+    if isinstance(metric, str):
+        metric = _SKLEARNS_NAMES.get(metric, metric)
+    if metric == "loss":
+        return None
+    named = named_metrics([metric])
+    if not better(next(iter(named)), named):
+        raise ValueError(
+            f"nothing says whether large values of stopping_metric={metric!r} are good: give it an attribute "
+            "greater_is_better"
+        )
+    return metric
+
+
+def rows_to_watch(
+    estimator: Any, given: tuple[Any, Any, Any], make_task: Callable[..., Task], task: Task, accepted: dict[str, Any]
+) -> Any:
+    """Return rows of the user, with targets and weights, in the form of those to learn from.
+
+    Parameters
+    ----------
+    estimator : DenseEstimator
+        It has seen the rows to learn from, and how many features they have.
+    given : tuple
+        Rows, targets and weights.
+    make_task : callable
+        Makes the form in which targets are learned; its first argument is the estimator.
+    task : Task
+        What was made of the targets to learn from.
+    accepted : dict
+        What scikit-learn's validation lets through.
+    """
+    X, y, weight = given
+    numbers = isinstance(estimator, RegressorMixin)
+    X, y = validate_data(estimator, X, on_host(y), reset=False, multi_output=True, y_numeric=numbers, **accepted)
+    learned = object.__new__(type(estimator))  # the estimator shall not know of the targets until all went well
+    learned.__dict__.update(estimator.__dict__, **task.learned)
+    own = make_task(learned, y, checked_weight(weight, X.shape[0]), True, task.learned.get("classes_"))
+    return X, own.target, own.weight
+
+
+def stopping(estimator: Any, epochs: int, metric: MetricLike | None) -> EarlyStopping:
+    """Return what ends a fit of at most so many epochs."""
+    name = "loss" if metric is None else next(iter(named_metrics([metric])))
+    return EarlyStopping(
+        f"val_{name}" if estimator.early_stopping else "loss",
+        patience=epochs if estimator.n_iter_no_change is None else estimator.n_iter_no_change,
+        min_delta=estimator.tol,
+        restore_best_weights=estimator.early_stopping,
+    )

@@ -1,0 +1,111 @@
+"""Gradients of several batches for one update: what a batch too large for the memory would have said.
+
+The gradient of a loss over k batches is Σ Wᵢ gᵢ / Σ Wᵢ, where gᵢ is that of batch i and Wᵢ the sum of the weights of
+its samples, or their number. The sums are arrays on the device, so that nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from array_api_compat import array_namespace, device
+
+from dense_xp.backend import Array
+from dense_xp.layers.layer import Layer
+from dense_xp.learning.losses import Loss
+from dense_xp.learning.metric import Statistics
+from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.trees import Params, mapped, merged, tree_of
+from dense_xp.training.fused.stages import leaves
+from dense_xp.training.step import halves
+
+SUMS = "gradient.sums"
+"""Where the state of a step keeps the sums; no layer's name has a dot."""
+
+
+def total_weight(loss: Loss) -> Statistics:
+    """Return the function of (prediction, target, weight) that sums what the samples of a batch count for a loss.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dense_xp import MeanSquaredError
+    >>> total = total_weight(MeanSquaredError())
+    >>> float(total(np.ones((3, 1)), np.ones((3, 1)), None)), float(total(np.ones((2, 1)), np.ones((2, 1)), np.ones(2)))
+    (3.0, 2.0)
+    """
+    has_own = type(loss).sample_weights is not Loss.sample_weights
+
+    def total(prediction: Array, target: Array, weight: Array | None) -> Array:
+        xp = array_namespace(prediction)
+        own = loss.sample_losses(prediction, target)[2] if has_own else None
+        if own is None and weight is None:
+            n = float(math.prod(prediction.shape[:-1]))
+            return xp.full((), n, dtype=prediction.dtype, device=device(prediction))
+        given = own if weight is None else in_dtype(weight, prediction.dtype)
+        return xp.sum(given if own is None or weight is None else given * own)
+
+    return total
+
+
+def learning_params(model: Layer) -> Params:
+    """Return the parameters that get gradients: no buffers, and nothing of frozen layers."""
+
+    def own(layer: Layer) -> Params:
+        return {name: value for name, value in layer.params.items() if name not in layer.buffers}
+
+    return tree_of((path, own(layer)) for path, layer, learns in leaves(model) if learns)
+
+
+def no_sums(model: Layer) -> Params:
+    """Return the sums before the first batch: zeros, in at least 32 bits."""
+    wide = "float64" if model.dtype == "float64" else "float32"
+    grads = zeros_of(mapped(widened, learning_params(model)))
+    return {"grads": grads, "weight": model.built().asarray(0.0, wide)}
+
+
+def zeros_of(tree: Params) -> Params:
+    """Return zeros in place of the arrays in nested dicts."""
+    zeros: Params = mapped(lambda array: array_namespace(array).zeros_like(array), tree)
+    return zeros
+
+
+def mean_of(total: Array, weight: Array) -> Array:
+    """Return a sum as a mean; batches of weight zero have the gradient zero."""
+    xp = array_namespace(weight)
+    return total / in_dtype(xp.where(weight > 0, weight, xp.ones_like(weight)), total.dtype)
+
+
+def accumulating(model: Layer, loss: Loss, metrics: Sequence[Statistics]) -> tuple[Callable[..., Any], ...]:
+    """Return what a batch adds to the sums, and what is done about them: pure functions, as a step is one.
+
+    Parameters
+    ----------
+    model, loss, metrics
+        As in :func:`~dense_xp.training.step.train_step`.
+
+    Returns
+    -------
+    add : callable
+        ``add(params, state, X, y, weight, noise, learning_rate) -> (params, state, values)``.
+    update : callable
+        ``update(params, state, learning_rate) -> (params, state, ())``.
+    """
+    gradients, move = halves(model, loss, (total_weight(loss), *metrics))
+
+    def add(params: Params, state: Params, X: Array, y: Array, weight: Any, noise: Any, learning_rate: Any) -> Any:
+        grads, params, (value, total, *values) = gradients(params, state, X, y, weight, noise)
+        sums = state[SUMS]
+        new = mapped(lambda grad, old: old + widened(grad) * in_dtype(total, old.dtype), grads, sums["grads"])
+        sums = {"grads": merged(sums["grads"], new), "weight": sums["weight"] + in_dtype(total, sums["weight"].dtype)}
+        return params, {**state, SUMS: sums}, (value, *values)
+
+    def update(params: Params, state: Params, learning_rate: Any) -> Any:
+        sums = state[SUMS]
+        grads = mapped(lambda total: mean_of(total, sums["weight"]), sums["grads"])
+        params, state = move(params, state, grads, learning_rate)
+        return params, {**state, SUMS: zeros_of(sums)}, ()
+
+    return add, update
