@@ -64,6 +64,7 @@ from dense_xp.learning.schedules import (
     WarmUp,
 )
 from dense_xp.saving import Checkpoint, ModelFileError, describe, load, save
+from dense_xp.tables.parquet import ParquetRows
 from dense_xp.training.callbacks import CSVLog, EarlyStopping, ReduceLROnPlateau, TensorBoard
 from dense_xp.training.history import Callback, DivergenceError, History, Run
 from dense_xp.training.sequential import Sequential
@@ -78,7 +79,8 @@ __all__ = [
     "GlorotUniform", "HeNormal", "HeUniform", "History", "Huber", "ImportFailedError", "Layer", "LayerNorm",
     "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion", "LoRA", "Loss", "MaxNorm", "MeanAbsoluteError",
     "MeanSquaredError", "Metric", "MinMaxNorm", "Mish", "ModelFileError", "NoDeviceError", "NonNegative",
-    "NotInstalledError", "Optimizer", "Orthogonal", "Poisson", "Precision", "Quantile", "QuantizedDense", "RMSprop",
+    "NotInstalledError", "Optimizer", "Orthogonal", "ParquetRows", "Poisson", "Precision", "Quantile", "QuantizedDense",
+    "RMSprop",
     "RandomNormal", "RandomUniform", "ReLU", "Recall", "ReduceLROnPlateau", "Regularizer", "Run", "ScaledSchedule",
     "Schedule", "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax",
     "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh", "TensorBoard", "TopK", "Tweedie", "UnitNorm",

@@ -37,7 +37,10 @@ class Step(Protocol):
     """
 
     model: Layer
-    whole: bool
+
+    @property
+    def whole(self) -> bool:
+        """See the attributes of the class."""
 
     @property
     def unrecorded(self) -> str:
