@@ -67,6 +67,7 @@ from dense_xp.learning.schedules import (
     WarmUp,
 )
 from dense_xp.saving import Checkpoint, ModelFileError, describe, load, save
+from dense_xp.tables.parquet import ParquetRows
 from dense_xp.training.averaging import MovingAverage
 from dense_xp.training.callbacks import CSVLog, EarlyStopping, ReduceLROnPlateau, TensorBoard
 from dense_xp.training.history import Callback, DivergenceError, History, Run
@@ -82,8 +83,8 @@ __all__ = [
     "GaussianNLL", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "History", "Huber", "ImportFailedError",
     "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion", "LoRA", "Loss", "MaxNorm",
     "MeanAbsoluteError", "MeanSquaredError", "Metric", "MinMaxNorm", "Mish", "ModelFileError", "MovingAverage",
-    "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal", "PiecewiseLinear", "Poisson",
-    "Precision", "Quantile", "QuantizedDense", "RMSprop", "RandomNormal", "RandomUniform", "ReLU", "Recall",
+    "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal", "ParquetRows", "PiecewiseLinear",
+    "Poisson", "Precision", "Quantile", "QuantizedDense", "RMSprop", "RandomNormal", "RandomUniform", "ReLU", "Recall",
     "ReduceLROnPlateau", "Regularizer", "Run", "ScaledSchedule", "Schedule", "Sequential", "SiLU", "Sigmoid",
     "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh",
     "TensorBoard", "TopK", "Tweedie", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora",

@@ -39,13 +39,13 @@ from dense_xp.support.pictures import check_picture, require_matplotlib
 from dense_xp.tables import Classes, Encoder, Quantity, Target, counted, some_of
 from dense_xp.tables import files as table_files
 from dense_xp.tables.errors import TableError
+from dense_xp.tables.parquet import EncodedRows, ParquetTable
 from dense_xp.training.callbacks import CSVLog, EarlyStopping
 from dense_xp.training.history import DivergenceError, History, Run
 from dense_xp.training.pictures import learning_curve
 from dense_xp.training.sequential import Sequential
 
 Rows: TypeAlias = np.ndarray[Any, Any]
-Pair: TypeAlias = tuple[Rows, Rows]
 
 _RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus")
 
@@ -82,6 +82,9 @@ def add(commands: Any, backend: Parser) -> None:
     table.add_argument("--decimal", metavar="SIGN", choices=(".", ","), default="",
                        help="the decimal sign of a CSV file, . or , (default: as its numbers have it)")  # fmt: skip
     unlimited_option(table)
+    table.add_argument("--stream", action="store_true",
+                       help="read a Parquet file piece by piece, as a folder of them always is: for tables that are "
+                       "larger than memory")  # fmt: skip
     table.add_argument("--validation", metavar="SHARE", type=share, default=0.2,
                        help="share of the rows that is held out (default: 0.2)")  # fmt: skip
     table.add_argument("--seed", type=not_negative, default=0, help="seed of all that is random (default: 0)")
@@ -132,10 +135,14 @@ def train(arguments: argparse.Namespace) -> int:
 
     marks = {"missing": arguments.missing, "values": arguments.value}
     signs, unlimited = arguments.decimal, arguments.unlimited
-    table = table_files.read_table(
-        arguments.data, texts=arguments.category, decimals=signs, unlimited=unlimited, **marks
-    )
-    frame = table.frame
+    streams = arguments.stream or os.path.isdir(arguments.data)
+    if streams:
+        table = _streamed(arguments.data, arguments.missing, arguments.report)
+    else:
+        table = table_files.read_table(
+            arguments.data, texts=arguments.category, decimals=signs, unlimited=unlimited, **marks
+        )
+    frame: Any = table.frame
     say("data", f"{arguments.data}: {counted(frame.height, 'row')}, {counted(frame.width, 'column')}")
     for line in (*table.notes, *reports.first_of([*table.readings.values()], "column")):
         say("data", line)
@@ -143,16 +150,17 @@ def train(arguments: argparse.Namespace) -> int:
     frame = reports.with_target(frame, name, lambda line: say("data", line))
     target, rows, held_out = _divided(frame[name], arguments.task, arguments.validation, arguments.seed, say)
     uses = {"drop": arguments.drop, "categories": arguments.category, "numbers": arguments.number}
-    encoder = Encoder.fit(frame[rows], target, **uses)
+    of_training, of_validation = (frame.only(part) if streams else frame[part] for part in (rows, held_out))
+    encoder = Encoder.fit(of_training, target, **uses)
     say.columns(encoder)
     if len(held_out) and not arguments.quiet:
-        for line in reports.first_of(encoder.notes(frame[held_out]), "column"):
+        for line in reports.first_of(encoder.notes(of_validation), "column"):
             say("held out", line)
 
-    def encoded(part: Any) -> Pair:
-        return encoder.encode(part), encoder.encode_target(part)
+    def encoded(part: Any) -> tuple[Any, Any]:
+        return (EncodedRows(part, encoder), None) if streams else (encoder.encode(part), encoder.encode_target(part))
 
-    learn, validation = encoded(frame[rows]), encoded(frame[held_out]) if len(held_out) else None
+    learn, validation = encoded(of_training), encoded(of_validation) if len(held_out) else None
 
     sizes, activation = arguments.hidden, arguments.activation
     hidden = _hidden(sizes, activation, arguments.normalization, arguments.dropout)
@@ -186,7 +194,8 @@ def train(arguments: argparse.Namespace) -> int:
     )
     say("epochs", reports.epochs(history, arguments.epochs))
     if validation is not None:
-        found = scores(encoder, model.predict(validation[0]), validation[1])
+        known = encoder.encode_target(of_validation) if streams else validation[1]
+        found = scores(encoder, model.predict(validation[0]), known)
         say("held out", f"{in_words(encoder, found)}; these rows chose the epoch")
     if history.best_epoch == history.epochs == arguments.epochs:
         say("advice", "the last epoch was the best one: more may help, with --epochs")
@@ -213,8 +222,21 @@ def train(arguments: argparse.Namespace) -> int:
     return 0 if failure is None else 130
 
 
+def _streamed(path: str, missing: Sequence[str], report: str | None) -> table_files.Table:
+    """Return a table whose columns are read one at a time, when they are asked for."""
+    if report:
+        raise TableError("--report needs the table as a whole: leave --report or --stream out")
+    if not os.path.isdir(path) and table_files.check_format(path) != "parquet":
+        raise TableError(
+            f"{path}: --stream reads Parquet. polars makes a Parquet file of a CSV file of any size:  "
+            "polars.scan_csv(...).sink_parquet(...)"
+        )
+    frame: Any = ParquetTable(path, missing)
+    return table_files.Table(frame, frame)
+
+
 def _target_name(name: str | None, path: str, drop: Sequence[str], frame: Any) -> str:
-    if name is None and table_files.check_format(path) == "npz":
+    if name is None and not os.path.isdir(path) and table_files.check_format(path) == "npz":
         name = "y"
     if name is None:
         raise TableError(f"--target names the column that is predicted. There are: {some_of(frame.columns)}")
@@ -250,8 +272,8 @@ def _hidden(sizes: Sequence[int], activation: str, normalization: str, dropout: 
 
 def _fit(
     model: Sequential,
-    learn: Pair,
-    validation: Pair | None,
+    learn: tuple[Any, Any],
+    validation: tuple[Any, Any] | None,
     n_epochs: int,
     batch_size: int,
     *,

@@ -16,3 +16,15 @@ def require_polars() -> Any:
     except ModuleNotFoundError:
         raise ImportError('tables are read with polars: run  pip install "dense-xp[cli]"') from None
     return polars
+
+
+def require_pyarrow() -> tuple[Any, Any]:
+    """Import pyarrow, which reads row groups: return its part for Parquet, and itself; or raise ImportError."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise ImportError(
+            'row groups of Parquet files are read with pyarrow: run  pip install "dense-xp[cli]"'
+        ) from None
+    return pyarrow.parquet, pyarrow

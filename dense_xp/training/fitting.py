@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,24 +22,27 @@ from dense_xp.training.loop import run_epochs
 from dense_xp.training.prediction import gives_probabilities
 from dense_xp.training.predictor import needs_built
 from dense_xp.training.samples import Samples
-from dense_xp.training.steps import stepper
+from dense_xp.training.steps import Step, stepper
+from dense_xp.training.streamed import GrowingStep, samples_of
+from dense_xp.training.streams import Batches, Pieces, is_stream, stream_of
 from dense_xp.training.threads import few_threads
 
 
 def fit(
     model: Layer,
     X: Any,
-    y: Any,
+    y: Any = None,
     epochs: int = 10,
     batch_size: int = 32,
     *,
     loss: str | Loss | None = None,
     optimizer: Any = None,
     metrics: Sequence[MetricLike] = (),
-    validation_data: tuple[Any, ...] | None = None,
+    validation_data: Any = None,
     sample_weight: Any = None,
     shuffle: bool = True,
     accumulate: int = 1,
+    steps_per_epoch: int | None = None,
     callbacks: Sequence[Any] = (),
     history: History | None = None,
     rng: Any = None,
@@ -56,14 +58,17 @@ def fit(
     model : Layer
         What learns; a method has it in front.
     X : array, shape (n_samples, ..., n_features)
-        On the host, or on the model's device; or one of SciPy's sparse matrices, made dense batch by batch.
-    y : array
+        On the host, or on the model's device; or one of SciPy's sparse matrices, made dense batch by batch; or a
+        dask array or data frame, read block by block. Or a stream of batches ``(X, y)`` or
+        ``(X, y, sample_weight)``, without `y`: an iterable such as a DataLoader of torch, a function that returns
+        one, or :class:`ParquetRows`.
+    y : array, optional
         Targets: class labels (integers) of shape (n_samples, ...), or one row for each output row.
         For a model with one output, one number for each sample also serves.
     epochs : int, default 10
         How often to go through the data.
     batch_size : int, default 32
-        Samples in one step; the last batch of an epoch may be smaller.
+        Samples in one step; the last batch of an epoch may be smaller. Batches of a stream are taken as they are.
     loss : str or Loss, optional
         By default :class:`SoftmaxCrossEntropy` for integer targets of a model with several outputs,
         and :class:`MeanSquaredError` otherwise.
@@ -73,17 +78,20 @@ def fit(
         Names such as ``"accuracy"``, ``"f1"`` or that of a loss; a :class:`Metric` such as :class:`AUC`; or
         functions of (prediction, target) or (prediction, target, weight), whose values are averaged over
         the batches.
-    validation_data : tuple, optional
-        ``(X, y)`` or ``(X, y, sample_weight)``, measured after each epoch.
+    validation_data : tuple or stream, optional
+        ``(X, y)`` or ``(X, y, sample_weight)``, or a stream, measured after each epoch.
     sample_weight : array, shape (n_samples, ...), optional
         How much each sample counts; not negative.
     shuffle : bool, default True
-        Whether each epoch takes the samples in a new order.
+        Whether each epoch takes the samples in a new order. Batches of a stream are in the order in which they come.
     accumulate : int, default 1
         How many batches move the parameters together: by their mean gradient, as one batch of
         ``accumulate * batch_size`` samples would, in the memory of a small one. Gradients are clipped after that.
         The last batches of an epoch are a group too. :class:`BatchNorm` sees each batch by itself. A model with
         layers that write the stateful methods alone is given the large batch instead.
+    steps_per_epoch : int, optional
+        How many batches of a stream are an epoch; the next one goes on where it ended, and a stream that is used
+        up begins anew. By default an epoch is one pass.
     callbacks : sequence
         Such as :class:`EarlyStopping`; a function of the :class:`Run` is called after each epoch.
     history : History, optional
@@ -102,7 +110,8 @@ def fit(
     Raises
     ------
     ValueError
-        If shapes do not fit, a label is out of range, there are no samples, or a number is NaN.
+        If shapes do not fit, a label is out of range, there are no samples, or a number is NaN; or a generator
+        cannot serve for all epochs.
     ForeignArrayError
         If data are on another device or in another library.
     DivergenceError
@@ -113,19 +122,32 @@ def fit(
     named = suited(named_metrics(metrics), gives_probabilities(model))
     history = _continued(history, named, validation_data is not None)
     hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in several("callbacks", callbacks)]
+    stream = _stream(X, y, sample_weight, epochs, steps_per_epoch)
     with unchanged_on_failure(model):  # everything is checked before anything is learned
-        _prepare(model, X, optimizer)
+        _prepare(model, X if stream is None else stream.first().X, optimizer)
         backend = model.built()
         if not is_pure(model):  # its layers step by themselves, at each gradient
+            if stream is not None and accumulate > 1:
+                raise ValueError(
+                    "layers that write the stateful methods alone step at each batch: let the stream give batches that "
+                    "are accumulate times as large"
+                )
             batch_size, accumulate = batch_size * accumulate, 1
         generator: Rng = model.rng if rng is None else as_rng(rng)
         with backend.scope():
-            samples = Samples(model, X, y, sample_weight, loss)
+            samples = samples_of(model, stream, (X, y, sample_weight), loss, steps_per_epoch)
             validation = None
             if validation_data is not None:
-                validation = Samples(model, *_three(validation_data), samples.loss)
-            size = min(batch_size, len(samples))
-            make_step = functools.partial(stepper, model, samples.loss, named, samples.X.data.ndim, size, accumulate)
+                given = _three(validation_data)
+                validation = samples_of(model, _stream(*given, epochs), given, samples.loss)
+
+            def made(rows: int) -> Step:
+                return stepper(model, samples.loss, named, 1 + len(samples.sample_shape), rows, accumulate)
+
+            def make_step() -> Step:
+                return made(largest) if stream is None else GrowingStep(made, largest)
+
+            largest = samples.largest(batch_size)
             run = Run(model, history, epochs, named, make_step=make_step, step=make_step())
         for hook in hooks:
             hook.begin(run)
@@ -133,7 +155,7 @@ def fit(
         if not isinstance(run.step, AveragedStep):
             history.moving_average = None  # it would grow old
         step = asking(run.step, hooks, run)
-    rows = min(batch_size, len(samples)) * math.prod(samples.X.data.shape[1:-1])
+    rows = largest * math.prod(samples.sample_shape[:-1])
     with backend.scope(), few_threads(model, rows):
         return run_epochs(run, step, samples, validation, named, hooks, batch_size, shuffle, generator, verbose)
 
@@ -230,7 +252,22 @@ def _continued(history: History | None, metrics: Mapping[str, Measure], validate
     return going_on
 
 
+def _stream(X: Any, y: Any, weight: Any, epochs: int, steps: int | None = None) -> Batches | Pieces | None:
+    """Return what comes piece by piece as a stream that serves for all epochs; None for arrays."""
+    stream = stream_of(X, y, weight)
+    if steps is not None and integer("steps_per_epoch", steps) and stream is None:
+        raise ValueError("steps_per_epoch is for streams: an epoch on arrays takes all of their samples")
+    if stream is not None and stream.once and epochs > 1 and steps is None:
+        raise ValueError(
+            f"a {type(X).__name__} is used up after one epoch, and epochs is {epochs}: pass the function that makes "
+            "it, fit(batches) and not fit(batches()); or epochs=1; or steps_per_epoch, if it does not end"
+        )
+    return stream
+
+
 def _three(data: Any) -> tuple[Any, Any, Any]:
+    if is_stream(data):
+        return data, None, None
     if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-        raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
+        raise ValueError("validation_data must be (X, y) or (X, y, sample_weight), or a stream of such batches")
     return data[0], data[1], data[2] if len(data) == 3 else None

@@ -10,8 +10,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.foreign import ForeignOptimizer
@@ -23,13 +21,14 @@ from dense_xp.training.moments import Moment
 from dense_xp.training.prediction import measured, score
 from dense_xp.training.samples import Samples
 from dense_xp.training.steps import Step
+from dense_xp.training.streamed import StreamedSamples
 
 
 def run_epochs(
     run: Run,
     step: Step,
-    samples: Samples,
-    validation: Samples | None,
+    samples: Samples | StreamedSamples,
+    validation: Samples | StreamedSamples | None,
     metrics: Mapping[str, Measure],
     hooks: Sequence[Callback],
     batch_size: int,
@@ -45,7 +44,7 @@ def run_epochs(
         The model, its history so far, and how many epochs.
     step : Step
         Takes a step on a batch.
-    samples, validation : Samples
+    samples, validation : Samples or StreamedSamples
         To learn from, and to measure after each epoch.
     metrics : mapping of str to Measure
         What is measured beside the loss.
@@ -56,22 +55,20 @@ def run_epochs(
     """
     from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
 
-    history, n = run.history, len(samples)
-    batches = -(-n // batch_size)
+    history, batches = run.history, samples.count(batch_size)
     started = time.perf_counter() - history.seconds
     # disable=None: tqdm is silent where standard error is not a terminal
-    bar = tqdm(total=run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
+    bar = tqdm(total=batches and run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
     try:
         with Interrupts() as interrupts:
             for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
                 if history.stopped:
                     break
-                order = rng.permutation(n) if shuffle else np.arange(n)
                 before = step.moment()
                 with _whole_steps(step, before), interrupts.held():
                     step.begin_epoch()
                     values, taken = [], []
-                    for rows, batch in samples.batches(order, batch_size):
+                    for rows, batch in samples.epoch(batch_size, rng, shuffle):
                         values.append(step(*batch, rng))
                         taken.append(rows)
                         bar.update()
@@ -89,7 +86,7 @@ def run_epochs(
                     means |= {f"val_{name}": score for name, score in scores.items()}
                 history.record(means)
                 history.unrecorded = step.unrecorded
-                history.samples += sum(map(len, taken))
+                history.samples += samples.counted(taken)
                 history.seconds = time.perf_counter() - started
                 run.learning_rate = _last_rate(run.model)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dense_xp.backend import Array, Backend
+from dense_xp.backend.blocks import as_array, is_chunked, sent_once
 from dense_xp.layers.activations import Sigmoid, Softmax
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
@@ -16,7 +17,9 @@ from dense_xp.learning.metrics import named_metrics, suited
 from dense_xp.learning.special import counted
 from dense_xp.support.dtypes import widened
 from dense_xp.training.predictor import Predictor, needs_built
-from dense_xp.training.samples import Samples, slices
+from dense_xp.training.samples import Samples
+from dense_xp.training.streamed import StreamedSamples, hosted, samples_of
+from dense_xp.training.streams import as_stream, is_stream, stream_of
 
 
 def measured(
@@ -65,12 +68,14 @@ def _own_predictor(model: Layer) -> Predictor:
     return own
 
 
-def score(model: Layer, samples: Samples, metrics: Mapping[str, Measure], batch_size: int) -> dict[str, float]:
+def score(
+    model: Layer, samples: Samples | StreamedSamples, metrics: Mapping[str, Measure], batch_size: int
+) -> dict[str, float]:
     """Return the loss and the metrics of a model on samples."""
     output, statistics = _own_predictor(model).output(), in_step(metrics)
-    values, batches = [], list(slices(len(samples), batch_size))
-    for rows in batches:
-        X, y, weight = samples.take(rows)
+    values, batches = [], list[Any]()
+    for rows, (X, y, weight) in samples.in_order(batch_size):
+        batches.append(rows)
         Y = widened(output(X))
         values.append((samples.loss(Y, y, weight), *(metric(Y, y, weight) for metric in statistics)))
     means = measured(model.built(), values, samples.weights(batches), metrics)
@@ -96,8 +101,8 @@ def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
     model : Layer
         Initialized.
     X : array, shape (n_samples, ..., n_features)
-        On the host or on the model's device; a sparse matrix of SciPy; or a dask array, which may be larger than
-        memory.
+        On the host or on the model's device; a sparse matrix of SciPy; or a dask array or data frame, which may be
+        larger than memory. Or a stream as for :meth:`fit`, whose batches may be `X` alone.
     batch_size : int, default 1024
         How many samples are on the device at a time.
 
@@ -105,10 +110,13 @@ def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
     -------
     array
         Of the same kind as `X`: NumPy for host data, on the device for device data. For a dask array it
-        is one too, and each block is computed when it is asked for.
+        is one too, and each block is computed when it is asked for. For a stream, the outputs of all its batches.
     """
-    if type(X) is not np.ndarray and hasattr(X, "map_blocks"):
-        return _predicted_by_blocks(model, X, batch_size)
+    if type(X) is not np.ndarray:
+        if is_chunked(X):
+            return _predicted_by_blocks(model, as_array(X), batch_size)
+        if is_stream(X):
+            return _predicted_by_batches(model, X, batch_size)
     return _own_predictor(model).now(X, batch_size)
 
 
@@ -119,17 +127,34 @@ def _predicted_by_blocks(model: Layer, X: Any, batch_size: int) -> Any:
     needs_built(model)
     whole_samples = X.rechunk({X.ndim - 1: -1})
     return whole_samples.map_blocks(
-        lambda block: predict(model, block, batch_size=batch_size),
+        _predicted_block,
+        model=sent_once(model),
+        batch_size=batch_size,
         chunks=(*whole_samples.chunks[:-1], model.output_shape()),
         dtype=model.dtype,
         meta=np.empty((0,) * X.ndim, dtype=model.dtype),
     )
 
 
+def _predicted_block(block: Any, *, model: Layer, batch_size: int) -> Array:
+    return predict(model, block, batch_size=batch_size)
+
+
+def _predicted_by_batches(model: Layer, X: Any, batch_size: int) -> Array:
+    backend, stream = needs_built(model), as_stream(X)
+    outputs = [
+        predict(model, hosted(part.X, backend), batch_size=batch_size) for part in stream.parts(batch_size, None)
+    ]
+    if isinstance(outputs[0], np.ndarray):
+        return np.concatenate(outputs)
+    with backend.scope():
+        return backend.xp.concat(outputs, axis=0)
+
+
 def evaluate(
     model: Layer,
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     loss: str | Loss | None = None,
     metrics: Sequence[MetricLike] = (),
@@ -143,7 +168,7 @@ def evaluate(
     model : Layer
         Initialized.
     X, y, loss, metrics, sample_weight
-        As in :meth:`fit`.
+        As in :meth:`fit`, a stream too.
     batch_size : int, default 1024
         How many samples are on the device at a time.
 
@@ -155,5 +180,5 @@ def evaluate(
     """
     backend = needs_built(model)
     with backend.scope():
-        samples = Samples(model, X, y, sample_weight, loss)
+        samples = samples_of(model, stream_of(X, y, sample_weight), (X, y, sample_weight), loss)
         return score(model, samples, suited(named_metrics(metrics), gives_probabilities(model)), batch_size)

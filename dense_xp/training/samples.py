@@ -17,6 +17,7 @@ from dense_xp.kernels import lane_for
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.learning.named_losses import LOSSES
+from dense_xp.support.seeds import Rng
 from dense_xp.training.feeding import Feeder
 
 
@@ -151,7 +152,9 @@ def model_input(model: Layer, X: Any, backend: Backend, may_be_empty: bool = Fal
 class Samples:
     """Inputs, targets and weights of the same samples, checked once."""
 
-    def __init__(self, model: Layer, X: Any, y: Any, weight: Any, loss: Any) -> None:
+    def __init__(
+        self, model: Layer, X: Any, y: Any, weight: Any, loss: Any, weight_exponent: int | None = None
+    ) -> None:
         backend = model.backend
         assert backend is not None
         self._fed: tuple[int, Feeder | None] | None = None
@@ -174,7 +177,7 @@ class Samples:
         self._host_weight = None  # sums of them must not wait for the device
         if weight is not None:
             given = Rows(weight, backend, "float64", "sample_weight")
-            self._host_weight = _ratios(given, leading)
+            self._host_weight = _ratios(given, leading, weight_exponent)
             there = backend.asarray(self._host_weight, wide) if given.on_device else self._host_weight
             self.weight = Rows(there, backend, wide, "sample_weight")
         self._loss_weight = self._host_weight
@@ -185,6 +188,28 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.X)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of the inputs of one sample."""
+        return self.X.shape[1:]
+
+    def count(self, batch_size: int) -> int:
+        """Return how many batches an epoch has."""
+        return -(-len(self) // batch_size)
+
+    def largest(self, batch_size: int) -> int:
+        """Return how many samples the largest batch has."""
+        return min(batch_size, len(self))
+
+    def epoch(self, batch_size: int, rng: Rng, shuffle: bool) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
+        """Return an iterator over row numbers and rows, for one epoch."""
+        n = len(self)
+        return self.batches(rng.permutation(n) if shuffle else np.arange(n), batch_size)
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[slice, tuple[Array, Array, Any]]]:
+        """Return an iterator over row numbers and rows, in the order in which they lie."""
+        return ((rows, self.take(rows)) for rows in slices(len(self), batch_size))
 
     def take(self, rows: np.ndarray[Any, Any] | slice) -> tuple[Array, Array, Array | None]:
         """Return inputs, targets and weights of some samples, on the device."""
@@ -219,6 +244,10 @@ class Samples:
             self._fed = batch_size, feeder
         return self._fed[1]
 
+    def counted(self, batches: Sequence[Any]) -> int:
+        """Return how many samples there are in batches."""
+        return sum(map(len, batches))
+
     def weights(self, batches: Sequence[Any]) -> tuple[list[float], list[float]]:
         """Return how much each batch counts in an average over all: of the loss, and of what is measured beside it.
 
@@ -238,15 +267,20 @@ def _sums(weight: np.ndarray[Any, Any] | None, batches: Sequence[Any]) -> list[f
     return [float(np.sum(weight[rows], dtype=np.float64)) for rows in batches]
 
 
-def _ratios(given: Rows, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Return weights on the host, the largest between 1 and 2: in no dtype they overflow, and none vanishes alone."""
+def _ratios(given: Rows, shape: tuple[int, ...], exponent: int | None) -> np.ndarray[Any, Any]:
+    """Return weights on the host, the largest between 1 and 2: in no dtype they overflow, and none vanishes alone.
+
+    Those of a part of the data are multiplied by the power of 2 that all parts have in common.
+    """
     if given.shape != shape:
         raise ValueError(f"sample_weight has shape {given.shape} and needs {shape}")
     weight = to_numpy(given.data).astype(np.float64)
     Rows(weight, get_backend("numpy"), "float64", given.what).check_finite()
-    if (weight < 0).any() or not weight.any():
+    if (weight < 0).any() or not (weight.any() or exponent is not None):
         raise ValueError("sample_weight must not be negative, nor zero for every sample")
-    ratios: np.ndarray[Any, Any] = np.ldexp(weight, 1 - int(np.frexp(weight.max())[1]))
+    ratios: np.ndarray[Any, Any] = np.ldexp(
+        weight, 1 - int(np.frexp(weight.max())[1]) if exponent is None else exponent
+    )
     return ratios  # a power of two changes no digit
 
 
