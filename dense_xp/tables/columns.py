@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 import numpy as np
 
 from dense_xp.tables.errors import TableError, require_polars
-from dense_xp.tables.texts import are_dates, nearly_numbers, numerals, without_zero_decimals
+from dense_xp.tables.texts import nearly_numbers, numerals, without_zero_decimals
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,7 +31,6 @@ _IDENTIFIER = re.compile(
 )
 
 
-_DATES = "dates and times are not used: make numbers of them, such as the year"
 _ROWS = 20  # fewer numbers that rise may do so by chance
 
 
@@ -58,11 +57,8 @@ class Number:
 
     def __post_init__(self) -> None:
         check_kind("name", self.name, str)
-        check_kind("mean", self.mean, float)
-        check_kind("scale", self.scale, float)
         check_kind("missing", self.missing, int)
-        if not (math.isfinite(self.mean) and 0 < self.scale < math.inf):
-            raise ValueError(f"the column {self.name!r} has the mean {self.mean} and the scale {self.scale}")
+        check_standard(self.name, self.mean, self.scale)
 
     @classmethod
     def fit(cls, column: pl.Series) -> Self | str:
@@ -194,25 +190,7 @@ class Category:
             yield f"{self.name}: new values, such as {first!r}, in {rows}, taken as none of the known ones"
 
 
-def fit_column(column: pl.Series, max_levels: int, is_number: bool) -> Number | Category | str:
-    """Return what is learned from a column, or why it is left out."""
-    dtype = column.dtype
-    if dtype.is_temporal():
-        return _DATES
-    if dtype.is_numeric():
-        if not is_number and (why := _identifies(column)):
-            return f"{why} (--number uses it all the same)"
-        return Number.fit(column)
-    if holds_texts(column):
-        if is_number:
-            raise TableError(f"{column.name} holds texts, and not numbers")
-        if dtype == require_polars().String and are_dates(column):
-            return _DATES
-        return Category.fit(column, max_levels)
-    return "no values" if column.null_count() == len(column) else f"values of the type {dtype} are not used"
-
-
-def _identifies(column: pl.Series) -> str:
+def identifies(column: pl.Series) -> str:
     """Return why a column of numbers says which row it is, and nothing about it; an empty text if it does not."""
     known = (column.fill_nan(None) if column.dtype.is_float() else column).drop_nulls()
     if not len(known) or not are_whole(known):
@@ -328,6 +306,12 @@ def check_kind(name: str, value: Any, kind: type) -> None:
     """Raise ValueError unless a value of a configuration is of this kind."""
     if type(value) is not kind or (isinstance(value, int) and value < 0):
         raise ValueError(f"{name} is {value!r}")
+
+
+def check_standard(name: str, mean: Any, scale: Any) -> None:
+    """Raise ValueError unless these are the mean and the standard deviation of a column."""
+    if not (type(mean) is type(scale) is float and math.isfinite(mean) and 0 < scale < math.inf):
+        raise ValueError(f"the column {name!r} has the mean {mean!r} and the scale {scale!r}")
 
 
 def check_of(of: Any) -> None:

@@ -1,8 +1,9 @@
 """The way from a table to numbers and back: what is learned from the columns of the training rows.
 
 Numbers are brought to mean 0 and standard deviation 1, and a missing one becomes the mean. Texts become one column for
-each value, 1 where the row has it. The target is a class by its name, or a number that is standardised, and undone in
-what is predicted. All of it is plain values, so it is saved with the model; see :meth:`Encoder.get_config`.
+each value, 1 where the row has it; days and times become what counts on and what comes round again. The target is a
+class by its name, or a number that is standardised, and undone in what is predicted. All of it is plain values, so it
+is saved with the model; see :meth:`Encoder.get_config`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
-from dense_xp.tables.columns import MAX_LEVELS, Category, Host, Number, fit_column
-from dense_xp.tables.errors import TableError
+from dense_xp.tables.columns import MAX_LEVELS, Category, Host, Number, holds_texts, identifies
+from dense_xp.tables.dates import Dates
+from dense_xp.tables.errors import TableError, require_polars
 from dense_xp.tables.rows import check_columns
 from dense_xp.tables.targets import Classes, Quantity, Target, check_complete, make_target
+from dense_xp.tables.texts import are_dates
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-_KINDS: dict[str, Any] = {cls.kind: cls for cls in (Number, Category, Classes, Quantity)}
+_KINDS: dict[str, Any] = {cls.kind: cls for cls in (Number, Category, Dates, Classes, Quantity)}
+
+Column: TypeAlias = Number | Category | Dates
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Encoder:
 
     Attributes
     ----------
-    columns : sequence of Number or Category
+    columns : sequence of Number, Category or Dates
         Those that are used, in the order of the features.
     target : Classes or Quantity
         What is predicted.
@@ -53,7 +58,7 @@ class Encoder:
     True
     """
 
-    columns: Sequence[Number | Category]
+    columns: Sequence[Column]
     target: Target
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -100,17 +105,17 @@ class Encoder:
             check_columns(frame, [target])
             target = make_target(frame[target])
         check_columns(frame, [*drop, *categories, *numbers])
-        columns: list[Number | Category] = []
+        columns: list[Column] = []
         left_out: dict[str, str] = {}
         for column in frame:
             if column.name == target.name:
                 continue
             if column.name in drop:
-                found: Number | Category | str = "as asked for"
+                found: Column | str = "as asked for"
             elif column.name in categories:
                 found = Category.fit(column, max_levels, forced=True)
             else:
-                found = fit_column(column, max_levels, column.name in numbers)
+                found = _fit_column(column, max_levels, column.name in numbers)
             if isinstance(found, str):
                 left_out[column.name] = found
             else:
@@ -204,12 +209,29 @@ class Encoder:
             If it is anything else.
         """
         try:
-            columns = [_from_config(column, Number, Category) for column in config["columns"]]
+            columns = [_from_config(column, Number, Category, Dates) for column in config["columns"]]
             left_out = {str(name): str(why) for name, why in config["left_out"].items()}
             return cls(columns, _from_config(config["target"], Classes, Quantity), left_out)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             text = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"its description of a table does not fit together: {text}") from error
+
+
+def _fit_column(column: pl.Series, max_levels: int, is_number: bool) -> Column | str:
+    """Return what is learned from a column, or why it is left out."""
+    pl = require_polars()
+    dtype = column.dtype
+    if dtype.is_numeric():
+        if not is_number and (why := identifies(column)):
+            return f"{why} (--number uses it all the same)"
+        return Number.fit(column)
+    if is_number and (holds_texts(column) or dtype.is_temporal()):
+        raise TableError(f"{column.name} holds {'dates' if dtype.is_temporal() else 'texts'}, and not numbers")
+    if isinstance(dtype, pl.Date | pl.Datetime | pl.Time) or (dtype == pl.String and are_dates(column)):
+        return Dates.fit(column)
+    if holds_texts(column):
+        return Category.fit(column, max_levels)
+    return "no values" if column.null_count() == len(column) else f"values of the type {dtype} are not used"
 
 
 def _config(part: Any) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_from_a_table_to_classes(folder: Path, capsys: pytest.CaptureFixture[str
     )
     assert re.search(r"^ +city +category +3 values$", out, re.M)
     assert re.search(r"^ +id +left out +every value differs", out, re.M)
-    assert re.search(r"^ +since +left out +dates and times are not used", out, re.M)
+    assert re.search(r"^ +since +date +day, year, weekday, day of year around 2016-", out, re.M)
     assert re.search(r"^ +empty +left out +no values$", out, re.M)
     assert re.search(r"^ +bill +left out +as asked for$", out, re.M)
     assert re.search(
@@ -288,7 +288,7 @@ def test_another_table_is_understood_by_its_names(folder: Path, capsys: pytest.C
     table.write_csv("train.csv")
     run("train", "train.csv", "--target", "left", "--save", "m", "--quiet", "--missing", "-", *QUICK)
     run("predict", "m", "train.csv", "--output", "one.csv")
-    other = table.select("city", pl.lit("x").alias("more"), "bill", "age", "member", "id")
+    other = table.select("city", pl.lit("x").alias("more"), "bill", "since", "age", "member", "id")
     other.write_csv("other.csv", separator=";")
     run("predict", "m", "other.csv", "--output", "two.csv")
     assert Path("one.csv").read_bytes() == Path("two.csv").read_bytes()
@@ -297,7 +297,7 @@ def test_another_table_is_understood_by_its_names(folder: Path, capsys: pytest.C
     run("predict", "m", "new.csv", "--output", "three.csv")
     assert "city: new values, such as 'Genf', in 240 rows, taken as none of the known ones" in capsys.readouterr().err
     other.drop("age", "city").write_csv("less.csv")
-    assert "no column 'age', which the model needs. There are: more, bill, member, id" in refused(
+    assert "no column 'age', which the model needs. There are: more, bill, since, member, id" in refused(
         capsys, "predict", "m", "less.csv"
     )
     other.with_columns(age=pl.lit("old")).write_csv("wrong.csv")
@@ -369,7 +369,7 @@ def test_ctrl_c_saves_what_was_learned(folder: Path) -> None:
     assert process.returncode == 130
     assert err in ("", COMPILING)
     assert re.search(r"^epochs +\d+ of 1,000,000 in .*; interrupted; kept: the weights of epoch \d+$", out, re.M)
-    assert dense_xp.load("m").input_shape == (7,)
+    assert dense_xp.load("m").input_shape == (18,)
     assert dense_xp.describe("m")["history"].stopped == "interrupted"
     run("predict", "m", "shop.csv", "--output", "out.csv")
 
@@ -564,7 +564,7 @@ def test_columns_are_repeated_as_they_stand_in_the_file(folder: Path, capsys: py
         "spaces": [" a ", 'say "x"', "a\nb, c"],
         "left": ["yes", "no", "?"],
     }
-    table = pl.DataFrame({**columns, **{name: shop()[name][:3] for name in ("age", "city", "member", "bill")}})
+    table = pl.DataFrame({**columns, **{name: shop()[name][:3] for name in ("age", "city", "member", "since", "bill")}})
     table.write_csv("new.csv")
     names = [*columns, "age"]
     run("predict", "m", "new.csv", "--output", "out.csv", "--keep", ",".join(names))

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import time
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 pl = pytest.importorskip("polars")
 
 from dense_xp import tables  # noqa: E402
-from dense_xp.tables import Category, Classes, Encoder, Number, Quantity, make_target, split, task_of  # noqa: E402
+from dense_xp.tables import Category, Classes, Dates, Encoder, Number, Quantity, make_target, split, task_of  # noqa: E402
 from dense_xp.tables.columns import numbers_of  # noqa: E402
 from dense_xp.tables.delimited import MISSING  # noqa: E402
 from dense_xp.tables.errors import TableError  # noqa: E402
@@ -91,9 +92,9 @@ def test_a_single_column(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_texts_that_are_dates(day: str) -> None:
-    """As a feature left out for what they are; as a target refused, with few or many of them."""
+    """As a feature used, and here the same in all rows; as a target refused, with few or many of them."""
     frame = pl.DataFrame({"d": [day] * 9 + ["unknown", None], "x": np.arange(11) % 3, "y": np.arange(11) * 1.5})
-    assert "dates and times are not used" in Encoder.fit(frame, "y").left_out["d"]
+    assert Encoder.fit(frame, "y").left_out["d"] == f"constant, {day}"
     with pytest.raises(TableError, match="the target d holds dates or times"):
         make_target(frame["d"].drop_nulls())
 
@@ -102,6 +103,108 @@ def test_texts_that_are_dates(day: str) -> None:
 def test_texts_that_are_no_dates(text: str) -> None:
     frame = pl.DataFrame({"d": [text, "other"] * 6, "x": np.arange(12) % 3, "y": np.arange(12) * 1.5})
     assert "d" not in Encoder.fit(frame, "y").left_out
+
+
+DAYS = {
+    "6/28/2022": ("2022-06-28", None), "28/6/2022": ("2022-06-28", None), "6/28/22": ("2022-06-28", None),
+    "9/24/2021 1:19 PM": ("2021-09-24", 47940), "Mar 14, 2021": ("2021-03-14", None),
+    "14 March 2021": ("2021-03-14", None), "March 14 2021": ("2021-03-14", None),
+    "14-Mar-21": ("2021-03-14", None), "2. Sept. 2021": ("2021-09-02", None),
+    "Mon, 14 Mar 2021 10:30:00 GMT": ("2021-03-14", 37800), "2021-03-14T10:00:00Z": ("2021-03-14", 36000),
+    "2021-03-14 10:00+02:00": ("2021-03-14", 36000), "2021/3/4": ("2021-03-04", None),
+    "4.3.2021 10:30": ("2021-03-04", 37800), "1:19 pm": (None, 47940), "12:10 am": (None, 600),
+    "12:10 pm": (None, 43800),
+    "10:30:00.5": (None, 37800.5), "10:30:00,5": (None, 37800.5), "May 3rd, 2021": ("2021-05-03", None),
+    "Sept 5 69": ("1969-09-05", None), "Sept 5 68": ("2068-09-05", None),
+    "2024-05-41": (None, None), "2024-02-30": (None, None), "30/30/2024": (None, None), "25:00": (None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DAYS)
+def test_what_a_date_means(text: str) -> None:
+    """Told from a column in which another row has another day and another time."""
+    day, seconds = DAYS[text]
+    others = [f"2000-01-{i:02} 0{i % 10}:00" for i in range(1, 32)]
+    column = pl.Series("d", [text, *others])
+    dates = Dates.fit(column)
+    assert isinstance(dates, Dates)
+    into = np.zeros((len(column), len(dates.features)))
+    dates.encode(column, into)
+    row = dict(zip(dates.features, into[0], strict=True))
+    if day is None:
+        assert not any(value for name, value in row.items() if "time" not in name and "missing" not in name)
+    else:
+        number = (np.datetime64(day) - np.datetime64("1970-01-01")).astype(int) + (seconds or 0) / 86400
+        assert row["d: day"] * dates.scale + dates.mean == pytest.approx(number, rel=1e-12)
+        weekday = ("Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed")[int(number) % 7]
+        assert row[f"d: weekday={weekday}"] == 1
+    if seconds is not None:
+        angle = np.arctan2(row["d: time of day, sine"], row["d: time of day, cosine"])
+        assert angle % (2 * np.pi) == pytest.approx(2 * np.pi * seconds / 86400)
+    assert row.get("d: missing", 0) == (day is None and seconds is None)
+
+
+@pytest.mark.parametrize(
+    ("texts", "order", "first"),
+    [
+        (["6/7/2022", "13/7/2022"], "day first", "2022-07-06"),
+        (["6/7/2022", "7/13/2022"], "month first", "2022-06-07"),
+        (["6/7/2022", "7/8/2022"], "month first", "2022-06-07"),
+        (["6.7.2022", "7.8.2022"], "day first", "2022-07-06"),
+        (["2022-07-06", "2022-08-07"], "", "2022-07-06"),
+    ],
+)
+def test_whether_the_day_or_the_month_is_first_is_told_by_the_column(texts: list[str], order: str, first: str) -> None:
+    dates = Dates.fit(pl.Series("d", texts))
+    assert isinstance(dates, Dates)
+    assert dates.order == order
+    assert order in dates.report
+    into = np.zeros((2, len(dates.features)))
+    dates.encode(pl.Series("d", texts), into)
+    day = into[0, 0] * dates.scale + dates.mean
+    assert day == pytest.approx((np.datetime64(first) - np.datetime64("1970-01-01")).astype(int))
+
+
+def test_dates_are_the_same_however_the_file_has_them() -> None:
+    column = pl.datetime_range(pl.datetime(2019, 12, 30), pl.datetime(2021, 2, 1), "13h", eager=True).alias("d")
+    dates = Dates.fit(column)
+    assert isinstance(dates, Dates)
+    assert dates.parts == ("day", "year", "month", "weekday", "day of year", "time of day")
+    expected = np.zeros((len(column), len(dates.features)), dtype="float32")
+    dates.encode(column, expected)
+    assert abs(expected[:, :2].mean(axis=0)).max() < 0.5
+    assert np.isfinite(expected).all()
+    for other in (
+        column.dt.to_string("%B %d, %Y %I:%M %p"), column.dt.to_string("%Y/%m/%dT%H:%M:%SZ"),
+        column.dt.cast_time_unit("ms"), column.dt.replace_time_zone("Asia/Tokyo"),
+    ):  # fmt: skip
+        into = np.zeros_like(expected)
+        dates.encode(other, into)
+        np.testing.assert_allclose(into, expected, atol=1e-6)
+    days = Dates.fit(column.dt.date())
+    assert isinstance(days, Dates)
+    assert days.parts == dates.parts[:-1]
+    clock = Dates.fit(column.dt.time())
+    assert isinstance(clock, Dates)
+    assert clock.parts == ("time of day",)
+    with pytest.raises(TableError, match="d holds values of the type Int64, and must hold dates"):
+        dates.encode(pl.Series("d", [1]), np.zeros((1, len(dates.features))))
+    absent = pl.Series("d", [None, "never"])
+    into = np.zeros((2, len(dates.features)))
+    dates.encode(absent, into)
+    assert not into.any()
+    assert [*dates.notes(absent)] == ["d: no date that can be read in 2 rows, taken as the mean"]
+
+
+@pytest.mark.parametrize("change", [{"parts": ["hour"]}, {"parts": []}, {"scale": 0.0}, {"mean": 1}, {"order": "x"}])
+def test_a_strange_configuration_of_dates_is_refused(change: dict[str, Any]) -> None:
+    column = pl.Series("d", ["2020-01-01", "2021-02-02"] * 2)
+    encoder = Encoder.fit(pl.DataFrame({"d": column, "y": [1.0, 2.0, 3.0, 4.5]}), "y")
+    config = encoder.get_config()
+    assert Encoder.from_config(json.loads(json.dumps(config))) == encoder
+    config["columns"][0] |= change
+    with pytest.raises(ValueError, match="does not fit together"):
+        Encoder.from_config(config)
 
 
 @pytest.mark.parametrize("day", ["2024-02-29", "29.02.2024", "2024-02-29 10:30:00", "10:30:00"])
@@ -478,7 +581,8 @@ def test_the_most_frequent_values_have_a_place_and_the_others_share_one() -> Non
         ([5, 1, 7, 2], "PassengerId", "identifier"),
         ([0, 1, 2, 3], "", "identifier"),
         ([[1], [2], [3], [4]], "c", "of the type List"),
-        (pl.date_range(pl.date(2024, 1, 1), pl.date(2024, 1, 4), eager=True), "c", "dates and times are not used"),
+        ([date(2024, 1, 1)] * 4, "c", "constant, 2024-01-01"),
+        ([timedelta(1), timedelta(2), timedelta(3), timedelta(1)], "c", "of the type Duration"),
     ],
     ids=str,
 )
@@ -741,10 +845,10 @@ def broken(change: Any) -> Any:
         (lambda c: c["columns"][0].update(kind="os.system"), "unknown kind 'os.system'"),
         (lambda c: c["columns"][0].update(kind="classes"), "unknown kind 'classes'"),
         (lambda c: c["columns"][0].update(rogue=1), "unexpected keyword argument 'rogue'"),
-        (lambda c: c["columns"][0].update(mean="3"), "mean is '3'"),
+        (lambda c: c["columns"][0].update(mean="3"), "the mean '3'"),
         (lambda c: c["columns"][0].update(mean=float("nan")), "has the mean nan"),
         (lambda c: c["columns"][0].update(scale=0.0), "the scale 0.0"),
-        (lambda c: c["columns"][0].update(scale=10), "scale is 10"),
+        (lambda c: c["columns"][0].update(scale=10), "the scale 10"),
         (lambda c: c["columns"][0].update(missing=-1), "missing is -1"),
         (lambda c: c["columns"][0].update(name=3), "name is 3"),
         (lambda c: c["columns"][1].update(levels="ab"), "the labels 'ab'"),
