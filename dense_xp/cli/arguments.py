@@ -99,8 +99,9 @@ def on_device(backend: str | None, device: str | None) -> str | None:
     return f"{backend}:{device}"
 
 
-def unlimited_option(parser: argparse._ActionsContainer) -> None:
-    """Add ``--unlimited``."""
+def file_options(parser: argparse._ActionsContainer) -> None:
+    """Add what says how a table is read: ``--encoding`` and ``--unlimited``."""
+    parser.add_argument("--encoding", metavar="NAME", default="utf-8", help="of a CSV file, such as latin-1 or cp1252")
     parser.add_argument(
         "--unlimited",
         action="store_true",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dense_xp import tables
-from dense_xp.cli.arguments import DATA, Parser, add_command, names, unlimited_option
+from dense_xp.cli.arguments import DATA, Parser, add_command, file_options, names
 from dense_xp.cli.pictures import prediction_quality
 from dense_xp.cli.reports import (
     Lines,
@@ -31,6 +32,7 @@ from dense_xp.tables import Classes, Encoder, Quantity, counted, free_name, some
 from dense_xp.tables import files as table_files
 from dense_xp.tables.errors import TableError
 from dense_xp.tables.files import Table
+from dense_xp.training.history import History
 from dense_xp.training.sequential import Sequential
 
 _MOST_CLASSES = 10  # whose confusion is printed
@@ -43,7 +45,7 @@ def add(commands: Any, backend: Parser) -> None:
     given.add_argument("model", metavar="MODEL", help="file that train or dense_xp.save wrote")
     table = Parser(add_help=False)
     table.add_argument("data", metavar="DATA", help=DATA)
-    unlimited_option(table)
+    file_options(table)
 
     use = add_command(
         commands,
@@ -144,21 +146,36 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _model_and_table(arguments: argparse.Namespace) -> tuple[Layer, Encoder, Table]:
-    model, encoder, about = _load(arguments.model)
+class Loaded(NamedTuple):
+    """A model from a file that ``train`` wrote, and what was saved with it."""
+
+    model: Any
+    encoder: Encoder
+    about: Mapping[str, Any]
+    history: History | None
+
+
+def load_with_table(path: str) -> Loaded:
+    """Load a model, and what stands between it and a table; raise ModelFileError if nothing does."""
+    model, encoder, about = _load(path)
     if encoder is None:
         raise ModelFileError(
-            f"{arguments.model} holds a model without the columns that it was trained on: only dense-xp train saves "
+            f"{path} holds a model without the columns that it was trained on: only dense-xp train saves "
             "them; dense_xp.load(...).predict takes arrays"
         )
-    texts = [column.name for column in (*encoder.columns, encoder.target) if getattr(column, "of", "") == "text"]
+    return Loaded(model, encoder, about, describe(path).get("history"))
+
+
+def _model_and_table(arguments: argparse.Namespace) -> tuple[Layer, Encoder, Table]:
+    model, encoder, about, _ = load_with_table(arguments.model)
     table = table_files.read_table(
         arguments.data,
-        texts=texts,
+        texts=encoder.texts,
         missing=about["missing"],
         values=about.get("values", []),
         decimals=about.get("decimals", {}),
         keep=getattr(arguments, "keep", ()),
+        encoding=arguments.encoding,
         unlimited=arguments.unlimited,
     )
     tables.check_columns(table.frame, [column.name for column in encoder.columns], ", which the model needs")

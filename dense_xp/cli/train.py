@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -17,28 +17,31 @@ from dense_xp.cli.arguments import (
     Parser,
     add_command,
     as_given,
+    file_options,
     names,
     not_negative,
     positive,
     rate,
     share,
-    unlimited_option,
     widths,
 )
+from dense_xp.cli.models import load_with_table
 from dense_xp.cli.scores import in_words, scores
 from dense_xp.kernels import kernels_for, optional
 from dense_xp.layers.activations import get_activation
 from dense_xp.layers.dense import Dense
-from dense_xp.layers.layer import Layer
 from dense_xp.layers.perceptron import NORMALIZATIONS, hidden_layers
 from dense_xp.layers.piecewise import PiecewiseLinear
+from dense_xp.learning.losses import Loss, SoftmaxCrossEntropy
+from dense_xp.learning.metrics import named_metrics
 from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.saving import save
 from dense_xp.support.files import write_atomically
 from dense_xp.support.pictures import check_picture, require_matplotlib
-from dense_xp.tables import Classes, Encoder, Quantity, Target, counted, some_of
+from dense_xp.tables import MAX_LEVELS, Classes, Encoder, Quantity, Target, counted, some_of
 from dense_xp.tables import files as table_files
 from dense_xp.tables.errors import TableError
+from dense_xp.tables.leaks import leaks
 from dense_xp.tables.parquet import EncodedRows, ParquetTable
 from dense_xp.training.callbacks import CSVLog, EarlyStopping
 from dense_xp.training.history import DivergenceError, History, Run
@@ -46,6 +49,16 @@ from dense_xp.training.pictures import learning_curve
 from dense_xp.training.sequential import Sequential
 
 Rows: TypeAlias = np.ndarray[Any, Any]
+
+_OF_THE_MODEL = (
+    "target", "task", "drop", "category", "number", "missing", "value", "decimal", "max_levels", "validation", "seed",
+    "hidden", "activation", "dropout", "normalization", "bins", "optimizer", "learning_rate", "weight_decay",
+    "class_weight", "metric",
+)  # fmt: skip
+"""Options that a model which is learned on with has already."""
+
+_KEPT = ("optimizer", "seed", "validation", "class_weight", "metric")
+"""Those that its file keeps, and the measure to stop by."""
 
 _RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus")
 
@@ -81,7 +94,9 @@ def add(commands: Any, backend: Parser) -> None:
                        help="what is a value here, though in CSV files it often is a missing one: NA")  # fmt: skip
     table.add_argument("--decimal", metavar="SIGN", choices=(".", ","), default="",
                        help="the decimal sign of a CSV file, . or , (default: as its numbers have it)")  # fmt: skip
-    unlimited_option(table)
+    file_options(table)
+    table.add_argument("--max-levels", metavar="N", type=positive, default=MAX_LEVELS,
+                       help=f"values of a category with a feature of their own (default: {MAX_LEVELS})")  # fmt: skip
     table.add_argument("--stream", action="store_true",
                        help="read a Parquet file piece by piece, as a folder of them always is: for tables that are "
                        "larger than memory")  # fmt: skip
@@ -105,15 +120,22 @@ def add(commands: Any, backend: Parser) -> None:
     training.add_argument("--optimizer", metavar="NAME", default="adam", help="default: adam")
     training.add_argument("--learning-rate", metavar="RATE", type=rate, help="default: that of the optimizer")
     training.add_argument("--weight-decay", metavar="RATE", type=rate, help="default: that of the optimizer")
+    training.add_argument("--class-weight", metavar="WEIGHTS", type=names, default=[],
+                          help="how much each class counts: balanced, or such as yes=3,no=1")  # fmt: skip
     training.add_argument("--patience", metavar="EPOCHS", type=not_negative, default=10,
                           help="stop after more epochs than these without a better loss on the held-out rows; "
                           "the best weights are kept (default: 10)")  # fmt: skip
+    training.add_argument("--metric", metavar="NAME",
+                          help="measure to stop by in place of the loss: accuracy, auc, f1, r2, ...")  # fmt: skip
+    training.add_argument("--resume", metavar="MODEL",
+                          help="learn on from a file that train wrote: table and network are its own")  # fmt: skip
     training.add_argument("--plot", metavar="FILE", help="draw the learning curve (needs matplotlib)")
     training.add_argument("--report", metavar="FILE.html",
                           help="write a page with data, learning curve, measures, the largest errors and what each "
                           "column is worth (needs matplotlib)")  # fmt: skip
     training.add_argument("--log", metavar="FILE.csv", help="write a line for each epoch")
     training.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    command.set_defaults(own={name: command.get_default(name) for name in _OF_THE_MODEL})
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -133,25 +155,114 @@ def train(arguments: argparse.Namespace) -> int:
     if get_backend().reason:
         say("backend", f"auto: {get_backend().reason}")
 
-    marks = {"missing": arguments.missing, "values": arguments.value}
-    signs, unlimited = arguments.decimal, arguments.unlimited
+    start = None
+    if arguments.resume:
+        start = load_with_table(arguments.resume)
+        _take_over(arguments, start.about)
+    measure = None if arguments.metric is None else next(iter(named_metrics([arguments.metric])))
+    data = _read(arguments, None if start is None else start.encoder, say)
+    encoder, batch_size = data.encoder, arguments.batch_size or min(1024, max(32, data.rows // 100))
+    if start is None:
+        model, history = _network(arguments, data), None
+        model.initialize(optimizer)
+    else:
+        model, history = start.model, start.history
+    weights = _class_weights(arguments.class_weight, data)
+    _introduce(arguments, encoder, model, say)
+    say("training", f"{arguments.optimizer}, batches of {batch_size:,}, at most {counted(arguments.epochs, 'epoch')}")
+    own = "accuracy" if isinstance(encoder.target, Classes) else "r2"
+    history, failure = _fit(
+        model,
+        data,
+        arguments.epochs,
+        batch_size,
+        loss=None if weights is None else SoftmaxCrossEntropy(class_weight=weights),
+        metrics=[own, *([] if measure in (None, own) else [arguments.metric])],
+        stopping=EarlyStopping(f"val_{measure or 'loss'}", patience=arguments.patience),
+        history=history,
+        log=arguments.log,
+        quiet=arguments.quiet,
+    )
+    say("epochs", reports.epochs(history, None if arguments.resume else arguments.epochs))
+    if data.validation is not None:
+        known = encoder.encode_target(data.measured) if data.streams else data.validation[1]
+        found = scores(encoder, model.predict(data.validation[0]), known)
+        say("held out", f"{in_words(encoder, found)}; these rows chose the epoch")
+    if history.best_epoch == history.epochs and not history.stopped:
+        say("advice", "the last epoch was the best one: more may help, with --epochs")
+    settings = {name: getattr(arguments, name) for name in _KEPT}
+    counts = {"rows": data.rows, "held_out": data.held_out, **settings}
+    marks = {"missing": arguments.missing, "values": arguments.value, "decimals": dict(data.decimals)}
+    save(model, arguments.save, history=history, extra={"table": encoder.get_config(), **marks, "training": counts})
+    say("saved", arguments.save)
+    _draw(arguments, data, model, history, say)
+    if isinstance(failure, DivergenceError):
+        raise ArithmeticError(f"{failure}. {arguments.save} has the last good ones") from failure
+    return 0 if failure is None else 130
+
+
+def _take_over(arguments: argparse.Namespace, about: Mapping[str, Any]) -> None:
+    """Let the model that is learned on with say what it has already; raise if an option says otherwise."""
+    for name, default in arguments.own.items():
+        if getattr(arguments, name) != default:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} is what {arguments.resume} has already: leave {option} or --resume out")
+    settings = about.get("training", {})
+    for name in _KEPT:
+        setattr(arguments, name, getattr(arguments, name) if name not in settings else settings[name])
+    arguments.missing, arguments.value = about["missing"], about.get("values", [])
+    arguments.decimal = about.get("decimals", {})
+
+
+class _Data(NamedTuple):
+    encoder: Encoder
+    learn: tuple[Any, Any]
+    validation: tuple[Any, Any] | None
+    measured: Any
+    """The rows that are held out, or else those of the training, as a table."""
+    rows: int
+    held_out: int
+    decimals: Mapping[str, str]
+    streams: bool
+
+
+def _read(arguments: argparse.Namespace, known: Encoder | None, say: reports.Lines) -> _Data:
+    """Read a table, divide its rows, and learn from those of the training how all are encoded, if that is not known."""
     streams = arguments.stream or os.path.isdir(arguments.data)
     if streams:
+        if arguments.bins:
+            raise TableError("--bins needs the table as a whole: leave --bins or --stream out")
         table = _streamed(arguments.data, arguments.missing, arguments.report)
     else:
         table = table_files.read_table(
-            arguments.data, texts=arguments.category, decimals=signs, unlimited=unlimited, **marks
+            arguments.data,
+            texts=arguments.category if known is None else known.texts,
+            missing=arguments.missing,
+            values=arguments.value,
+            decimals=arguments.decimal,
+            encoding=arguments.encoding,
+            unlimited=arguments.unlimited,
         )
     frame: Any = table.frame
     say("data", f"{arguments.data}: {counted(frame.height, 'row')}, {counted(frame.width, 'column')}")
     for line in (*table.notes, *reports.first_of([*table.readings.values()], "column")):
         say("data", line)
-    name = _target_name(arguments.target, arguments.data, arguments.drop, frame)
+    if known is None:
+        name = _target_name(arguments.target, arguments.data, arguments.drop, frame)
+    else:
+        name = known.target.name
+        tables.check_columns(frame, [name], ", the target")
     frame = reports.with_target(frame, name, lambda line: say("data", line))
-    target, rows, held_out = _divided(frame[name], arguments.task, arguments.validation, arguments.seed, say)
-    uses = {"drop": arguments.drop, "categories": arguments.category, "numbers": arguments.number}
+    target, rows, held_out = _divided(frame[name], known, arguments, say)
     of_training, of_validation = (frame.only(part) if streams else frame[part] for part in (rows, held_out))
-    encoder = Encoder.fit(of_training, target, **uses)
+    encoder = known or Encoder.fit(
+        of_training,
+        target,
+        drop=arguments.drop,
+        categories=arguments.category,
+        numbers=arguments.number,
+        max_levels=arguments.max_levels,
+    )
     say.columns(encoder)
     if len(held_out) and not arguments.quiet:
         for line in reports.first_of(encoder.notes(of_validation), "column"):
@@ -160,66 +271,92 @@ def train(arguments: argparse.Namespace) -> int:
     def encoded(part: Any) -> tuple[Any, Any]:
         return (EncodedRows(part, encoder), None) if streams else (encoder.encode(part), encoder.encode_target(part))
 
-    learn, validation = encoded(of_training), encoded(of_validation) if len(held_out) else None
+    learn = encoded(of_training)
+    if not streams:
+        for line in reports.first_of(leaks(encoder, *learn), "column"):
+            say("leak?", line)
+    validation = encoded(of_validation) if len(held_out) else None
+    measured = of_training if validation is None else of_validation
+    return _Data(encoder, learn, validation, measured, len(rows), len(held_out), table.decimals, streams)
 
-    sizes, activation = arguments.hidden, arguments.activation
-    hidden = _hidden(sizes, activation, arguments.normalization, arguments.dropout)
-    first = [PiecewiseLinear.from_data(learn[0], arguments.bins)] if arguments.bins else []
-    layers = [*first, *hidden, Dense(target.n_outputs)]
-    model = Sequential(layers, input_shape=(len(encoder.features),), rng=arguments.seed)
-    model.initialize(optimizer)
-    classes = isinstance(target, Classes)
-    end = f"{target.n_outputs} classes" if classes else "1 number"
-    bins = [counted(layer.output_shape()[0], "bin") for layer in first]
-    shape = [counted(len(encoder.features), "feature"), *bins, *(f"{units} {activation}" for units in sizes), end]
+
+def _network(arguments: argparse.Namespace, data: _Data) -> Sequential:
+    """Return what is to learn."""
+    activation = arguments.activation
+    first = [PiecewiseLinear.from_data(data.learn[0], arguments.bins)] if arguments.bins else []
+    hidden = hidden_layers(
+        arguments.hidden,
+        [activation] * len(arguments.hidden),
+        kernel_initializer="he_uniform" if activation in _RECTIFIERS else "glorot_uniform",
+        normalization=None if arguments.normalization == "none" else arguments.normalization,
+        dropout=arguments.dropout,
+    )
+    layers = [*first, *hidden, Dense(data.encoder.target.n_outputs)]
+    return Sequential(layers, input_shape=(len(data.encoder.features),), rng=arguments.seed)
+
+
+def _introduce(arguments: argparse.Namespace, encoder: Encoder, model: Sequential, say: reports.Lines) -> None:
+    """Say what learns, and that it has to be compiled first."""
+    target = encoder.target
+    names = {PiecewiseLinear: "bins", Dense: arguments.activation if not arguments.resume else "units"}
+    inside = [f"{layer.output_shape()[0]} {names[type(layer)]}" for layer in model.layers[:-1] if type(layer) in names]
+    end = f"{target.n_outputs} classes" if isinstance(target, Classes) else "1 number"
+    shape = [counted(len(encoder.features), "feature"), *inside, end]
     say("network", f"{' → '.join(shape)}: {model.parameters():,} parameters, {model.dtype} on {model.backend}")
-    batch_size = arguments.batch_size or min(1024, max(32, len(rows) // 100))
-    say("training", f"{arguments.optimizer}, batches of {batch_size:,}, at most {counted(arguments.epochs, 'epoch')}")
-
     family = model.built().kernels
     compiles_first = optional(kernels_for(family), "compiles_first") if family else None
     if compiles_first is not None and compiles_first() and not arguments.quiet:
         reports.note("compiling the loops first, once after an installation: some seconds")
 
-    history, failure = _fit(
-        model,
-        learn,
-        validation,
-        arguments.epochs,
-        batch_size,
-        metric="accuracy" if classes else "r2",
-        patience=arguments.patience,
-        log=arguments.log,
-        quiet=arguments.quiet,
-    )
-    say("epochs", reports.epochs(history, arguments.epochs))
-    if validation is not None:
-        known = encoder.encode_target(of_validation) if streams else validation[1]
-        found = scores(encoder, model.predict(validation[0]), known)
-        say("held out", f"{in_words(encoder, found)}; these rows chose the epoch")
-    if history.best_epoch == history.epochs == arguments.epochs:
-        say("advice", "the last epoch was the best one: more may help, with --epochs")
-    counts = {"rows": len(rows), "held_out": len(held_out), "seed": arguments.seed}
-    about = {"table": encoder.get_config(), **marks, "decimals": dict(table.decimals), "training": counts}
-    save(model, arguments.save, history=history, extra=about)
-    say("saved", arguments.save)
+
+def _class_weights(given: Sequence[str], data: _Data) -> list[float] | None:
+    """Return how much each class counts, from ``balanced`` or ``label=weight``."""
+    target = data.encoder.target
+    if not given:
+        return None
+    if not isinstance(target, Classes):
+        raise ValueError(f"--class-weight is for classes, and {target.name} is a number")
+    if [*given] == ["balanced"]:
+        if data.streams:
+            raise TableError("--class-weight balanced needs the table as a whole: give a weight for each class")
+        counts = np.bincount(data.learn[1], minlength=target.n_outputs)
+        return [float(weight) for weight in len(data.learn[1]) / (target.n_outputs * np.maximum(1, counts))]
+    weights = dict.fromkeys(target.labels, 1.0)
+    for text in given:
+        label, _, weight = text.rpartition("=")
+        if label not in weights:
+            raise ValueError(f"--class-weight {text!r}: write label=weight, with one of {some_of(list(target.labels))}")
+        try:
+            weights[label] = rate(weight)
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--class-weight {text!r}: {error}") from None
+    return [*weights.values()]
+
+
+def _draw(arguments: argparse.Namespace, data: _Data, model: Sequential, history: History, say: reports.Lines) -> None:
+    """Write curve and report, and say where they are."""
+    if arguments.log:
+        say("log", arguments.log)
     if arguments.plot and history.epochs:
         learning_curve(history).savefig(arguments.plot, dpi=150)
+        say("curve", arguments.plot)
     if arguments.report and history.epochs:
         from dense_xp.cli.page import page
 
-        title = f"{target.name}, learned from {os.path.basename(arguments.data)}"
-        measured = frame[rows if validation is None else held_out]
-        which = f"{counted(measured.height, 'row')} that were {'learned from' if validation is None else 'held out'}"
-        text = page(title, say.said, encoder, history, measured, which, validation or learn, model.predict)
+        title = f"{data.encoder.target.name}, learned from {os.path.basename(arguments.data)}"
+        which = "learned from" if data.validation is None else "held out"
+        text = page(
+            title,
+            say.said,
+            data.encoder,
+            history,
+            data.measured,
+            f"{counted(data.measured.height, 'row')} that were {which}",
+            data.validation or data.learn,
+            model.predict,
+        )
         write_atomically(arguments.report, text.encode())
-    pictures = (("curve", arguments.plot), ("report", arguments.report)) if history.epochs else ()
-    for name, path in (("log", arguments.log), *pictures):
-        if path:
-            say(name, path)
-    if isinstance(failure, DivergenceError):
-        raise ArithmeticError(f"{failure}. {arguments.save} has the last good ones") from failure
-    return 0 if failure is None else 130
+        say("report", arguments.report)
 
 
 def _streamed(path: str, missing: Sequence[str], report: str | None) -> table_files.Table:
@@ -246,68 +383,66 @@ def _target_name(name: str | None, path: str, drop: Sequence[str], frame: Any) -
     return name
 
 
-def _divided(column: Any, asked: str | None, share: float, seed: int, say: reports.Lines) -> tuple[Target, Rows, Rows]:
+def _divided(
+    column: Any, known: Encoder | None, arguments: argparse.Namespace, say: reports.Lines
+) -> tuple[Target, Rows, Rows]:
     """Return what is predicted, and which rows are learned from and which held out."""
-    target = tables.make_target(column, asked)
+    asked, seed = arguments.task, arguments.seed
+    target = tables.make_target(column, asked) if known is None else known.target
     codes = target.encode(column) if isinstance(target, Classes) else None
-    rows, held_out = tables.split(len(column), share, seed, codes)
-    task, why = tables.task_of(column)
-    reason = f"as asked for; {why}" if asked else f"{why}; --task decides otherwise"
-    say("target", f"{column.name}: {asked or task} ({reason})")
+    rows, held_out = tables.split(len(column), arguments.validation, seed, codes)
+    if known is None:
+        task, why = tables.task_of(column)
+        reason = f"as asked for; {why}" if asked else f"{why}; --task decides otherwise"
+        say("target", f"{column.name}: {asked or task} ({reason})")
+        target = target if codes is not None else Quantity.fit(column[rows])
     say("target", _balance(target, column, codes))
     by_class = ", of each class its share" if codes is not None else ""
     say("rows", f"{len(rows):,} to learn from, {len(held_out):,} held out (seed {seed}{by_class})")
-    return (target if codes is not None else Quantity.fit(column[rows])), rows, held_out
-
-
-def _hidden(sizes: Sequence[int], activation: str, normalization: str, dropout: float) -> list[Layer]:
-    return hidden_layers(
-        sizes,
-        [activation] * len(sizes),
-        kernel_initializer="he_uniform" if activation in _RECTIFIERS else "glorot_uniform",
-        normalization=None if normalization == "none" else normalization,
-        dropout=dropout,
-    )
+    return target, rows, held_out
 
 
 def _fit(
     model: Sequential,
-    learn: tuple[Any, Any],
-    validation: tuple[Any, Any] | None,
+    data: _Data,
     n_epochs: int,
     batch_size: int,
     *,
-    metric: str,
-    patience: int,
+    loss: Loss | None,
+    metrics: Sequence[str],
+    stopping: EarlyStopping,
+    history: History | None,
     log: str | None,
     quiet: bool,
 ) -> tuple[History, BaseException | None]:
     """Train; return the history, and the error or the Ctrl-C that ended the training early."""
     runs: list[Run] = []  # called with the run after each epoch, it knows what was measured before Ctrl-C
     callbacks: list[Any] = [runs.append]
-    if validation is not None:
-        callbacks.append(EarlyStopping(patience=patience))
+    if data.validation is not None:
+        callbacks.append(stopping)
     if log:
-        callbacks.append(CSVLog(log))
+        callbacks.append(CSVLog(log, append=history is not None))
     failure: BaseException | None = None
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # a loss that is no number is an error of its own
             model.fit(
-                *learn,
+                *data.learn,
                 n_epochs,
                 batch_size,
-                metrics=[metric],
-                validation_data=validation,
+                loss=loss,
+                metrics=metrics,
+                validation_data=data.validation,
                 callbacks=callbacks,
+                history=history,
                 verbose=False if quiet else None,
             )
     except (KeyboardInterrupt, DivergenceError) as error:
         if isinstance(error, KeyboardInterrupt) and not runs:
             raise KeyboardInterrupt("interrupted before the first epoch was over: nothing is saved") from None
         failure = error
-    history = runs[0].history if runs else History()
+    history = runs[0].history if runs else history or History()
     if isinstance(failure, DivergenceError):
-        if not runs or (validation is not None and history.best_epoch is None):
+        if not runs or (data.validation is not None and history.best_epoch is None):
             raise failure  # no epoch gave weights that are worth a file
         history.stopped = "the loss was no longer finite"
     elif failure is not None:

@@ -29,7 +29,7 @@ IDENTITY = (0.0, 1.0)
 
 
 class PiecewiseLinear(Layer):
-    r"""Piecewise-linear encoding of numbers, a first layer; :meth:`from_data` learns its bins.
+    r"""Piecewise-linear encoding of numbers, a first layer; :meth:`PiecewiseLinear.from_data` learns its bins.
 
     Each feature becomes as many numbers as it has bins. They rise from 0 to 1 one after the other, as the feature rises
     from edge to edge; below the first edge and above the last the outer bins go on as lines.

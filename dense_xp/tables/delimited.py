@@ -6,6 +6,7 @@ counts where a field begins, if another one ends the field.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import itertools
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None", "?")
 """What stands for a missing value in a CSV file."""
 
+_NOT_UTF8 = "is not text in UTF-8: say --encoding, such as latin-1 or utf-16, or save it in UTF-8"
 _SEPARATORS = (",", ";", "\t", "|")
 _BOM = b"\xef\xbb\xbf"
 _SAMPLE = 16  # as a power of 2, in bytes
@@ -31,6 +33,18 @@ _SAMPLE = 16  # as a power of 2, in bytes
 def marks(missing: Sequence[str], values: Sequence[str]) -> list[str]:
     """Return what stands for a missing value in a CSV file: the usual marks without `values`, and others."""
     return [*(mark for mark in MISSING if mark not in values), *missing]
+
+
+def in_utf8(path: str, data: bytes, encoding: str) -> bytes:
+    """Return what a file holds in UTF-8, from another encoding."""
+    try:
+        if codecs.lookup(encoding).name == "utf-8":
+            return data
+        return data.decode(encoding).encode()
+    except LookupError:
+        raise TableError(f"{encoding!r} is no encoding: there are utf-8, latin-1, cp1252, utf-16 and others") from None
+    except UnicodeError as error:
+        raise TableError(f"{path} is not text in {encoding}: {error}") from None
 
 
 def cells(path: str, data: bytes) -> tuple[pl.DataFrame, str, list[str]]:
@@ -54,7 +68,7 @@ def cells(path: str, data: bytes) -> tuple[pl.DataFrame, str, list[str]]:
     """
     pl = require_polars()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[: 2**_SAMPLE]:
-        raise TableError(f"{path} is not text in UTF-8: save it as CSV in UTF-8")
+        raise TableError(f"{path} {_NOT_UTF8}")
     said = re.match(rb'(?:\xef\xbb\xbf)?"?sep=([^"\r\n])"?(?:\r?\n|\r)', data)  # as Excel has it
     data = data[said.end() :] if said else data
     end = "\r" if b"\r" in data[: 2**_SAMPLE] and b"\n" not in data[: 2**_SAMPLE] else "\n"
@@ -81,7 +95,9 @@ def cells(path: str, data: bytes) -> tuple[pl.DataFrame, str, list[str]]:
         raise TableError(f"{path} is empty") from None
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         if "utf-8" in str(error):
-            raise TableError(f"{path} is not text in UTF-8: save it as CSV in UTF-8") from None
+            raise TableError(
+                f"{path} is not text in UTF-8: say --encoding, such as latin-1 or utf-16, or save it in UTF-8"
+            ) from None
         if "found more fields" in str(error):
             raise too_many from None
         raise

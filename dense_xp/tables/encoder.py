@@ -130,6 +130,11 @@ class Encoder:
         """The names of what the network sees, in order."""
         return [feature for column in self.columns for feature in column.features]
 
+    @property
+    def texts(self) -> list[str]:
+        """The columns whose values are texts, also where a file has numbers in them."""
+        return [column.name for column in (*self.columns, self.target) if getattr(column, "of", "") == "text"]
+
     def encode(self, frame: pl.DataFrame) -> Host:
         """Return the features of each row; columns are found by name, and others are ignored.
 

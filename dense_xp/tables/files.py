@@ -93,6 +93,7 @@ def read_table(
     values: Sequence[str] = (),
     decimals: Mapping[str, str] | str = "",
     keep: Sequence[str] = (),
+    encoding: str = "utf-8",
     unlimited: bool = False,
 ) -> Table:
     """Read a table.
@@ -114,6 +115,8 @@ def read_table(
         ``1,234`` does; by default the other columns tell.
     keep : sequence of str
         Columns that are returned as they stand in the file too, if they are there.
+    encoding : str, default "utf-8"
+        That of a CSV file.
     unlimited : bool, default False
         Whether to read a file that takes far more memory than its size lets one expect.
 
@@ -135,7 +138,8 @@ def read_table(
     limit = sys.maxsize if unlimited else _SPARE + _TIMES * os.path.getsize(path)
     try:
         if kind == "csv":
-            cells, separator, notes = delimited.cells(path, _unpacked(path, limit))
+            data = delimited.in_utf8(path, _unpacked(path, limit), encoding)
+            cells, separator, notes = delimited.cells(path, data)
             written = cells.select(name for name in cells.columns if name in keep)
             cells = marked(cells, delimited.marks(missing, values))
             frame, signs, readings = delimited.settled(
