@@ -68,7 +68,7 @@ def run_epochs(
                     break
                 order = rng.permutation(n) if shuffle else np.arange(n)
                 before = step.moment()
-                with _whole_steps(step, before), interrupts.held():
+                with interrupts.held(), _whole_steps(step, before):
                     step.begin_epoch()
                     values, taken = [], []
                     for rows, batch in samples.batches(order, batch_size):
