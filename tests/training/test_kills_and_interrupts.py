@@ -226,7 +226,7 @@ def interrupts_of(name: str, count: int, seed: int) -> str:
             train()
             rings[0] = 0
         except KeyboardInterrupt:
-            try:  # noqa: SIM105
+            try:
                 while rings[0]:
                     time.sleep(1e-4)
             except KeyboardInterrupt:
