@@ -95,7 +95,7 @@ def trained(name: str, folder: Path, told: Callable[[], object] = lambda: None) 
         lambda run: told(),
         EarlyStopping(patience=4),
         ReduceLROnPlateau(patience=1, factor=0.5),
-        CSVLog(folder / "log.csv", append=True),
+        CSVLog(folder / "log.csv", append=there),
         Checkpoint(path),
     ]
     left = EPOCHS - (history.epochs if history else 0)
