@@ -669,3 +669,9 @@ def test_dropout_behind_a_sigmoid_changes_nothing_of_what_a_yes_is() -> None:
     net.initialize()
     net.params = {**net.params, "sequential": {"dense": {"W": np.asarray([[0.0], [0.0]]), "w0": np.asarray([[-1.0]])}}}
     assert net.evaluate(np.ones((4, 2)), np.zeros(4), metrics=["accuracy"])["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("name", [3.5, [], np.ones(2)])
+def test_the_name_of_a_metric_is_a_text(name: Any) -> None:
+    with pytest.raises(TypeError, match="the name of a metric is a text"):
+        named_metrics([Accuracy(name=name)])
