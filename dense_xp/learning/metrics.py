@@ -409,10 +409,10 @@ def get_metric(spec: MetricLike) -> tuple[str, Measure]:
         raise TypeError(f"{spec.__name__} is a class: pass a metric, {spec.__name__}()")
     if not callable(spec):
         raise TypeError(f"a metric is a name, a Metric or a function of (prediction, target), and this is {spec!r}")
-    name = getattr(spec, "name", "")
-    if not isinstance(name, str | None):
-        raise TypeError(f"the name of a metric is a text, and this is {name!r:.60}")
-    name = name or getattr(spec, "__name__", type(spec).__name__)
+    given: Any = getattr(spec, "name", "")
+    if not isinstance(given, str | None):
+        raise TypeError(f"the name of a metric is a text, and this is {given!r:.60}")
+    name = str(given or getattr(spec, "__name__", type(spec).__name__))
     if isinstance(spec, Loss) and type(spec).sample_weights is not Loss.sample_weights:
         return name, AverageLoss(spec)
     return name, spec if isinstance(spec, Metric) or _takes_weight(spec) else Unweighted(spec)
