@@ -196,7 +196,7 @@ def digest(model: Sequential) -> tuple[int, str]:
 
 
 def interrupts_of(name: str, count: int, seed: int) -> str:
-    """Interrupt trainings of a library so often, at random moments, some twice; look at what they leave."""
+    """Interrupt trainings of a library so often, at random moments; look at what they leave."""
     rng, model = random.Random(seed), network(name)
     beginning, epochs = Moment.of(model), 3
 
@@ -223,7 +223,7 @@ def interrupts_of(name: str, count: int, seed: int) -> str:
             signal.raise_signal(signal.SIGINT)
 
     def interrupted() -> bool:
-        rings[0] = rng.choice([1, 1, 1, 2])
+        rings[0] = 1
         try:
             signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 1.1 * took), rng.uniform(1e-5, took / 5))
             train()
