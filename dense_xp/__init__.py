@@ -1,5 +1,6 @@
 """The fully connected layer on every array library: the same code, the same numbers."""
 
+import dense_xp.starting  # noqa: F401  before all that takes time
 from dense_xp.backend import (
     Backend,
     BackendError,

@@ -10,6 +10,7 @@ import dense_xp
 from dense_xp.backend import BackendError, set_backend
 from dense_xp.cli import library, models, train
 from dense_xp.cli.arguments import Parser, backend_options, on_device
+from dense_xp.starting import catches_interrupts
 from dense_xp.support.texts import plain
 
 
@@ -36,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 if something that was given cannot be used, with the reason in one line on standard error; 130 after
         Ctrl-C; 1 if `parity` finds a broken bound.
     """
-    arguments = _parser().parse_args(argv)
     try:
+        catches_interrupts()
+        arguments = _parser().parse_args(argv)
         if "backend" in arguments and (chosen := on_device(arguments.backend, arguments.device)) is not None:
             set_backend(chosen)
         status: int = arguments.run(arguments)

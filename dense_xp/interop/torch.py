@@ -81,6 +81,8 @@ def from_torch(module: Any, model: Sequential | None = None, *, backend: Any = N
     nn = imported("torch.nn", "torch")
     if not isinstance(module, nn.Module):
         raise TypeError(f"from_torch takes a torch.nn.Module or a state dict, and this is a {type(module).__name__}")
+    if away := [name for name, array in module.state_dict().items() if array.is_meta]:
+        raise ValueError(f"{away} are on the device 'meta', which holds no numbers: load the weights first")
     parts = _parts(nn, module, "")
     named = list(module.named_parameters(remove_duplicate=False))
     if shared := [name for i, (name, own) in enumerate(named) if any(own is other for _, other in named[:i])]:
@@ -122,6 +124,8 @@ def _check_hooks(module: Any, path: str) -> None:
             f"its {names} is computed: torch.nn.utils.parametrize.remove_parametrizations first",
             TypeError,
         )
+    if "forward" in vars(module):
+        raise _refusal(module, path, "its forward is a function of its own: write it as a subclass of Layer", TypeError)
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     hooks = [hook for kind in kinds for hook in getattr(module, kind, {}).values()]
     if hooks:

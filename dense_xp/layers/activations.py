@@ -8,7 +8,7 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
-from dense_xp.layers.configured import layer_class
+from dense_xp.layers.configured import layer_of
 from dense_xp.layers.contract import Contract
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.special import log_softmax, normal_cdf, sigmoid, softplus
@@ -373,7 +373,7 @@ def get_activation(spec: str | Mapping[str, Any] | Layer | None) -> Layer | None
     if spec is None or spec == "linear":
         return None
     if isinstance(spec, Mapping):
-        spec = layer_class(spec["class"]).from_config(spec["config"])
+        spec = layer_of(spec)
     if isinstance(spec, str):
         spec = by_name("activation", ACTIVATIONS, spec, ", linear, or a layer without parameters")()
     activation = ACTIVATIONS.made(spec)

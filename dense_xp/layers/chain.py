@@ -13,12 +13,14 @@ from typing import Any, Self
 import numpy as np
 
 from dense_xp.backend import Array, Backend, get_backend, resolve, use_backend
-from dense_xp.layers.configured import layer_class
+from dense_xp.layers.configured import layer_of
 from dense_xp.layers.contract import is_pure
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.placed import build_with, unchanged_on_failure
 from dense_xp.learning import loss_scaling
 from dense_xp.learning.optimizers import as_optimizer
+from dense_xp.support.checks import several
+from dense_xp.support.registry import settings_of
 from dense_xp.support.seeds import Rng, as_rng
 from dense_xp.support.trees import Params
 
@@ -48,7 +50,7 @@ class Chain(Layer):
         self._items: dict[str, Layer] = {}
         self._numbers: dict[str, int] = {}  # of each kind, the last that was given
         seen: set[int] = set()
-        for layer in layers:
+        for layer in several("layers", layers):
             self._append(layer, seen)
         if input_shape is not None:
             self.set_input_shape(input_shape)
@@ -320,12 +322,9 @@ class Chain(Layer):
         custom : sequence of Layer classes
             Classes beside the package's own that may occur in it.
         """
-        layers = []
-        for item in config["layers"]:
-            kind = layer_class(item["class"], custom)
-            inner = {"custom": custom} if issubclass(kind, Chain) else {}
-            layers.append(kind.from_config(item["config"], **inner))
-        return super().from_config({**config, "layers": layers})
+        given = settings_of(cls.__name__, config, "layers")
+        given["layers"] = [layer_of(item, custom) for item in several("layers", given["layers"])]
+        return super().from_config(given)
 
     def __repr__(self) -> str:
         settings = {k: v for k, v in super().get_config().items() if v is not None}

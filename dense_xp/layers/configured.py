@@ -12,6 +12,7 @@ import numpy as np
 from dense_xp.backend import Backend, get_backend
 from dense_xp.layers.contract import Contract
 from dense_xp.support.checks import integer
+from dense_xp.support.registry import made_from, settings_of
 from dense_xp.support.seeds import Rng, as_rng
 
 _CLASSES: dict[str, type[Any]] = {}
@@ -26,9 +27,23 @@ def layer_class(name: str, custom: Sequence[type[Any]] = ()) -> type[Any]:
         If there is none. Nothing is ever imported by name.
     """
     found = {cls.__name__: cls for cls in custom} | _CLASSES
-    if name not in found:
+    if not isinstance(name, str) or name not in found:
         raise ValueError(f"unknown layer class {name!r}; a class of your own must be passed in custom=[...]")
     return found[name]
+
+
+def layer_of(spec: Any, custom: Sequence[type[Any]] = ()) -> Any:
+    """Make the layer that ``{"class": ..., "config": ...}`` stands for; classes as in :func:`layer_class`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no such mapping, or the class or a setting is unknown.
+    """
+    known = settings_of("a layer", spec, "class", "config")
+    kind = layer_class(known["class"], custom)
+    inner = {"custom": custom} if "custom" in inspect.signature(kind.from_config).parameters else {}
+    return kind.from_config(known["config"], **inner)
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,8 @@ class Configured(Contract):
                 dtype = np.dtype(dtype).name
             if dtype not in ("float16", "bfloat16", "float32", "float64"):
                 raise ValueError(f"dtype must be a real floating one such as 'float32', and is {dtype!r}")
+        if not isinstance(name, str | None):
+            raise TypeError(f"the name of a layer is a text, and this is {name!r:.60}")
         as_rng(rng)  # a wrong one is refused here, before anything is drawn
         self.name = name
         self.settings = Settings(backend, dtype, rng)
@@ -149,12 +166,13 @@ class Configured(Contract):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Make a layer from what :meth:`get_config` returned; its weights are drawn anew."""
-        arguments = dict(config)
+        arguments = settings_of(cls.__name__, config)
         trainable = arguments.pop("trainable", True)
-        shape = arguments.get("input_shape")
-        if shape is not None:
-            arguments["input_shape"] = tuple(shape)  # JSON makes lists of tuples
-        layer = cls(**arguments)
+        if not isinstance(trainable, bool):
+            raise TypeError(f"trainable is True or False, and this is {trainable!r:.60}")
+        if isinstance(arguments.get("input_shape"), list):
+            arguments["input_shape"] = tuple(arguments["input_shape"])  # JSON makes lists of tuples
+        layer = made_from(cls, arguments)
         layer.trainable = trainable
         return layer
 
@@ -163,6 +181,6 @@ class Configured(Contract):
         said = [
             f"{key}={value!r}"
             for key, value in self.get_config().items()
-            if key not in defaults or value != defaults[key].default
+            if key not in defaults or repr(value) != repr(defaults[key].default)
         ]
         return f"{type(self).__name__}({', '.join(said)})"

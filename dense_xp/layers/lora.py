@@ -24,6 +24,7 @@ from dense_xp.learning.special import row_for
 from dense_xp.support.checks import integer, real
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.products import matmul
+from dense_xp.support.registry import settings_of
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
@@ -185,7 +186,8 @@ class LoRA(Layer):
     @classmethod
     def from_config(cls, config: Any) -> Self:
         """Make a layer from what :meth:`get_config` returned; its weights are drawn anew."""
-        return super().from_config({**config, "dense": Dense.from_config(config["dense"])})
+        given = settings_of(cls.__name__, config, "dense")
+        return super().from_config({**given, "dense": Dense.from_config(given["dense"])})
 
 
 def add_lora(model: Layer, rank: int, *, alpha: float | None = None) -> Any:

@@ -11,7 +11,7 @@ from dense_xp.layers.placed import Placed
 from dense_xp.learning.constraints import CONSTRAINTS, Constraint
 from dense_xp.learning.regularizers import REGULARIZERS, Regularizer
 from dense_xp.support.dtypes import in_dtype, widened
-from dense_xp.support.registry import Registry
+from dense_xp.support.registry import Registry, settings_of
 from dense_xp.support.trees import Params
 
 _KINDS: Mapping[str, Registry[Any]] = {"regularizers": REGULARIZERS, "constraints": CONSTRAINTS}
@@ -159,6 +159,6 @@ class Ruled(Placed):
         config : mapping
             As returned by :meth:`get_config`, or that through JSON.
         """
-        arguments = dict(config)
-        regularizers, constraints = arguments.pop("regularizers", {}), arguments.pop("constraints", {})
-        return super().from_config(arguments).regularized(**regularizers).constrained(**constraints)
+        arguments = settings_of(cls.__name__, config)
+        rules = [settings_of(name, arguments.pop(name, {})) for name in ("regularizers", "constraints")]
+        return super().from_config(arguments).regularized(**rules[0]).constrained(**rules[1])

@@ -28,7 +28,7 @@ class _Counting(Checked, Metric):
     ranges: ClassVar[Ranges] = {"threshold": "(-inf, inf)", "ignore_index": None}
 
     def __post_init__(self) -> None:
-        if self.average not in _AVERAGES:
+        if not isinstance(self.average, str | None) or self.average not in _AVERAGES:
             raise ValueError(f"average must be 'macro', 'micro', 'weighted' or None, and is {self.average!r}")
         super().__post_init__()
 

@@ -15,8 +15,9 @@ from array_api_compat import array_namespace
 
 from dense_xp.backend import Array
 from dense_xp.learning.counts import F1, FBeta, Precision, Recall
+from dense_xp.learning.losses import Loss
 from dense_xp.learning.metric import Measure, Metric, MetricLike, Unweighted
-from dense_xp.learning.named_losses import LOSSES
+from dense_xp.learning.named_losses import LOSSES, AverageLoss
 from dense_xp.learning.reading import (
     classes_of,
     fitting,
@@ -408,7 +409,12 @@ def get_metric(spec: MetricLike) -> tuple[str, Measure]:
         raise TypeError(f"{spec.__name__} is a class: pass a metric, {spec.__name__}()")
     if not callable(spec):
         raise TypeError(f"a metric is a name, a Metric or a function of (prediction, target), and this is {spec!r}")
-    name = getattr(spec, "name", "") or getattr(spec, "__name__", type(spec).__name__)
+    given: Any = getattr(spec, "name", "")
+    if not isinstance(given, str | None):
+        raise TypeError(f"the name of a metric is a text, and this is {given!r:.60}")
+    name = str(given or getattr(spec, "__name__", type(spec).__name__))
+    if isinstance(spec, Loss) and type(spec).sample_weights is not Loss.sample_weights:
+        return name, AverageLoss(spec)
     return name, spec if isinstance(spec, Metric) or _takes_weight(spec) else Unweighted(spec)
 
 

@@ -8,6 +8,7 @@ import string
 from dense_xp.layers.own_state import refuse_closed
 from dense_xp.saving.model_files import save
 from dense_xp.support.checks import integer
+from dense_xp.support.files import as_path, place_of
 from dense_xp.training.callbacks import Best
 from dense_xp.training.history import Run
 
@@ -50,7 +51,7 @@ class Checkpoint:
     def __init__(
         self, path: str | os.PathLike[str], *, every: int = 1, monitor: str | None = None, mode: str = "auto"
     ) -> None:
-        self.path, self.every, self.monitor, self.mode = os.fspath(path), integer("every", every), monitor, mode
+        self.path, self.every, self.monitor, self.mode = as_path(path), integer("every", every), monitor, mode
         self._best = Best(monitor or "", mode)
 
     def begin(self, run: Run) -> None:
@@ -58,15 +59,17 @@ class Checkpoint:
         refuse_closed(run.model, "Checkpoint")
         names = ["epoch", "loss", *run.metrics]
         known = [*names, *(f"val_{name}" for name in names[1:])]
-        used = [name for _, name, _, _ in string.Formatter().parse(self.path) if name is not None]
+        how = "a brace that is meant as one is written twice: {{ }}"
+        try:
+            used = [name for _, name, _, _ in string.Formatter().parse(self.path) if name is not None]
+            trial = self.path.format(epoch=1, **dict.fromkeys(known[1:], 1.0)) if set(used) <= set(known) else ""
+        except (ValueError, LookupError) as error:
+            raise ValueError(f"the path {self.path!r} cannot be filled in: {error}; {how}") from None
         if unknown := [name for name in used if name not in known]:
             raise ValueError(
-                f"the path {self.path!r} has the field {unknown[0]!r}, and known are {', '.join(known)}; "
-                "a brace that is meant as one is written twice: {{ }}"
+                f"the path {self.path!r} has the field {unknown[0]!r}, and known are {', '.join(known)}; {how}"
             )
-        folder = os.path.dirname(self.path)
-        if folder and "{" not in folder and not os.path.isdir(folder):
-            raise FileNotFoundError(f"there is no folder {folder}: make it first")
+        place_of(trial)  # what cannot be written is said now, not after an epoch
         if self.monitor is not None:
             for value in self._best.begin(run):
                 self._best.beaten(value)

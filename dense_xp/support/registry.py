@@ -35,13 +35,78 @@ def by_name(kind: str, known: Mapping[str, T], name: str, otherwise: str = "") -
     >>> by_name("number", {"one": 1, "two": 2}, "two")
     2
     """
-    if name in known:
+    if isinstance(name, str) and name in known:
         return known[name]
     near = nearest(str(name), known, 0.4)
     raise ValueError(
         f"unknown {kind} {name!r}"
         + (f"; did you mean {near!r}?" if near else ".")
         + f" Known: {', '.join(known)}{otherwise}"
+    )
+
+
+def settings_of(what: str, given: Any, *needed: str) -> dict[str, Any]:
+    """Return settings by name as a dict.
+
+    Parameters
+    ----------
+    what : str
+        Whose they are, for the error.
+    given : mapping
+        The settings.
+    *needed : str
+        Those that must be there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no mapping, or one is missing.
+
+    Examples
+    --------
+    >>> settings_of("Dense", {"units": 3}, "n_units")
+    Traceback (most recent call last):
+    ValueError: the settings of Dense have no 'n_units'
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"the settings of {what} are a dict, and this is {given!r:.60}")
+    if missing := [name for name in needed if name not in given]:
+        raise ValueError(f"the settings of {what} have no {missing[0]!r}")
+    return dict(given)
+
+
+def made_from(kind: type[T], settings: Mapping[str, Any]) -> T:
+    """Make an object of a class from its settings.
+
+    Raises
+    ------
+    ValueError
+        If it has no such setting, or one that it needs is missing.
+
+    Examples
+    --------
+    >>> made_from(complex, {"real": 1.0})
+    (1+0j)
+    """
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        import inspect  # only needed here
+
+        named = [inspect.signature(base).parameters for base in kind.__mro__ if base is not object]
+        known = {name for parameters in named for name, one in parameters.items() if one.kind is not one.VAR_KEYWORD}
+        if unknown := [name for name in settings if name not in known]:
+            raise ValueError(
+                f"{kind.__name__} has no setting {unknown[0]!r:.60}; known are {', '.join(sorted(known))}"
+            ) from error
+        settings_of(kind.__name__, settings, *(name for name, one in named[0].items() if _is_needed(one)))
+        raise
+
+
+def _is_needed(parameter: Any) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (
+        parameter.VAR_KEYWORD,
+        parameter.VAR_POSITIONAL,
     )
 
 
@@ -111,7 +176,7 @@ class Registry(Mapping[str, type[Any]], Generic[T]):
             spec = {self.key: spec}
         if isinstance(spec, Mapping) and self.key in spec:
             kind = by_name(self.kind, self._known, spec[self.key], f", or {self.wanted}")
-            spec = kind(**{name: self._inner(value) for name, value in spec.items() if name != self.key})
+            spec = made_from(kind, {name: self._inner(value) for name, value in spec.items() if name != self.key})
         elif isinstance(spec, type) or not self.serves(spec):
             given = f"the class {spec.__name__}: pass {spec.__name__}(...)" if isinstance(spec, type) else repr(spec)
             article = "an" if self.kind[0] in "aeiou" else "a"

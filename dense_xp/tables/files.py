@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import os
+import subprocess
 import sys
 import zipfile
 import zlib
@@ -150,6 +151,8 @@ def read_table(
                 frame, written = frame.filter(~blank), written.filter(~blank) if written.width else written
             table = Table(frame, written, signs, readings, notes)
         else:
+            if kind == "parquet" and not unlimited:
+                _check_parquet(path)
             frame = (_read_parquet if kind == "parquet" else _read_npz)(path, limit)
             table = Table(marked(frame, missing), frame.select(name for name in frame.columns if name in keep))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, *_DAMAGED) as error:
@@ -224,6 +227,34 @@ def _unpacked(path: str, limit: int) -> bytes:
         data: bytes = file.read(limit + 1 if limit < sys.maxsize else -1)
     _check_size(path, len(data), limit)
     return data
+
+
+_READS = """import sys, polars
+try:
+    polars.scan_parquet(sys.argv[1], glob=False).collect()
+    print("read")
+except BaseException as error:
+    print("refused")
+"""
+
+
+def _check_parquet(path: str) -> None:
+    """Refuse what polars cannot read without ending the process: it is read in another one first.
+
+    A few damaged files make it ask for more memory than there is, or fail in a thread of its own, and neither is an
+    exception.
+    """
+    with open(path, "rb") as file:
+        begins = file.read(4)
+        file.seek(max(0, os.path.getsize(path) - 4))
+        whole = begins == file.read(4) == b"PAR1"
+    if not whole:
+        raise TableError(f"{path} cannot be read as parquet: it does not begin and end as such a file does")
+    if not sys.executable:  # Python within another program
+        return
+    done = subprocess.run([sys.executable, "-P", "-c", _READS, path], capture_output=True, check=False)
+    if not done.stdout and done.returncode != 1:  # 1: that process could not import polars
+        raise TableError(f"{path} cannot be read as parquet: it is damaged so that polars ends the process")
 
 
 def _read_parquet(path: str, limit: int) -> pl.DataFrame:

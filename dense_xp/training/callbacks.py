@@ -14,7 +14,7 @@ from dense_xp.layers.layer import Layer
 from dense_xp.layers.own_state import own_states, refuse_closed, restore_own_states
 from dense_xp.learning.metrics import better
 from dense_xp.support.checks import integer, real
-from dense_xp.support.files import replacing
+from dense_xp.support.files import as_path, replacing
 from dense_xp.support.trees import Params, copies, moved
 from dense_xp.training.history import Run
 
@@ -49,6 +49,8 @@ class Best:
     """
 
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor is a name in the history, and this is {monitor!r:.60}")
         if mode not in ("min", "max", "auto"):
             raise ValueError(f"mode must be 'min', 'max' or 'auto', and is {mode!r}")
         self.min_delta = real("min_delta", min_delta, "[0, inf)")
@@ -182,6 +184,9 @@ def _kept(model: Layer) -> tuple[Params, dict[str, Any]]:
     return copies(model.params), own_states(model)
 
 
+_COLUMNS = ["epoch", "seconds", "learning_rate"]
+
+
 class CSVLog:
     """Write the history as a CSV file, one line for each epoch as soon as it ends, with its learning rate.
 
@@ -207,7 +212,7 @@ class CSVLog:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, append: bool = False) -> None:
-        self.path, self.append = os.fspath(path), append
+        self.path, self.append = as_path(path), append
         self._names: list[str] = []
         self._before = 0
 
@@ -228,9 +233,11 @@ class CSVLog:
 
         if not os.path.exists(self.path):
             return [], []
-        with open(self.path, newline="", encoding="utf-8") as file:
-            whole = [line for line in file if line.endswith("\n")]
+        with open(self.path, newline="", encoding="utf-8", errors="replace") as file:
+            whole = [line.replace("\0", "") for line in file if line.endswith("\n")]
         header, *rows = [row for row in csv.reader(whole) if row] or [[]]
+        if header and header[:3] != _COLUMNS:
+            raise ValueError(f"{self.path} is no log of a training: write another file, or pass append=False")
         return header, [row for row in rows if len(row) == len(header) and row[0].isdigit()]
 
     def _shared(self, rows: Sequence[list[str]], run: Run) -> tuple[int, int]:
@@ -252,7 +259,7 @@ class CSVLog:
         lines: list[list[str]] = []
         if not self._names:
             self._names = list(values)
-            lines.append(["epoch", "seconds", "learning_rate", *self._names])
+            lines.append([*_COLUMNS, *self._names])
         elif set(self._names) != set(values):
             raise ValueError(
                 f"{self.path} has the columns {self._names}, and this training measures {list(values)}: "
@@ -393,7 +400,7 @@ class TensorBoard:
     """
 
     def __init__(self, log_dir: Any) -> None:
-        self.log_dir: Any = log_dir if hasattr(log_dir, "add_scalar") else os.fspath(log_dir)
+        self.log_dir: Any = log_dir if hasattr(log_dir, "add_scalar") else as_path(log_dir)
         self._writer: Any = None
         if isinstance(self.log_dir, str):
             _summary_writer()

@@ -1,4 +1,7 @@
-"""Ctrl-C while a model learns: it ends the training after the step that is being taken, and never within it."""
+"""Ctrl-C while a model learns: it ends the training after the step that is being taken, and never within it.
+
+Who cannot wait for the end of a step asks again, and gets back what the model was before the epoch.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from types import FrameType
 
 
 class Interrupts:
-    """Holds a first Ctrl-C back while :meth:`held`; a second one is raised where it arrives.
+    """Holds a first Ctrl-C back while :meth:`held`; a second one is raised where it arrives, and is its last.
 
     Only Python's own way of handling it, in the main thread, is replaced, and put back at the end.
     """
 
     def __init__(self) -> None:
-        self._holding = self._asked = False
+        self._holding = self._asked = self._raised = False
 
     def __enter__(self) -> Interrupts:
         main = threading.current_thread() is threading.main_thread()
@@ -30,9 +33,14 @@ class Interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._holding or self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
+        if self._raised or (self._holding and not self._asked):
+            self._asked = True
+        else:
+            self._raise()
+
+    def _raise(self) -> None:
+        self._raised = self._holding  # what the block does now to leave something whole is not disturbed
+        raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -41,11 +49,11 @@ class Interrupts:
         try:
             yield
         finally:
-            self._holding = False
+            self._holding = self._raised = False
         self.check()
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if one was held back."""
         if self._asked:
             self._asked = False
-            raise KeyboardInterrupt
+            self._raise()

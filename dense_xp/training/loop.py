@@ -65,7 +65,7 @@ def run_epochs(
                 if history.stopped:
                     break
                 before = step.moment()
-                with _whole_steps(step, before), interrupts.held():
+                with interrupts.held(), _whole_steps(step, before):
                     step.begin_epoch()
                     values, taken = [], []
                     for rows, batch in samples.epoch(batch_size, rng, shuffle):

@@ -10,6 +10,7 @@ import numpy as np
 from dense_xp.backend import Array, Backend
 from dense_xp.backend.blocks import as_array, is_chunked, sent_once
 from dense_xp.layers.activations import Sigmoid, Softmax
+from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metric import Measure, Metric, MetricLike, in_step
@@ -88,7 +89,7 @@ def score(
 def gives_probabilities(model: Layer) -> bool:
     """Whether a model ends in a sigmoid or a softmax, and so does not give logits."""
     last: Any = model
-    while inner := list(last.children.values()):
+    while inner := [layer for layer in last.children.values() if not isinstance(layer, Dropout)]:
         last = inner[-1]
     return isinstance(getattr(last, "activation", None) or last, Sigmoid | Softmax)
 

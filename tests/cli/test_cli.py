@@ -6,7 +6,9 @@ import importlib.util
 import itertools
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -321,3 +323,26 @@ def test_a_reader_that_has_seen_enough() -> None:
         check=True,
     )
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+def test_ctrl_c_during_the_imports_leaves_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import builtins, os, signal\n"
+        "load = builtins.__import__\n"
+        "def ask(name, *rest):\n"
+        "    if name == 'dense_xp.backend':\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return load(name, *rest)\n"
+        "builtins.__import__ = ask\n"
+    )
+    root = Path(__file__).parents[2]
+    for command, traced in (["-m", "dense_xp", "info"], False), (["-c", "import dense_xp"], True):
+        done = subprocess.run(
+            [sys.executable, *command],
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == -signal.SIGINT
+        assert ("Traceback" in done.stderr) is traced

@@ -15,6 +15,7 @@ PACKAGE = Path(dense_xp.__file__).parent
 
 # each chapter may import those on the lines above it
 FLOORS = (
+    ("starting",),
     ("backend", "kernels", "datasets"),
     ("support",),
     ("learning", "tables"),

@@ -410,3 +410,12 @@ def test_a_module_that_does_more_than_its_class_says_is_refused(make: Any, says:
         outer.register_forward_pre_hook(lambda module, inputs: None)
         with pytest.raises(ValueError, match="it has hooks"):
             from_torch(outer)
+
+
+def test_what_holds_no_numbers_or_has_a_forward_of_its_own() -> None:
+    with pytest.raises(ValueError, match="on the device 'meta', which holds no numbers"):
+        from_torch(nn.Sequential(nn.Linear(3, 4, device="meta")))
+    module = nn.Sequential(nn.Linear(3, 4))
+    module[0].forward = lambda X: X
+    with pytest.raises(TypeError, match="its forward is a function of its own"):
+        from_torch(module)

@@ -514,3 +514,21 @@ def test_the_activation_is_told_all_that_a_layer_is_told() -> None:
     layer.backward_pass([[1.0, 1.0, 1.0]])
     layer.forward_pass([[1.0, 2.0]], training=False)
     assert seen == [({}, True), ({}, "kept"), ({}, False)]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"n_units": 3, "units": 4}, "Dense has no setting 'units'; known are activation"),
+        ({"use_bias": False}, "the settings of Dense have no 'n_units'"),
+        (3.5, r"the settings of Dense are a dict, and this is 3\.5"),
+        ({"n_units": 3, "activation": {"class": "ReLU"}}, "the settings of a layer have no 'config'"),
+        ({"n_units": 3, "activation": {"class": [], "config": {}}}, r"unknown layer class \[\]"),
+        ({"n_units": 3, "regularizers": 1.0}, "the settings of regularizers are a dict"),
+        ({"n_units": 3, "trainable": "no"}, "trainable is True or False"),
+        ({"n_units": 3, "name": True}, "the name of a layer is a text"),
+    ],
+)
+def test_a_configuration_that_is_none(config: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        Dense.from_config(config)

@@ -17,6 +17,7 @@ from dense_xp import (
     Accuracy,
     Adam,
     Dense,
+    Dropout,
     EarlyStopping,
     FBeta,
     MeanAbsoluteError,
@@ -644,3 +645,33 @@ def test_each_measure_says_what_is_good() -> None:
     ]  # fmt: skip
     assert better("val_mean_absolute_error", named) == "min"
     assert better("abs", named) == ""
+
+
+@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(class_weight=[1, 5, 0.1]), SoftmaxCrossEntropy(ignore_index=2)])
+def test_a_loss_that_weighs_samples_is_a_metric_whatever_the_batches(
+    backend: Backend, loss: SoftmaxCrossEntropy
+) -> None:
+    rng = np.random.default_rng(0)
+    X, y, weight = rng.normal(size=(31, 4)).astype("float32"), rng.integers(0, 3, 31), rng.random(31)
+    net = Sequential([Dense(3)], input_shape=(4,), backend=backend, rng=0)
+    net.initialize("adam")
+    whole = net.evaluate(X, y, loss=loss, sample_weight=weight)["loss"]
+    for size in (1, 7, 31):
+        found = net.evaluate(X, y, loss=loss, sample_weight=weight, batch_size=size, metrics=[loss])
+        assert found["SoftmaxCrossEntropy"] == pytest.approx(whole, rel=1e-5)
+    history = net.fit(X, y, 1, 7, loss=loss, sample_weight=weight, metrics=[loss])
+    assert history["SoftmaxCrossEntropy"] == pytest.approx(history["loss"], rel=1e-5)
+
+
+def test_dropout_behind_a_sigmoid_changes_nothing_of_what_a_yes_is() -> None:
+    inner = Sequential([Dense(1, activation="sigmoid")])
+    net = Sequential([inner, Dropout(0.5)], input_shape=(2,), rng=0)
+    net.initialize()
+    net.params = {**net.params, "sequential": {"dense": {"W": np.asarray([[0.0], [0.0]]), "w0": np.asarray([[-1.0]])}}}
+    assert net.evaluate(np.ones((4, 2)), np.zeros(4), metrics=["accuracy"])["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("name", [3.5, [], np.ones(2)])
+def test_the_name_of_a_metric_is_a_text(name: Any) -> None:
+    with pytest.raises(TypeError, match="the name of a metric is a text"):
+        named_metrics([Accuracy(name=name)])

@@ -579,3 +579,30 @@ def test_an_error_after_a_batch_leaves_the_model_as_before_the_epoch(backend: Ba
         net.fit(X, Y, 1, 10, callbacks=[each])
     for name, value in before.items():
         np.testing.assert_array_equal(to_numpy(net.weights[name]), value)
+
+
+@pytest.mark.parametrize("path", ["{", "{epoch:q}", "{loss!x}", "{epoch.real}", "{}", "missing/{epoch}", "."])
+def test_a_path_that_cannot_be_written_is_refused_before_anything_is_learned(tmp_path: Path, path: str) -> None:
+    net = model()
+    with pytest.raises((ValueError, OSError), match=r"cannot be filled in|has the field|no folder|is a folder"):
+        net.fit(X, Y, 1, 10, callbacks=[Checkpoint(f"{tmp_path}/{path}")])
+    assert net.steps == 0
+
+
+@pytest.mark.parametrize("kind", [Checkpoint, CSVLog, TensorBoard])
+def test_what_is_no_path(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"a path is a text or a pathlib\.Path, and this is 3"):
+        kind(3)
+
+
+@pytest.mark.parametrize("there", [b"a,b\n1,2\n", b"\xf6\0\n\n", "\n\n"])
+def test_a_log_goes_on_with_no_file_that_is_something_else(tmp_path: Path, there: Any) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(there if isinstance(there, bytes) else there.encode())
+    if not isinstance(there, bytes):  # blank: an empty log
+        model().fit(X, Y, 1, 10, callbacks=[CSVLog(path, append=True)])
+        assert len(rows(str(path))) == 1
+        return
+    with pytest.raises(ValueError, match=r"log\.csv is no log of a training"):
+        model().fit(X, Y, 1, 10, callbacks=[CSVLog(path, append=True)])
+    assert path.read_bytes() == there

@@ -1,0 +1,32 @@
+"""Ctrl-C while the command line is still being imported ends it without a traceback.
+
+The package is imported before anything of the command line runs, so this is the first thing that it imports. Where it
+is not started as a command, nothing changes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+
+
+def _is_command() -> bool:
+    """Whether Python was started as ``python -m dense_xp``, or as the script ``dense-xp``."""
+    name = os.path.basename(str((getattr(sys, "argv", None) or [""])[0]))
+    return name == "-m" or name.removesuffix(".exe") == "dense-xp"
+
+
+def catches_interrupts() -> None:
+    """From here on Ctrl-C is a KeyboardInterrupt, as it is without this module."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+if (
+    _is_command()
+    and threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the process ends, as any other does
