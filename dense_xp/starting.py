@@ -15,7 +15,10 @@ import threading
 def _is_command() -> bool:
     """Whether Python was started as ``python -m dense_xp``, or as the script ``dense-xp``."""
     name = os.path.basename(str((getattr(sys, "argv", None) or [""])[0]))
-    return name == "-m" or name.removesuffix(".exe") == "dense-xp"
+    if name == "-m":  # so it is while the package of any module is imported
+        given = sys.orig_argv
+        return given[given.index("-m") + 1 :][:1] == ["dense_xp"]
+    return name.removesuffix(".exe") == "dense-xp"
 
 
 def catches_interrupts() -> None:

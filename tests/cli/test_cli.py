@@ -336,8 +336,15 @@ def test_ctrl_c_during_the_imports_leaves_no_traceback(tmp_path: Path) -> None:
         "    return load(name, *rest)\n"
         "builtins.__import__ = ask\n"
     )
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").write_text("import dense_xp\n")  # another program, also started by -m
+    (tmp_path / "theirs" / "__main__.py").write_text("")
     root = Path(__file__).parents[2]
-    for command, traced in (["-m", "dense_xp", "info"], False), (["-c", "import dense_xp"], True):
+    for command, traced in (
+        (["-m", "dense_xp", "info"], False),
+        (["-c", "import dense_xp"], True),
+        (["-m", "theirs", "-m", "dense_xp"], True),
+    ):
         done = subprocess.run(
             [sys.executable, *command],
             env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
