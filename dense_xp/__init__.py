@@ -37,6 +37,7 @@ from dense_xp.layers.initializers import (
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.lora import LoRA, add_lora, merge_lora
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.layers.piecewise import PiecewiseLinear, quantile_edges
 from dense_xp.layers.quantization import QuantizedDense, quantize
 from dense_xp.learning.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
 from dense_xp.learning.counts import F1, FBeta, Precision, Recall
@@ -73,15 +74,15 @@ __version__ = "0.1.0"
 __all__ = [
     "AUC", "ELU", "F1", "GELU", "L1", "L1L2", "L2", "R2", "SELU", "SGD", "Accuracy", "Adagrad", "Adam", "AdamW",
     "Backend", "BackendError", "BatchNorm", "CSVLog", "Callback", "Checkpoint", "ConflictingPackagesError", "Constant",
-    "ConstantSchedule", "CosineSchedule", "Dense", "DivergenceError", "Dropout", "EarlyStopping",
-    "ExponentialSchedule", "FBeta", "FanInUniform", "ForeignArrayError", "Gamma", "GaussianNLL", "GlorotNormal",
-    "GlorotUniform", "HeNormal", "HeUniform", "History", "Huber", "ImportFailedError", "Layer", "LayerNorm",
-    "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion", "LoRA", "Loss", "MaxNorm", "MeanAbsoluteError",
-    "MeanSquaredError", "Metric", "MinMaxNorm", "Mish", "ModelFileError", "NoDeviceError", "NonNegative",
-    "NotInstalledError", "Optimizer", "Orthogonal", "Poisson", "Precision", "Quantile", "QuantizedDense", "RMSprop",
-    "RandomNormal", "RandomUniform", "ReLU", "Recall", "ReduceLROnPlateau", "Regularizer", "Run", "ScaledSchedule",
-    "Schedule", "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax",
-    "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh", "TensorBoard", "TopK", "Tweedie", "UnitNorm",
-    "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora", "available_backends", "backend_of", "describe",
-    "get_backend", "load", "merge_lora", "quantize", "save", "set_backend", "show_config", "to_numpy", "use_backend",
+    "ConstantSchedule", "CosineSchedule", "Dense", "DivergenceError", "Dropout", "EarlyStopping", "ExponentialSchedule",
+    "FBeta", "FanInUniform", "ForeignArrayError", "Gamma", "GaussianNLL", "GlorotNormal", "GlorotUniform", "HeNormal",
+    "HeUniform", "History", "Huber", "ImportFailedError", "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform",
+    "LeakyReLU", "Lion", "LoRA", "Loss", "MaxNorm", "MeanAbsoluteError", "MeanSquaredError", "Metric", "MinMaxNorm",
+    "Mish", "ModelFileError", "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal",
+    "PiecewiseLinear", "Poisson", "Precision", "Quantile", "QuantizedDense", "RMSprop", "RandomNormal", "RandomUniform",
+    "ReLU", "Recall", "ReduceLROnPlateau", "Regularizer", "Run", "ScaledSchedule", "Schedule", "Sequential", "SiLU",
+    "Sigmoid", "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule",
+    "Tanh", "TensorBoard", "TopK", "Tweedie", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy",
+    "add_lora", "available_backends", "backend_of", "describe", "get_backend", "load", "merge_lora", "quantile_edges",
+    "quantize", "save", "set_backend", "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip

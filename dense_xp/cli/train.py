@@ -31,6 +31,7 @@ from dense_xp.layers.activations import get_activation
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.perceptron import NORMALIZATIONS, hidden_layers
+from dense_xp.layers.piecewise import PiecewiseLinear
 from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.saving import save
 from dense_xp.support.files import write_atomically
@@ -88,6 +89,8 @@ def add(commands: Any, backend: Parser) -> None:
     network = command.add_argument_group("the network")
     network.add_argument("--hidden", metavar="WIDTHS", type=widths, default=[128, 64],
                          help="units of the hidden layers, or none (default: 128,64)")  # fmt: skip
+    network.add_argument("--bins", metavar="BINS", type=positive,
+                         help="encode numbers piecewise-linearly in at most so many bins, such as 48")  # fmt: skip
     network.add_argument("--activation", metavar="NAME", default="relu", help="default: relu")
     network.add_argument("--dropout", metavar="SHARE", type=share, default=0.0, help="default: 0")
     network.add_argument("--normalization", choices=("none", *NORMALIZATIONS), default="none", help="default: none")
@@ -153,11 +156,14 @@ def train(arguments: argparse.Namespace) -> int:
 
     sizes, activation = arguments.hidden, arguments.activation
     hidden = _hidden(sizes, activation, arguments.normalization, arguments.dropout)
-    model = Sequential([*hidden, Dense(target.n_outputs)], input_shape=(len(encoder.features),), rng=arguments.seed)
+    first = [PiecewiseLinear.from_data(learn[0], arguments.bins)] if arguments.bins else []
+    layers = [*first, *hidden, Dense(target.n_outputs)]
+    model = Sequential(layers, input_shape=(len(encoder.features),), rng=arguments.seed)
     model.initialize(optimizer)
     classes = isinstance(target, Classes)
     end = f"{target.n_outputs} classes" if classes else "1 number"
-    shape = [counted(len(encoder.features), "feature"), *(f"{units} {activation}" for units in sizes), end]
+    bins = [counted(layer.output_shape()[0], "bin") for layer in first]
+    shape = [counted(len(encoder.features), "feature"), *bins, *(f"{units} {activation}" for units in sizes), end]
     say("network", f"{' → '.join(shape)}: {model.parameters():,} parameters, {model.dtype} on {model.backend}")
     batch_size = arguments.batch_size or min(1024, max(32, len(rows) // 100))
     say("training", f"{arguments.optimizer}, batches of {batch_size:,}, at most {counted(arguments.epochs, 'epoch')}")

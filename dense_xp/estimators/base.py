@@ -25,6 +25,7 @@ from dense_xp.estimators.task import Task
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.perceptron import hidden_layers
+from dense_xp.layers.piecewise import PiecewiseLinear
 from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.learning.optimizers import as_optimizer
@@ -43,6 +44,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     hidden_layer_sizes: int | Sequence[int] = (100,)
     _: KW_ONLY
     activation: str | Layer | Sequence[str | Layer] = "relu"
+    n_bins: int | None = None
     dropout: float = 0.0
     normalization: str | None = None
     optimizer: Any = "adam"
@@ -71,12 +73,13 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     n_layers_: int = field(init=False)
     n_outputs_: int = field(init=False)
     out_activation_: str = field(init=False)
-    _shape: str = field(init=False)  # of the hidden layers
+    _shape: str = field(init=False)  # of the bins and the hidden layers
     _on_device: bool = field(init=False)  # whether X was, and not only the model
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [str, Layer, "array-like"],
+        "n_bins": [Interval(Integral, 1, None, closed="left"), None],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "normalization": [StrOptions({"layer", "batch"}), None],
         "optimizer": "no_validation",  # as_optimizer says more
@@ -138,10 +141,10 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         if epochs is None and self.early_stopping:
             raise ValueError("partial_fit sees a part of the data and cannot stop early: set early_stopping=False")
         optimizer, layers = self._optimizer(), self._hidden_layers()
-        shape = repr(layers)
+        shape = repr((self.n_bins, layers))
         if goes_on and shape != self._shape:
             raise ValueError(
-                "the hidden layers are not those of the model that is to learn more: "
+                "n_bins or the hidden layers are not those of the model that is to learn more: "
                 "set warm_start=False and call fit to start anew"
             )
         backend, wanted = self._place(X, goes_on)
@@ -156,6 +159,8 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         if goes_on:
             model = self.network_
         else:
+            if self.n_bins is not None:  # from the rows to learn from alone
+                layers.insert(0, PiecewiseLinear.from_data(data[0], int(self.n_bins), sample_weight=data[2]))
             layers.append(Dense(task.learned["n_outputs_"], kernel_initializer=_START))
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
             model = Sequential(layers, dtype=dtype, backend=backend, rng=seed)

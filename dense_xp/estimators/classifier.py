@@ -35,6 +35,10 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
         Units of each hidden layer.
     activation : str or Layer, or one for each hidden layer, default "relu"
         ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …, ``"linear"`` for none, or a layer such as ``ELU(0.5)``.
+    n_bins : int, optional
+        Encode each feature piecewise-linearly in at most so many bins, such as 48, which hold about equally many of the
+        rows that are learned from: see :class:`dense_xp.PiecewiseLinear`. Features then need no scaling. By default the
+        network sees numbers as they are.
     dropout : float, default 0.0
         The share of each hidden layer that is left out in training.
     normalization : {"layer", "batch"}, optional

@@ -23,6 +23,7 @@ from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
+from dense_xp.layers.piecewise import PiecewiseLinear
 from dense_xp.learning import losses
 from dense_xp.learning.distributions import Gamma, GaussianNLL, Poisson, Quantile, Tweedie
 from dense_xp.learning.optimizer import Optimizer
@@ -105,8 +106,9 @@ def layer_case(layer: Layer, X: Any, rng: np.random.Generator, *, training: bool
     X = np.asarray(X, dtype="float64")
     layer.set_input_shape(X.shape[-1:])
     layer.connect()
-    params = {key: value + 0.1 * rng.normal(size=value.shape) for key, value in flatten(layer.init_params(rng)).items()}
-    params |= {key: abs(value) for key, value in params.items() if key.endswith("running_variance")}
+    params = flatten(layer.init_params(rng))
+    params |= {k: v + 0.1 * rng.normal(size=v.shape) for k, v in params.items() if v.dtype.kind == "f"}
+    params |= {key: abs(value) for key, value in params.items() if key.endswith(("running_variance", "width"))}
     noise = layer.draw_noise(rng, X.shape)
     inputs = {"X": X, "grad_Y": rng.normal(size=(*X.shape[:-1], *layer.output_shape()))}
     inputs |= {f"param.{key}": value for key, value in params.items()}
@@ -184,6 +186,8 @@ def cases(dtype: str, seed: int = 0, shapes: Iterable[tuple[int, ...]] = SHAPES)
         yield layer_case(LayerNorm(), X, rng)
         yield layer_case(BatchNorm(), X, rng)
         yield layer_case(BatchNorm(), X, rng, training=False)
+    for X in (rng.normal(size=(1, 3)), rng.normal(size=(17, 5)), rng.normal(size=(3, 5, 4))):
+        yield layer_case(PiecewiseLinear.from_data(rng.normal(size=(29, X.shape[-1])), 7), X, rng)
     network = Sequential([Dense(19, activation="gelu"), LayerNorm(), Dense(11, activation="relu"), Dense(5)])
     yield layer_case(network, rng.normal(size=(23, 13)), rng, name="Sequential")
     for *lead, n in ((1, 3), (33, 7), (5, 3, 10)):

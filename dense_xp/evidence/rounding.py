@@ -396,6 +396,7 @@ xp = SimpleNamespace(
     square=lambda x: x * x,
     stack=_stack,
     sum=_sum,
+    take=lambda x, indices, axis: x._same(lambda part: np.take(part, indices.value, axis=axis)),
     tanh=_tanh,
     where=_where,
     zeros_like=lambda x: Bounded(np.zeros(x.shape), 0, x.dtype),

@@ -110,6 +110,8 @@ def export_onnx(
         raise ValueError(f"ONNX files are written in float16, float32 or float64, and not in {dtype}: pass dtype=...")
     host = {name: to_numpy(value) for name, value in model.weights.items()}
     weights = {name: value if value.dtype.kind == "i" else value.astype(dtype) for name, value in host.items()}
+    # JAX outside its 64-bit mode has indices of 32 bits, which ndonnx does not take
+    weights |= {name: value.astype("int64") for name, value in weights.items() if value.dtype == np.int32}
     if len({input_name, output_name, *weights}) < 2 + len(weights):
         raise ValueError(f"input, output and weights share a name: {[input_name, output_name, *weights]}")
     if sum(value.nbytes for value in weights.values()) > LIMIT:

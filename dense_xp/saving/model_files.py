@@ -346,7 +346,9 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]]
     if version != FORMAT:
         raise ModelFileError(f"{path} has format {version!r:.40}, and this version of dense_xp reads {FORMAT}")
     for name, value in arrays.items():
-        of_a_model = value.dtype.kind == "f" or (value.dtype == np.int8 and not name.startswith(_STATE))
+        of_a_model = value.dtype.kind == "f" or (
+            value.dtype in (np.int8, np.int32, np.int64) and not name.startswith(_STATE)
+        )
         of_a_model |= name.startswith(_OWN) and value.dtype.kind in "biu"
         if not name.startswith((_WEIGHT, _STATE, _BEST, _OWN)) or not of_a_model:
             raise ModelFileError(f"{path} holds {name!r:.80} of dtype {value.dtype}, which is no part of a model")

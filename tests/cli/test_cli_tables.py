@@ -202,6 +202,19 @@ def test_all_options_reach_the_network(folder: Path) -> None:
     assert model.input_shape == (len(encoder.features),)
 
 
+def test_bins_encode_the_numbers(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("train", "shop.csv", "--target", "left", "--save", "m", "--epochs", "1", "--hidden", "8", "--bins", "6")
+    out = capsys.readouterr().out
+    model = dense_xp.load("m")
+    encoding = model.layers[0]
+    assert isinstance(encoding, dense_xp.PiecewiseLinear)
+    assert max(map(len, encoding.edges)) == 7
+    assert f"features → {encoding.output_shape()[0]} bins → 8 relu → 2 classes" in out
+    run("export", "m", "m.onnx")
+    run("evaluate", "m", "shop.csv")
+    run("predict", "m", "shop.csv", "--output", "p.csv")
+
+
 def test_options_of_the_training_are_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     fit = dense_xp.Sequential.fit

@@ -37,9 +37,11 @@ from dense_xp import (
     Dropout,
     Huber,
     LayerNorm,
+    PiecewiseLinear,
     ReLU,
     Tanh,
     load,
+    quantile_edges,
     save,
     to_numpy,
 )
@@ -70,6 +72,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
     ("default", {}, ()),
     ("sgd-layer", {"optimizer": SGD(0.02, momentum=0.9), "normalization": "layer", "activation": "tanh"}, ()),
     ("gaussian", {"loss": "gaussian"}, ()),
+    ("bins", {"n_bins": 8}, ()),
     ("quantiles", {"loss": "quantile", "quantiles": [0.25]}, ()),
     ("dropout-batch", {"dropout": 0.1, "normalization": "batch", "max_epochs": 100}, NOT_THE_SAME),
 )
@@ -300,6 +303,38 @@ def test_parameters_make_the_network() -> None:
     shared = layers(hidden_layer_sizes=[5, 6], activation=Tanh(), normalization="layer", dropout=0.3)
     assert [type(layer) for layer in shared] == 2 * [Dense, LayerNorm, Tanh, Dropout]
     assert [type(layer) for layer in layers(normalization="batch", activation="linear")] == [Dense, BatchNorm]
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_bins_are_those_of_the_rows_that_are_learned_from(early: bool) -> None:
+    regressor = DenseRegressor(**FAST, n_bins=12, early_stopping=early).fit(X, VALUES)
+    encoding = regressor.model_.layers[0]
+    assert isinstance(encoding, PiecewiseLinear)
+    assert encoding.output_shape() == (4 * 12,)
+    assert (list(encoding.edges) == quantile_edges(X, 12)) != early
+    thin = np.where(X > 0.5, X, 0)
+    dense, sparsely = (clone(regressor).fit(rows, VALUES) for rows in (thin, sparse.csr_array(thin)))
+    np.testing.assert_allclose(sparsely.predict(thin), dense.predict(thin), rtol=1e-6)
+    again = pickle.loads(pickle.dumps(regressor))
+    np.testing.assert_array_equal(again.predict(X), regressor.predict(X))
+    assert clone(regressor).n_bins == regressor.get_params()["n_bins"] == 12
+
+
+def test_bins_see_what_a_line_does_not() -> None:
+    rows = np.random.default_rng(0).uniform(size=(300, 2)) * [1, 1000]
+    steps = np.floor(6 * rows[:, 0]) % 2
+    fast = {**FAST, "hidden_layer_sizes": (4,)}
+    encoded, plain = (DenseClassifier(**fast, n_bins=n).fit(rows, steps).score(rows, steps) for n in (24, None))
+    assert encoded > 0.9 > 0.7 > plain
+
+
+def test_bins_stay_with_a_model_that_goes_on() -> None:
+    regressor = DenseRegressor(**FAST, n_bins=5, warm_start=True).fit(X, VALUES)
+    edges = regressor.network_.layers[0].edges
+    regressor.fit(2 * X, VALUES)
+    assert regressor.network_.layers[0].edges == edges
+    with pytest.raises(ValueError, match="n_bins or the hidden layers are not those of the model"):
+        regressor.set_params(n_bins=6).fit(X, VALUES)
 
 
 def test_settings_of_the_optimizer_can_be_given_beside_it() -> None:

@@ -18,6 +18,7 @@ from dense_xp import (
     Dropout,
     Layer,
     LayerNorm,
+    PiecewiseLinear,
     QuantizedDense,
     ReLU,
     Sequential,
@@ -113,6 +114,17 @@ def test_tanh_is_that_of_onnx_runtime(dtype: str, path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), alone)
     np.testing.assert_array_equal(run(path, X), run(alone, X))
     np.testing.assert_allclose(run(path, X), np.tanh(X.astype("float64")), rtol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_piecewise_linear_numbers(dtype: str, path: Path) -> None:
+    X = RNG.normal(size=(50, 13)).astype(dtype)
+    layers = [PiecewiseLinear.from_data(X, 6), Dense(4, activation="relu"), Dense(3)]
+    model = Sequential(layers, dtype=dtype, rng=0)
+    model.initialize()
+    export_onnx(model, path)
+    rows = (3 * X).astype(dtype)
+    check(run(path, rows), model, rows, dtype)
 
 
 def test_a_file_says_what_it_is_told_to(path: Path) -> None:

@@ -21,7 +21,9 @@ def assert_gradient(layer: Layer, backend: Backend, X: Any, *, training: bool = 
     host = {name: to_numpy(value) for name, value in flatten(layer.params).items()}
 
     def output(X: Any, weights: Any) -> Any:
-        params = unflatten({name: backend.asarray(value, "float64") for name, value in weights.items()})
+        params = unflatten(
+            {n: backend.asarray(v, None if v.dtype.kind == "i" else "float64") for n, v in weights.items()}
+        )
         return layer.forward(params, backend.asarray(X, "float64"), training=training, noise=noise)
 
     Y, cache = output(X, host)

@@ -217,8 +217,8 @@ def rewritten(path: Path, change: Any, arrays: Any = None) -> None:
         ),
         (
             lambda about: None,
-            lambda host: host.update({"weight:dense.w0": np.ones((1, 8), "int32")}),
-            "holds 'weight:dense.w0' of dtype int32",
+            lambda host: host.update({"weight:dense.w0": np.ones((1, 8), "int16")}),
+            "holds 'weight:dense.w0' of dtype int16",
         ),
     ],
 )
