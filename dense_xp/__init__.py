@@ -20,8 +20,10 @@ from dense_xp.backend import (
 from dense_xp.layers.activations import ELU, GELU, SELU, LeakyReLU, Mish, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
+from dense_xp.layers.ensemble import DenseEnsemble, EnsembleMean
 from dense_xp.layers.initializers import (
     Constant,
+    EachMember,
     FanInUniform,
     GlorotNormal,
     GlorotUniform,
@@ -74,15 +76,16 @@ __version__ = "0.1.0"
 __all__ = [
     "AUC", "ELU", "F1", "GELU", "L1", "L1L2", "L2", "R2", "SELU", "SGD", "Accuracy", "Adagrad", "Adam", "AdamW",
     "Backend", "BackendError", "BatchNorm", "CSVLog", "Callback", "Checkpoint", "ConflictingPackagesError", "Constant",
-    "ConstantSchedule", "CosineSchedule", "Dense", "DivergenceError", "Dropout", "EarlyStopping", "ExponentialSchedule",
-    "FBeta", "FanInUniform", "ForeignArrayError", "Gamma", "GaussianNLL", "GlorotNormal", "GlorotUniform", "HeNormal",
-    "HeUniform", "History", "Huber", "ImportFailedError", "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform",
-    "LeakyReLU", "Lion", "LoRA", "Loss", "MaxNorm", "MeanAbsoluteError", "MeanSquaredError", "Metric", "MinMaxNorm",
-    "Mish", "ModelFileError", "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal",
-    "PiecewiseLinear", "Poisson", "Precision", "Quantile", "QuantizedDense", "RMSprop", "RandomNormal", "RandomUniform",
-    "ReLU", "Recall", "ReduceLROnPlateau", "Regularizer", "Run", "ScaledSchedule", "Schedule", "Sequential", "SiLU",
-    "Sigmoid", "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule",
-    "Tanh", "TensorBoard", "TopK", "Tweedie", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy",
-    "add_lora", "available_backends", "backend_of", "describe", "get_backend", "load", "merge_lora", "quantile_edges",
-    "quantize", "save", "set_backend", "show_config", "to_numpy", "use_backend",
+    "ConstantSchedule", "CosineSchedule", "Dense", "DenseEnsemble", "DivergenceError", "Dropout", "EachMember",
+    "EarlyStopping", "EnsembleMean", "ExponentialSchedule", "FBeta", "FanInUniform", "ForeignArrayError", "Gamma",
+    "GaussianNLL", "GlorotNormal", "GlorotUniform", "HeNormal", "HeUniform", "History", "Huber", "ImportFailedError",
+    "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion", "LoRA", "Loss", "MaxNorm",
+    "MeanAbsoluteError", "MeanSquaredError", "Metric", "MinMaxNorm", "Mish", "ModelFileError", "NoDeviceError",
+    "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal", "PiecewiseLinear", "Poisson", "Precision",
+    "Quantile", "QuantizedDense", "RMSprop", "RandomNormal", "RandomUniform", "ReLU", "Recall", "ReduceLROnPlateau",
+    "Regularizer", "Run", "ScaledSchedule", "Schedule", "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy",
+    "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh", "TensorBoard", "TopK",
+    "Tweedie", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora", "available_backends",
+    "backend_of", "describe", "get_backend", "load", "merge_lora", "quantile_edges", "quantize", "save", "set_backend",
+    "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip

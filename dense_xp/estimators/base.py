@@ -22,11 +22,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from dense_xp.backend import Array, Backend, from_spec, get_backend, resolve
 from dense_xp.estimators.arrays import checked_weight, dispatches, home_of, on_host, taken
 from dense_xp.estimators.task import Task
-from dense_xp.layers.dense import Dense
+from dense_xp.layers.ensemble import EnsembleMean
 from dense_xp.layers.layer import Layer
-from dense_xp.layers.perceptron import hidden_layers
+from dense_xp.layers.perceptron import affine, hidden_layers
 from dense_xp.layers.piecewise import PiecewiseLinear
 from dense_xp.learning.foreign import ForeignOptimizer
+from dense_xp.learning.members import MemberLoss
 from dense_xp.learning.optimizer import Optimizer
 from dense_xp.learning.optimizers import as_optimizer
 from dense_xp.learning.schedules import Schedule
@@ -35,6 +36,7 @@ from dense_xp.training.history import History
 from dense_xp.training.sequential import Sequential
 
 _START = "glorot_uniform"  # as in scikit-learn's perceptrons
+_AVERAGED = {"softmax": "softmax", "logistic": "sigmoid", "identity": "outputs", "exp": "outputs"}
 
 
 @dataclass(eq=False, repr=False)
@@ -45,6 +47,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     _: KW_ONLY
     activation: str | Layer | Sequence[str | Layer] = "relu"
     n_bins: int | None = None
+    n_members: int = 1
     dropout: float = 0.0
     normalization: str | None = None
     optimizer: Any = "adam"
@@ -80,6 +83,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [str, Layer, "array-like"],
         "n_bins": [Interval(Integral, 1, None, closed="left"), None],
+        "n_members": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "normalization": [StrOptions({"layer", "batch"}), None],
         "optimizer": "no_validation",  # as_optimizer says more
@@ -141,7 +145,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         if epochs is None and self.early_stopping:
             raise ValueError("partial_fit sees a part of the data and cannot stop early: set early_stopping=False")
         optimizer, layers = self._optimizer(), self._hidden_layers()
-        shape = repr((self.n_bins, layers))
+        shape, several = repr((self.n_bins, layers)), self.n_members > 1
         if goes_on and shape != self._shape:
             raise ValueError(
                 "n_bins or the hidden layers are not those of the model that is to learn more: "
@@ -159,9 +163,11 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         if goes_on:
             model = self.network_
         else:
+            layers.append(affine(task.learned["n_outputs_"], _START, int(self.n_members), first=not layers))
+            if several:
+                layers.append(EnsembleMean(int(self.n_members), _AVERAGED[task.learned["out_activation_"]]))
             if self.n_bins is not None:  # from the rows to learn from alone
                 layers.insert(0, PiecewiseLinear.from_data(data[0], int(self.n_bins), sample_weight=data[2]))
-            layers.append(Dense(task.learned["n_outputs_"], kernel_initializer=_START))
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
             model = Sequential(layers, dtype=dtype, backend=backend, rng=seed)
         n = data[0].shape[0]
@@ -170,7 +176,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
             data[1],
             epochs or 1,
             min(200, n) if self.batch_size == "auto" else int(self.batch_size),
-            loss=task.loss,
+            loss=MemberLoss(task.loss) if several else task.loss,
             optimizer=None if goes_on and epochs is None else optimizer,
             validation_data=validation,
             sample_weight=data[2],
@@ -207,12 +213,15 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
                 f"activation has {len(activations)} entries and hidden_layer_sizes {len(sizes)}: "
                 "give one activation for all, or one for each"
             )
+        if self.n_members > 1 and self.normalization == "layer":
+            raise ValueError("normalization='layer' would mix the members: set it to 'batch', or n_members=1")
         return hidden_layers(
             sizes,
             [*map(copy.deepcopy, activations)],
             kernel_initializer=_START,
             normalization=self.normalization,
             dropout=float(self.dropout),
+            n_members=int(self.n_members),
         )
 
     def _optimizer(self) -> Optimizer:

@@ -39,6 +39,9 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
         Encode each feature piecewise-linearly in at most so many bins, such as 48, which hold about equally many of the
         rows that are learned from: see :class:`dense_xp.PiecewiseLinear`. Features then need no scaling. By default the
         network sees numbers as they are.
+    n_members : int, default 1
+        How many networks learn side by side, each from its own initial weights. The mean of their probabilities
+        is what the classifier says, and what early stopping looks at.
     dropout : float, default 0.0
         The share of each hidden layer that is left out in training.
     normalization : {"layer", "batch"}, optional

@@ -18,6 +18,8 @@ from dense_xp.estimators.arrays import on_host
 from dense_xp.estimators.base import DenseEstimator
 from dense_xp.estimators.intervals import assumed_width, band_of, conformal_width, units_of, values_of
 from dense_xp.estimators.task import Task
+from dense_xp.layers.dense import Dense
+from dense_xp.layers.ensemble import DenseEnsemble
 from dense_xp.learning.distributions import LogLink, Quantile
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.named_losses import LOSSES
@@ -49,6 +51,9 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         Encode each feature piecewise-linearly in at most so many bins, such as 48, which hold about equally many of the
         rows that are learned from: see :class:`dense_xp.PiecewiseLinear`. Features then need no scaling. By default the
         network sees numbers as they are.
+    n_members : int, default 1
+        How many networks learn side by side, each from its own initial weights. The mean of their outputs is what the
+        regressor says, and what early stopping looks at.
     dropout : float, default 0.0
         The share of each hidden layer that is left out in training.
     normalization : {"layer", "batch"}, optional
@@ -139,10 +144,12 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     @property
     def model_(self) -> Sequential:
         """A copy of the network that predicts in the units of y: its last layer brings them back, in its own dtype."""
-        model, last = copy.deepcopy(self.network_), self.network_.layers[-1].weights
-        W, w0 = (to_numpy(last[name]).astype(np.float64) for name in ("W", "w0"))
-        scale = np.asarray(self.y_scale_)
-        model.layers[-1].set_weights({"W": W * scale, "w0": w0 * scale + np.asarray(self.y_mean_)})
+        model = copy.deepcopy(self.network_)
+        last = next(layer for layer in reversed(model.layers) if isinstance(layer, Dense | DenseEnsemble))
+        W, w0 = (to_numpy(last.weights[name]).astype(np.float64) for name in ("W", "w0"))
+        scale, mean = np.asarray(self.y_scale_), np.asarray(self.y_mean_)
+        scales, means = (np.tile(numbers, w0.size // len(scale)) for numbers in (scale, mean))
+        last.set_weights({"W": W * scales[: W.shape[1]], "w0": w0 * scales + means})
         return model
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:

@@ -21,6 +21,7 @@ from dense_xp.evidence import rounding
 from dense_xp.layers.activations import ACTIVATIONS
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
+from dense_xp.layers.ensemble import DenseEnsemble, EnsembleMean
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
 from dense_xp.layers.piecewise import PiecewiseLinear
@@ -186,6 +187,10 @@ def cases(dtype: str, seed: int = 0, shapes: Iterable[tuple[int, ...]] = SHAPES)
         yield layer_case(LayerNorm(), X, rng)
         yield layer_case(BatchNorm(), X, rng)
         yield layer_case(BatchNorm(), X, rng, training=False)
+    for X in (rng.normal(size=(1, 6)), rng.normal(size=(17, 9)), rng.normal(size=(3, 5, 12))):
+        yield layer_case(DenseEnsemble(4, 3), X, rng)
+        for of in ("outputs", "softmax", "sigmoid"):
+            yield layer_case(EnsembleMean(3, of), 3 * X, rng, training=False)
     for X in (rng.normal(size=(1, 3)), rng.normal(size=(17, 5)), rng.normal(size=(3, 5, 4))):
         yield layer_case(PiecewiseLinear.from_data(rng.normal(size=(29, X.shape[-1])), 7), X, rng)
     network = Sequential([Dense(19, activation="gelu"), LayerNorm(), Dense(11, activation="relu"), Dense(5)])

@@ -293,6 +293,41 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 Initializer: TypeAlias = Callable[[tuple[int, int], Any], Any]
 
+
+@dataclass(frozen=True)
+class EachMember(Checked):
+    """Weights of an ensemble whose members see the same input: the columns of each member are drawn for themselves.
+
+    Parameters
+    ----------
+    initializer : str or callable
+        How those of one member start.
+    n_members : int
+        How many members stand side by side.
+
+    Examples
+    --------
+    >>> EachMember("zeros", 5)((2, 15), None).shape
+    (2, 15)
+    """
+
+    initializer: Any
+    n_members: int
+    ranges: ClassVar[Ranges] = {"n_members": 1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "initializer", get_initializer(self.initializer))
+
+    def __call__(self, shape: tuple[int, ...], rng: Any) -> HostArray:
+        """Draw the initial values."""
+        n_in, n_out = shape
+        if n_out % self.n_members:
+            raise ValueError(f"{n_out} columns cannot be shared out to {self.n_members} members")
+        own = (n_in, n_out // self.n_members)
+        return np.concatenate([self.initializer(own, rng) for _ in range(self.n_members)], axis=1)
+
+
 INITIALIZERS: Registry[Initializer] = Registry(
     "initializer",
     {
@@ -308,6 +343,7 @@ INITIALIZERS: Registry[Initializer] = Registry(
         "lecun_uniform": LeCunUniform,
         "lecun_normal": LeCunNormal,
         "orthogonal": Orthogonal,
+        "each_member": EachMember,
     },
     "a function f(shape, rng)",
     callable,

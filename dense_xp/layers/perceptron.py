@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from dense_xp.layers.activations import get_activation
 from dense_xp.layers.dense import Dense
 from dense_xp.layers.dropout import Dropout
+from dense_xp.layers.ensemble import DenseEnsemble
+from dense_xp.layers.initializers import EachMember
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
 
@@ -21,6 +22,7 @@ def hidden_layers(
     kernel_initializer: str,
     normalization: str | None = None,
     dropout: float = 0.0,
+    n_members: int = 1,
 ) -> list[Layer]:
     """Return a dense layer of each size with its activation; normalization stands between the two, dropout behind.
 
@@ -36,6 +38,8 @@ def hidden_layers(
         Which, if any.
     dropout : float, default 0.0
         The share of each layer that is left out in training.
+    n_members : int, default 1
+        How many perceptrons stand side by side; the input is the same for all.
 
     Examples
     --------
@@ -44,12 +48,39 @@ def hidden_layers(
     """
     layers: list[Layer] = []
     for size, activation in zip(sizes, map(get_activation, activations), strict=True):
-        settings: dict[str, Any] = {"kernel_initializer": kernel_initializer}
-        if normalization is None:
-            layers.append(Dense(size, activation=activation, **settings))
+        dense = affine(size, kernel_initializer, n_members, first=not layers)
+        layers.append(dense)
+        if normalization is None and isinstance(dense, Dense):
+            dense.activation = activation
         else:
-            layers += [Dense(size, **settings), NORMALIZATIONS[normalization]()]
+            layers += [] if normalization is None else [NORMALIZATIONS[normalization]()]
             layers += [] if activation is None else [activation]
         if dropout:
             layers.append(Dropout(dropout))
     return layers
+
+
+def affine(n_units: int, kernel_initializer: str, n_members: int, *, first: bool) -> Dense | DenseEnsemble:
+    """Return an affine map with so many outputs for each of some members.
+
+    Parameters
+    ----------
+    n_units : int
+        Outputs of each member.
+    kernel_initializer : str
+        Start of the weights of each.
+    n_members : int
+        How many they are.
+    first : bool
+        Whether all members see the same input.
+
+    Examples
+    --------
+    >>> affine(2, "he_uniform", 3, first=False)
+    DenseEnsemble(n_units=2, n_members=3, kernel_initializer='he_uniform')
+    """
+    if n_members == 1:
+        return Dense(n_units, kernel_initializer=kernel_initializer)
+    if first:
+        return Dense(n_members * n_units, kernel_initializer=EachMember(kernel_initializer, n_members))
+    return DenseEnsemble(n_units, n_members, kernel_initializer=kernel_initializer)

@@ -162,7 +162,11 @@ class PiecewiseLinear(Layer):
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Return the encoded numbers and where each lies in its bin; see :meth:`Layer.forward`."""
         xp = array_namespace(X)
-        place = (xp.take(X, params["column"], axis=-1) - params["start"]) / params["width"]
+        column, matrix = params["column"], X.ndim == 2
+        # of a matrix column by column, which takes NumPy a third of the time
+        place = xp.take(X.T, column, axis=0).T if matrix else xp.take(X, column, axis=-1)
+        place -= params["start"]  # place is ours
+        place /= params["width"]
         return xp.minimum(xp.maximum(place, params["least"]), params["most"]), place
 
     def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:

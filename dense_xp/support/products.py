@@ -58,3 +58,25 @@ def taken_by(product: Callable[..., None]) -> Iterator[None]:
         yield
     finally:
         _taken_by.reset(token)
+
+
+def stacked_matmul(A: Array, B: Array) -> Array:
+    """Return the products of matrices one by one.
+
+    Parameters
+    ----------
+    A : array, shape (n, m, k)
+        Real floating numbers.
+    B : array, shape (n, k, l)
+        Of the same dtype.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> stacked_matmul(np.ones((2, 1, 3)), np.ones((2, 3, 1))).shape
+    (2, 1, 1)
+    """
+    if _taken_by.get() is None:
+        return A @ B
+    products = [matmul(A[i, ...], B[i, ...]) for i in range(A.shape[0])]  # what is recorded has no other kernel
+    return array_namespace(A).stack(products, axis=0)

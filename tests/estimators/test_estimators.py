@@ -73,6 +73,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
     ("sgd-layer", {"optimizer": SGD(0.02, momentum=0.9), "normalization": "layer", "activation": "tanh"}, ()),
     ("gaussian", {"loss": "gaussian"}, ()),
     ("bins", {"n_bins": 8}, ()),
+    ("members", {"n_members": 3}, ()),
     ("quantiles", {"loss": "quantile", "quantiles": [0.25]}, ()),
     ("dropout-batch", {"dropout": 0.1, "normalization": "batch", "max_epochs": 100}, NOT_THE_SAME),
 )
@@ -335,6 +336,50 @@ def test_bins_stay_with_a_model_that_goes_on() -> None:
     assert regressor.network_.layers[0].edges == edges
     with pytest.raises(ValueError, match="n_bins or the hidden layers are not those of the model"):
         regressor.set_params(n_bins=6).fit(X, VALUES)
+
+
+def test_members_say_their_mean(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from dense_xp.interop import export_onnx
+
+    for sizes in ((16,), (8, 8), ()):
+        params = {**FAST, "hidden_layer_sizes": sizes, "n_members": 3}
+        regressor = DenseRegressor(**params, dropout=0.1, normalization="batch", early_stopping=True).fit(X, VALUES)
+        np.testing.assert_allclose(regressor.model_.predict(X)[:, 0], regressor.predict(X), rtol=1e-6)
+        classifier = DenseClassifier(**params, early_stopping=True).fit(X, LABELS)
+        np.testing.assert_allclose(classifier.predict_proba(X).sum(axis=1), 1)
+        model = classifier.model_
+        members = copy.deepcopy(model)
+        last = members.children["ensemble_mean"]
+        each = last.forward(
+            {},
+            members.with_layers({k: v for k, v in members.children.items() if v is not last}).predict(X),
+            training=True,
+        )[0]
+        p = np.exp(each) / np.exp(each).sum(axis=-1, keepdims=True)
+        assert p.shape == (90, 3, 3)
+        assert np.std(p, axis=1).max() > 0.01
+        np.testing.assert_allclose(classifier.predict_proba(X), p.mean(axis=1), rtol=1e-6)
+        # what early stopping looks at is the loss of the mean
+        assert classifier.history_.best_epoch == 1 + int(np.argmin(classifier.history_["val_loss"]))
+        save(model, tmp_path / "m")
+        np.testing.assert_array_equal(load(tmp_path / "m").predict(X), model.predict(X))
+        export_onnx(classifier, tmp_path / "m.onnx", activation="softmax")
+        session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+        np.testing.assert_allclose(session.run(None, {"X": X})[0], classifier.predict_proba(X), rtol=1e-6)
+    several = DenseClassifier(**FAST, n_members=3).fit(X, MANY)
+    assert (several.predict(X) == MANY).mean() > 0.95
+    with pytest.raises(ValueError, match="would mix the members"):
+        DenseClassifier(n_members=2, normalization="layer").fit(X, LABELS)
+
+
+def test_members_train_on_any_backend(backend: Backend) -> None:
+    expected, actual = (
+        DenseClassifier(**FAST, n_members=2, n_bins=6, backend=where, dtype="float64").fit(X, LABELS)
+        for where in ("numpy", backend)
+    )
+    np.testing.assert_allclose(actual.predict_proba(X), expected.predict_proba(X), atol=1e-6)
 
 
 def test_settings_of_the_optimizer_can_be_given_beside_it() -> None:
