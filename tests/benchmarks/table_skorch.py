@@ -26,6 +26,10 @@ class _Network(nn.Sequential):
         super().__init__(nn.LazyLinear(100), nn.ReLU(), nn.Linear(100, outputs))
 
 
+def _as_float32(X: Any) -> Any:
+    return X.astype(np.float32) if isinstance(X, np.ndarray) else X  # else skorch's own, while it fits
+
+
 class Classifier(NeuralNetClassifier):
     """Takes float64, and knows how many classes there are from the labels."""
 
@@ -34,7 +38,7 @@ class Classifier(NeuralNetClassifier):
         return super().fit(X.astype(np.float32), y.astype(np.int64))
 
     def predict_proba(self, X: Any) -> Any:
-        return super().predict_proba(X.astype(np.float32))
+        return super().predict_proba(_as_float32(X))
 
 
 class Regressor(NeuralNetRegressor):
@@ -46,7 +50,7 @@ class Regressor(NeuralNetRegressor):
         return super().fit(X.astype(np.float32), scaled.astype(np.float32)[:, None])
 
     def predict(self, X: Any) -> Any:
-        return super().predict(X.astype(np.float32))[:, 0].astype(np.float64) * self.units_[1] + self.units_[0]
+        return super().predict(_as_float32(X))[:, 0].astype(np.float64) * self.units_[1] + self.units_[0]
 
 
 def classifier() -> Classifier:

@@ -54,7 +54,7 @@ def contenders() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     except ImportError:
         pass
     else:
-        one: dict[str, Any] = {"device": "cpu", "n_threads": 1, "random_state": 0, "n_cv": 1, "n_refit": 0}
+        one: dict[str, Any] = {"device": "cpu", "n_threads": 1, "random_state": 0}
         for name in ("RealMLP_TD", "RealMLP_TD_S"):
             pair = [getattr(pytabkit, f"{name}_{kind}") for kind in ("Classifier", "Regressor")]
             found[name] = tuple((lambda make=make: make(**one)) for make in pair)
