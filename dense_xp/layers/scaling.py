@@ -120,6 +120,28 @@ class RobustScale(Layer):
             scale.append(unit)
         return cls(center, scale, **kwargs)
 
+    def edges_of(self, column: int, edges: Sequence[float]) -> list[float]:
+        """Return where the edges of bins of one feature come to lie: ascending, and at least two.
+
+        Parameters
+        ----------
+        column : int
+            Which feature.
+        edges : sequence of float
+            Ascending, in the units of the data.
+
+        Examples
+        --------
+        >>> RobustScale([1.0], [2.0]).edges_of(0, [1.0, 1e300, 1e301])
+        [0.0, 2.99...]
+        """
+        out = np.asarray(edges) / (self.limit * self.scale[column]) - self.center[column] / (
+            self.limit * self.scale[column]
+        )
+        out = np.clip(out, -_FARTHEST, _FARTHEST)
+        within = np.unique(self.limit * out / np.sqrt(1.0 + out * out)).tolist()
+        return within if len(within) > 1 else [within[0], within[0] + 1.0]
+
     def set_input_shape(self, shape: tuple[int, ...]) -> None:
         """Set the shape of one sample; ValueError unless it has as many features as there are centers."""
         before = self.input_shape
