@@ -38,7 +38,8 @@ from dense_xp.training.sequential import Sequential
 
 _START = "glorot_uniform"  # as in scikit-learn's perceptrons
 _FEW = 100  # rows of which a tenth would say too little, and whose training takes no time
-_ADAM_RATE = 0.003  # with batches of 64; chosen like all defaults by the tables of tests/benchmarks/tables.py
+# for batches of 64; chosen like all defaults by one half of the tables of tests/benchmarks/tables.py
+_ADAM: dict[str, Any] = {"learning_rate": 0.003, "weight_decay": 0.3, "no_decay": ("w0", "gamma", "beta")}
 _AVERAGED = {"softmax": "softmax", "logistic": "sigmoid", "identity": "outputs", "exp": "outputs"}
 
 
@@ -248,7 +249,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         given: dict[str, Any] = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
         changes = {name: value for name, value in given.items() if value is not None}
         if self.optimizer == "adam":
-            changes.setdefault("learning_rate", _ADAM_RATE)
+            changes = _ADAM | changes
         if changes and isinstance(optimizer, ForeignOptimizer):
             raise ValueError(f"{self.optimizer!r} has settings of its own: leave {' and '.join(changes)} at None")
         return dataclasses.replace(optimizer, **changes) if changes else optimizer

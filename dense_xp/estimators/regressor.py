@@ -66,7 +66,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     learning_rate : float or Schedule, optional
         In place of the optimizer's own; by default that, and 0.003 for ``"adam"`` by name.
     weight_decay : float, optional
-        In place of the optimizer's own: 0 for most.
+        In place of the optimizer's own; by default that, and 0.3 for ``"adam"`` by name, where biases do not shrink.
     batch_size : int or "auto", default "auto"
         Samples in one step; ``"auto"`` is a hundredth of all, at least 64 and at most 512.
     max_epochs : int, default 200

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -415,10 +416,11 @@ def test_settings_of_the_optimizer_can_be_given_beside_it() -> None:
         return DenseRegressor(max_epochs=1, **params).fit(X, VALUES).model_.optimizer
 
     schedule = CosineSchedule(0.1, 10)
-    assert optimizer() == Adam(0.003)
+    adam = Adam(0.003, weight_decay=0.3, no_decay=("w0", "gamma", "beta"))
+    assert optimizer() == adam
     assert optimizer(optimizer=Adam()) == Adam()
     assert optimizer(optimizer="sgd") == SGD()
-    assert optimizer(learning_rate=0.5, weight_decay=0.1) == Adam(0.5, weight_decay=0.1)
+    assert optimizer(learning_rate=0.5, weight_decay=0.1) == replace(adam, learning_rate=0.5, weight_decay=0.1)
     assert optimizer(optimizer=SGD(0.1, momentum=0.9), learning_rate=schedule) == SGD(schedule, momentum=0.9)
     assert optimizer(optimizer="sgd") == SGD()
 
