@@ -174,7 +174,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
             layers.append(affine(task.learned["n_outputs_"], _START, int(self.n_members), first=not layers))
             if several:
                 layers.append(EnsembleMean(int(self.n_members), _AVERAGED[task.learned["out_activation_"]]))
-            layers[:0] = self._front(data[0], data[2])
+            layers[:0] = _front(data[0], data[2], self.scaling, self.n_bins)
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
             model = Sequential(layers, dtype=dtype, backend=backend, rng=seed)
         n = data[0].shape[0]
@@ -200,17 +200,6 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         self.loss_ = history["loss"][(history.best_epoch or history.epochs) - 1]
         self._shape, self._on_device = shape, home_of(X).name != "numpy"
         return self
-
-    def _front(self, X: Any, weight: Any) -> list[Layer]:
-        """Return what stands before the hidden layers, made from the rows to learn from alone."""
-        scale = None if self.scaling is None else RobustScale.from_data(X, sample_weight=weight)
-        front: list[Layer] = [] if scale is None else [scale]
-        if self.n_bins is not None:
-            edges: Any = quantile_edges(X, int(self.n_bins), sample_weight=weight)
-            if scale is not None:
-                edges = [scale.edges_of(column, own) for column, own in enumerate(edges)]
-            front.append(PiecewiseLinear(edges))
-        return front
 
     def _stopping(self, epochs: int, stops: bool) -> EarlyStopping:
         return EarlyStopping(
@@ -366,3 +355,15 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.sparse = True
         tags.array_api_support = True
         return tags
+
+
+def _front(X: Any, weight: Any, scaling: str | None, n_bins: int | None) -> list[Layer]:
+    """Return what stands before the hidden layers, made from the rows to learn from alone."""
+    scale = None if scaling is None else RobustScale.from_data(X, sample_weight=weight)
+    front: list[Layer] = [] if scale is None else [scale]
+    if n_bins is not None:
+        edges: Any = quantile_edges(X, int(n_bins), sample_weight=weight)
+        if scale is not None:
+            edges = [scale.edges_of(column, own) for column, own in enumerate(edges)]
+        front.append(PiecewiseLinear(edges))
+    return front
