@@ -138,6 +138,10 @@ def against_text(results: Results, names: list[str], ours: str, theirs: str, fol
 def report(results: Results, chosen: list[Table], ours: list[str], others: list[str], folds: range) -> str:
     """Return the results as Markdown: the means, then all tables, lost ones first."""
     lines: list[str] = []
+
+    def mean(who: str, name: str) -> float:
+        return results.mean(who, name, "error", folds)
+
     for regression, what, score in ((False, "log-loss", "AUC"), (True, "RMSE", "R²")):
         names = [table.name for table in chosen if table.regression == regression]
         if not names:
@@ -150,9 +154,13 @@ def report(results: Results, chosen: list[Table], ours: list[str], others: list[
             who for who in [*ours, *others] if any(np.isfinite(results.mean(who, n, "error", folds)) for n in names)
         ]
         lines += [f"\n| {what} (seconds) | " + " | ".join(every) + " |", "| --- " * (len(every) + 1) + "|"]
-        best = {n: np.nanmin([results.mean(who, n, "error", folds) for who in every if who not in ours] or [np.nan])
-                for n in names}  # fmt: skip
-        for name in sorted(names, key=lambda n: best[n] / results.mean(ours[0], n, "error", folds)):
+        best = {
+            name: min(
+                (error for who in every if who not in ours and np.isfinite(error := mean(who, name))), default=1.0
+            )
+            for name in names
+        }
+        for name in sorted(names, key=lambda name: best[name] / mean(ours[0], name)):
             cells = [f"{results.mean(w, name, 'error', folds):.4g} ({results.mean(w, name, 'seconds', folds):.2f})"
                      for w in every]  # fmt: skip
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
