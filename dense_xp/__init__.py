@@ -42,6 +42,7 @@ from dense_xp.layers.lora import LoRA, add_lora, merge_lora
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
 from dense_xp.layers.piecewise import PiecewiseLinear, quantile_edges
 from dense_xp.layers.quantization import QuantizedDense, quantize
+from dense_xp.layers.scaling import RobustScale
 from dense_xp.learning.constraints import MaxNorm, MinMaxNorm, NonNegative, UnitNorm
 from dense_xp.learning.counts import F1, FBeta, Precision, Recall
 from dense_xp.learning.distributions import Gamma, GaussianNLL, Poisson, Quantile, Tweedie
@@ -86,9 +87,9 @@ __all__ = [
     "MeanAbsoluteError", "MeanSquaredError", "Metric", "MinMaxNorm", "Mish", "ModelFileError", "MovingAverage",
     "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal", "ParquetRows", "PiecewiseLinear",
     "Poisson", "Precision", "Quantile", "QuantizedDense", "RMSprop", "RandomNormal", "RandomUniform", "ReLU", "Recall",
-    "ReduceLROnPlateau", "Regularizer", "Run", "ScaledSchedule", "Schedule", "Sequential", "SiLU", "Sigmoid",
-    "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh",
-    "TensorBoard", "TopK", "Tweedie", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora",
-    "available_backends", "backend_of", "describe", "get_backend", "load", "merge_lora", "quantile_edges", "quantize",
-    "save", "set_backend", "show_config", "to_numpy", "use_backend",
+    "ReduceLROnPlateau", "Regularizer", "RobustScale", "Run", "ScaledSchedule", "Schedule", "Sequential", "SiLU",
+    "Sigmoid", "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule",
+    "Tanh", "TensorBoard", "TopK", "Tweedie", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy",
+    "add_lora", "available_backends", "backend_of", "describe", "get_backend", "load", "merge_lora", "quantile_edges",
+    "quantize", "save", "set_backend", "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip

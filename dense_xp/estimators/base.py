@@ -26,7 +26,8 @@ from dense_xp.estimators.task import Task
 from dense_xp.layers.ensemble import EnsembleMean
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.perceptron import affine, hidden_layers
-from dense_xp.layers.piecewise import PiecewiseLinear
+from dense_xp.layers.piecewise import PiecewiseLinear, quantile_edges
+from dense_xp.layers.scaling import RobustScale
 from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.learning.members import MemberLoss
 from dense_xp.learning.metric import MetricLike
@@ -37,6 +38,9 @@ from dense_xp.training.history import History
 from dense_xp.training.sequential import Sequential
 
 _START = "glorot_uniform"  # as in scikit-learn's perceptrons
+_FEW = 100  # rows of which a tenth would say too little, and whose training takes no time
+# for batches of 64; chosen like all defaults by one half of the tables of tests/benchmarks/tables.py
+_ADAM: dict[str, Any] = {"learning_rate": 0.003, "weight_decay": 0.3, "no_decay": ("w0", "gamma", "beta")}
 _AVERAGED = {"softmax": "softmax", "logistic": "sigmoid", "identity": "outputs", "exp": "outputs"}
 
 
@@ -47,6 +51,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     hidden_layer_sizes: int | Sequence[int] = (100,)
     _: KW_ONLY
     activation: str | Layer | Sequence[str | Layer] = "relu"
+    scaling: str | None = "robust"
     n_bins: int | None = None
     n_members: int = 1
     dropout: float = 0.0
@@ -58,7 +63,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     max_epochs: int = 200
     tol: float = 1e-4
     n_iter_no_change: int | None = 20
-    early_stopping: bool = False
+    early_stopping: bool | str = "auto"
     validation_fraction: float = 0.1
     stopping_metric: MetricLike | None = None
     warm_start: bool = False
@@ -84,6 +89,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [str, Layer, "array-like"],
+        "scaling": [StrOptions({"robust"}), None],
         "n_bins": [Interval(Integral, 1, None, closed="left"), None],
         "n_members": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -95,7 +101,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
-        "early_stopping": ["boolean"],
+        "early_stopping": ["boolean", StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "stopping_metric": [str, callable, None],
         "warm_start": ["boolean"],
@@ -168,14 +174,14 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     ) -> Self:
         """Train; without `epochs`, go through the data once with the optimizer as it stands."""
         self._validate_params()
-        if epochs is None and self.early_stopping:
+        if epochs is None and self.early_stopping is True:
             raise ValueError("partial_fit sees a part of the data and cannot stop early: set early_stopping=False")
         metric = stopping_metric(self, watched)
         optimizer, layers = self._optimizer(), self._hidden_layers()
-        shape, several = repr((self.n_bins, layers)), self.n_members > 1
+        shape, several = repr((self.scaling, self.n_bins, layers)), self.n_members > 1
         if goes_on and shape != self._shape:
             raise ValueError(
-                "n_bins or the hidden layers are not those of the model that is to learn more: "
+                "scaling, n_bins or the hidden layers are not those of the model that is to learn more: "
                 "set warm_start=False and call fit to start anew"
             )
         backend, wanted = self._place(X, goes_on)
@@ -183,11 +189,15 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         numbers = isinstance(self, RegressorMixin)
         X, y = validate_data(self, X, on_host(y), reset=not goes_on, multi_output=True, y_numeric=numbers, **accepted)
         task = self._task(y, checked_weight(sample_weight, X.shape[0]), goes_on, classes)
-        dtype = wanted or ("float64" if "float64" in str(X.dtype) else "float32")
+        few = X.shape[0] < _FEW or (task.weight is not None and np.count_nonzero(task.weight) < _FEW)
+        stops = bool(self.early_stopping)
+        if self.early_stopping == "auto":
+            stops = watched is not None or (epochs is not None and not few)
+        dtype = wanted or ("float64" if few and "float64" in str(X.dtype) else "float32")
         data, validation = (X, task.target, task.weight), None
         if watched is not None:
             validation = rows_to_watch(self, watched, type(self)._task, task, accepted)
-        elif self.early_stopping:
+        elif stops:
             data, validation = self._split(data, y)
         if goes_on:
             model = self.network_
@@ -195,8 +205,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
             layers.append(affine(task.learned["n_outputs_"], _START, int(self.n_members), first=not layers))
             if several:
                 layers.append(EnsembleMean(int(self.n_members), _AVERAGED[task.learned["out_activation_"]]))
-            if self.n_bins is not None:  # from the rows to learn from alone
-                layers.insert(0, PiecewiseLinear.from_data(data[0], int(self.n_bins), sample_weight=data[2]))
+            layers[:0] = _front(data[0], data[2], self.scaling, self.n_bins)
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
             model = Sequential(layers, dtype=dtype, backend=backend, rng=seed)
         n = data[0].shape[0]
@@ -204,18 +213,18 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
             data[0],
             data[1],
             epochs or 1,
-            min(200, n) if self.batch_size == "auto" else int(self.batch_size),
+            min(n, max(64, min(512, n // 100))) if self.batch_size == "auto" else int(self.batch_size),
             loss=MemberLoss(task.loss) if several else task.loss,
             optimizer=None if goes_on and epochs is None else optimizer,
             metrics=[] if metric is None else [metric],
             validation_data=validation,
             sample_weight=data[2],
-            callbacks=[*self.callbacks, *([] if epochs is None else [stopping(self, epochs, metric)])],
+            callbacks=[*self.callbacks, *([] if epochs is None else [stopping(self, epochs, metric, stops)])],
             verbose=bool(self.verbose),
         )
         least, seen = (self.best_loss_, self.t_) if goes_on else (None, 0)
         losses = history["loss"] if least is None else [least, *history["loss"]]
-        self.best_loss_, self.t_ = None if self.early_stopping else min(losses), seen + history.samples
+        self.best_loss_, self.t_ = None if stops else min(losses), seen + history.samples
         self.n_layers_ = 2 + np.size(self.hidden_layer_sizes)
         for name, value in task.learned.items():
             setattr(self, name, value)
@@ -252,6 +261,8 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
             raise ValueError("optimizer must be a name such as 'adam' or an optimizer, and is None")
         given: dict[str, Any] = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
         changes = {name: value for name, value in given.items() if value is not None}
+        if self.optimizer == "adam":
+            changes = _ADAM | changes
         if changes and isinstance(optimizer, ForeignOptimizer):
             raise ValueError(f"{self.optimizer!r} has settings of its own: leave {' and '.join(changes)} at None")
         return dataclasses.replace(optimizer, **changes) if changes else optimizer
@@ -278,13 +289,23 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _split(self, data: tuple[Any, ...], y: Any) -> Any:
         """Return the data to learn from, and those to watch."""
-        parts = train_test_split(
-            np.arange(len(y)),
+        # what counts for nothing says nothing about when to stop
+        counted = np.arange(len(y)) if data[2] is None else np.flatnonzero(data[2])
+        labels = y[counted] if isinstance(self, ClassifierMixin) and y.ndim == 1 else None
+        if self.early_stopping == "auto" and labels is not None:
+            counts, held = np.unique(labels, return_counts=True)[1], self.validation_fraction * len(labels)
+            if counts.min() < 2 or min(held, len(labels) - held - 1) < len(counts):
+                labels = None  # not every class can be on both sides
+        learn, watch = train_test_split(
+            counted,
             test_size=self.validation_fraction,
             random_state=check_random_state(self.random_state),
-            stratify=y if isinstance(self, ClassifierMixin) and y.ndim == 1 else None,
+            stratify=labels,
         )
-        return tuple(tuple(None if values is None else taken(values, rows) for values in data) for rows in parts)
+        learn = np.concatenate([learn, np.setdiff1d(np.arange(len(y)), counted)])
+        return tuple(
+            tuple(None if values is None else taken(values, rows) for values in data) for rows in (learn, watch)
+        )
 
     # ------------------------------------------------------------------ using
 
@@ -358,3 +379,15 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.sparse = True
         tags.array_api_support = True
         return tags
+
+
+def _front(X: Any, weight: Any, scaling: str | None, n_bins: int | None) -> list[Layer]:
+    """Return what stands before the hidden layers, made from the rows to learn from alone."""
+    scale = None if scaling is None else RobustScale.from_data(X, sample_weight=weight)
+    front: list[Layer] = [] if scale is None else [scale]
+    if n_bins is not None:
+        edges: Any = quantile_edges(X, int(n_bins), sample_weight=weight)
+        if scale is not None:
+            edges = [scale.edges_of(column, own) for column, own in enumerate(edges)]
+        front.append(PiecewiseLinear(edges))
+    return front

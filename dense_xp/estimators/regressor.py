@@ -47,6 +47,9 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         With ``loss="quantile"``: which, in ascending order; by default the median.
     activation : str or Layer, or one for each hidden layer, default "relu"
         ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …, ``"linear"`` for none, or a layer such as ``ELU(0.5)``.
+    scaling : {"robust"}, optional, default "robust"
+        What stands in front: :class:`~dense_xp.RobustScale`, so that features of any size and with outliers may come;
+        None for data that are scaled already.
     n_bins : int, optional
         Encode each feature piecewise-linearly in at most so many bins, such as 48, which hold about equally many of the
         rows that are learned from: see :class:`dense_xp.PiecewiseLinear`. Features then need no scaling. By default the
@@ -61,20 +64,20 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     optimizer : str or Optimizer or object with ``update``, default "adam"
         ``"adam"``, ``"sgd"`` …, or for instance ``SGD(0.1, momentum=0.9)``.
     learning_rate : float or Schedule, optional
-        In place of the optimizer's own: 0.001 for Adam.
+        In place of the optimizer's own; by default that, and 0.003 for ``"adam"`` by name.
     weight_decay : float, optional
-        In place of the optimizer's own: 0 for most.
+        In place of the optimizer's own; by default that, and 0.3 for ``"adam"`` by name, where biases do not shrink.
     batch_size : int or "auto", default "auto"
-        Samples in one step; ``"auto"`` is ``min(200, n_samples)``.
+        Samples in one step; ``"auto"`` is a hundredth of all, at least 64 and at most 512.
     max_epochs : int, default 200
         How often to go through the data at most.
     tol : float, default 1e-4
         By how much the loss must fall to count as falling.
     n_iter_no_change : int, default 20
         Training ends when the loss has not fallen for more than so many epochs; None is never.
-    early_stopping : bool, default False
+    early_stopping : bool or "auto", default "auto"
         Whether to hold back some data, stop when the loss on those no longer falls, and go back to the weights
-        with which it was lowest.
+        with which it was lowest. ``"auto"`` is from 100 samples on, and never in ``partial_fit``.
     validation_fraction : float, default 0.1
         The share that is held back.
     stopping_metric : str, Metric or callable, optional
@@ -93,7 +96,8 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         Where to train: ``"cupy"``, ``"torch:cuda"``, ``"jax"``, ``"auto"`` …. By default the setting in force; else,
         with ``array_api_dispatch``, where X is; else NumPy.
     dtype : {"auto", "float32", "float64"}, default "auto"
-        In which precision. ``"auto"`` is that of X, and float32 where X travels from the host to another backend.
+        In which precision. ``"auto"`` is float32, and below 100 samples that of X unless X travels from the host to
+        another backend.
 
     Attributes
     ----------
@@ -118,7 +122,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     loss_ : float
         The loss over the training data in the last epoch, or in the one whose weights were brought back.
     best_loss_ : float or None
-        The least of them, over all fits that went on from one another; None with ``early_stopping``.
+        The least of them, over all fits that went on from one another; None where it stopped early.
     t_ : int
         How many samples were learned from in these fits.
     n_layers_ : int

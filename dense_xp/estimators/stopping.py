@@ -84,12 +84,12 @@ def rows_to_watch(
     return X, own.target, own.weight
 
 
-def stopping(estimator: Any, epochs: int, metric: MetricLike | None) -> EarlyStopping:
-    """Return what ends a fit of at most so many epochs."""
+def stopping(estimator: Any, epochs: int, metric: MetricLike | None, stops: bool) -> EarlyStopping:
+    """Return what ends a fit of at most so many epochs; one that `stops` early has rows to watch."""
     name = "loss" if metric is None else next(iter(named_metrics([metric])))
     return EarlyStopping(
-        f"val_{name}" if estimator.early_stopping else "loss",
+        f"val_{name}" if stops else "loss",
         patience=epochs if estimator.n_iter_no_change is None else estimator.n_iter_no_change,
         min_delta=estimator.tol,
-        restore_best_weights=estimator.early_stopping,
+        restore_best_weights=stops,
     )

@@ -25,6 +25,7 @@ from dense_xp.layers.ensemble import DenseEnsemble, EnsembleMean
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm, LayerNorm
 from dense_xp.layers.piecewise import PiecewiseLinear
+from dense_xp.layers.scaling import RobustScale
 from dense_xp.learning import losses
 from dense_xp.learning.distributions import Gamma, GaussianNLL, Poisson, Quantile, Tweedie
 from dense_xp.learning.optimizer import Optimizer
@@ -109,7 +110,7 @@ def layer_case(layer: Layer, X: Any, rng: np.random.Generator, *, training: bool
     layer.connect()
     params = flatten(layer.init_params(rng))
     params |= {k: v + 0.1 * rng.normal(size=v.shape) for k, v in params.items() if v.dtype.kind == "f"}
-    params |= {key: abs(value) for key, value in params.items() if key.endswith(("running_variance", "width"))}
+    params |= {key: abs(value) for key, value in params.items() if key.endswith(("running_variance", "width", "scale"))}
     noise = layer.draw_noise(rng, X.shape)
     inputs = {"X": X, "grad_Y": rng.normal(size=(*X.shape[:-1], *layer.output_shape()))}
     inputs |= {f"param.{key}": value for key, value in params.items()}
@@ -192,6 +193,7 @@ def cases(dtype: str, seed: int = 0, shapes: Iterable[tuple[int, ...]] = SHAPES)
         for of in ("outputs", "softmax", "sigmoid"):
             yield layer_case(EnsembleMean(3, of), 3 * X, rng, training=False)
     for X in (rng.normal(size=(1, 3)), rng.normal(size=(17, 5)), rng.normal(size=(3, 5, 4))):
+        yield layer_case(RobustScale.from_data(rng.normal(size=(29, X.shape[-1]))), X, rng)
         yield layer_case(PiecewiseLinear.from_data(rng.normal(size=(29, X.shape[-1])), 7), X, rng)
     network = Sequential([Dense(19, activation="gelu"), LayerNorm(), Dense(11, activation="relu"), Dense(5)])
     yield layer_case(network, rng.normal(size=(23, 13)), rng, name="Sequential")

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,33 @@ def test_early_stopping_brings_the_best_weights_back() -> None:
     assert DenseClassifier(**params, early_stopping=True).fit(sparse.csr_array(X), MANY).history_.best_epoch
 
 
+def test_early_stopping_by_itself_is_for_more_than_few_rows() -> None:
+    rows, labels, values = np.tile(X, (2, 1)), np.tile(LABELS, 2), np.tile(VALUES, 2)
+    for kind, y in ((DenseClassifier, labels), (DenseRegressor, values)):
+        few, many = kind(**FAST).fit(rows[:99], y[:99]), kind(**FAST).fit(rows[:100], y[:100])
+        assert ("val_loss" in few.history_, few.network_.dtype) == (False, "float64")
+        assert ("val_loss" in many.history_, many.network_.dtype) == (True, "float32")
+        assert many.t_ == 90 * many.n_iter_
+        weight = np.arange(180) < 99  # the others count for nothing
+        assert "val_loss" not in kind(**FAST).fit(rows, y, weight).history_
+        weight[:150] = True
+        assert kind(**FAST).fit(rows, y, weight).t_ % 165 == 0  # 15 of 150 were watched
+    rare = np.where(np.arange(180) == 0, "fir", labels)  # cannot be on both sides
+    assert DenseClassifier(**FAST).fit(rows, rare).predict_proba(rows).shape == (180, 4)
+    assert "val_loss" not in DenseClassifier(**FAST).partial_fit(rows, labels, classes=labels).history_
+
+
+def test_features_come_in_any_units() -> None:
+    units, far = np.asarray([1e-6, 1.0, 1e5, 1e3]), np.where(np.arange(90) == 7, 1e9, X[:, 3])
+    moved = units * (np.column_stack([X[:, :3], far]) - 0.5)
+    for kind, y in ((DenseClassifier, LABELS), (DenseRegressor, VALUES)):
+        assert kind(**FAST).fit(moved, y).score(moved, y) > 0.9
+        assert kind(**FAST, scaling=None).fit(moved, y).score(moved, y) < 0.9
+        both = kind(**FAST, n_bins=4).fit(moved, y)
+        assert [type(layer).__name__ for layer in both.model_.layers[:2]] == ["RobustScale", "PiecewiseLinear"]
+        assert both.score(moved, y) > 0.9
+
+
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("y", [LABELS, MANY, VALUES], ids=["classes", "labels", "numbers"])
 def test_the_attributes_of_scikit_learns_perceptrons(y: Any, early: bool) -> None:
@@ -293,7 +321,8 @@ def test_warm_start_goes_on_from_the_weights() -> None:
 
 def test_parameters_make_the_network() -> None:
     def layers(**params: Any) -> list[Any]:
-        return DenseClassifier(max_epochs=1, **params).fit(X, LABELS).model_.layers[:-1]
+        given = {"scaling": None, "max_epochs": 1, **params}
+        return DenseClassifier(**given).fit(X, LABELS).model_.layers[:-1]
 
     (only,) = layers()
     assert (only.n_units, type(only.activation)) == (100, ReLU)
@@ -308,7 +337,7 @@ def test_parameters_make_the_network() -> None:
 
 @pytest.mark.parametrize("early", [False, True])
 def test_bins_are_those_of_the_rows_that_are_learned_from(early: bool) -> None:
-    regressor = DenseRegressor(**FAST, n_bins=12, early_stopping=early).fit(X, VALUES)
+    regressor = DenseRegressor(**FAST, scaling=None, n_bins=12, early_stopping=early).fit(X, VALUES)
     encoding = regressor.model_.layers[0]
     assert isinstance(encoding, PiecewiseLinear)
     assert encoding.output_shape() == (4 * 12,)
@@ -330,7 +359,7 @@ def test_bins_see_what_a_line_does_not() -> None:
 
 
 def test_bins_stay_with_a_model_that_goes_on() -> None:
-    regressor = DenseRegressor(**FAST, n_bins=5, warm_start=True).fit(X, VALUES)
+    regressor = DenseRegressor(**FAST, scaling=None, n_bins=5, warm_start=True).fit(X, VALUES)
     edges = regressor.network_.layers[0].edges
     regressor.fit(2 * X, VALUES)
     assert regressor.network_.layers[0].edges == edges
@@ -387,8 +416,11 @@ def test_settings_of_the_optimizer_can_be_given_beside_it() -> None:
         return DenseRegressor(max_epochs=1, **params).fit(X, VALUES).model_.optimizer
 
     schedule = CosineSchedule(0.1, 10)
-    assert optimizer() == Adam()
-    assert optimizer(learning_rate=0.5, weight_decay=0.1) == Adam(0.5, weight_decay=0.1)
+    adam = Adam(0.003, weight_decay=0.3, no_decay=("w0", "gamma", "beta"))
+    assert optimizer() == adam
+    assert optimizer(optimizer=Adam()) == Adam()
+    assert optimizer(optimizer="sgd") == SGD()
+    assert optimizer(learning_rate=0.5, weight_decay=0.1) == replace(adam, learning_rate=0.5, weight_decay=0.1)
     assert optimizer(optimizer=SGD(0.1, momentum=0.9), learning_rate=schedule) == SGD(schedule, momentum=0.9)
     assert optimizer(optimizer="sgd") == SGD()
 
@@ -672,7 +704,7 @@ def test_an_estimator_that_has_not_learned_says_so() -> None:
 def test_progress_is_shown_if_wanted(capsys: pytest.CaptureFixture[str]) -> None:
     DenseRegressor(max_epochs=2).fit(X, VALUES)
     assert capsys.readouterr().err == ""
-    DenseRegressor(max_epochs=2, verbose=True).fit(X, VALUES)
+    DenseRegressor(max_epochs=2, batch_size=90, verbose=True).fit(X, VALUES)
     assert "2/2" in capsys.readouterr().err
 
 
@@ -740,6 +772,7 @@ COUNTS = WAVE.poisson(np.exp(5 + ROWS[:, 0])).astype(float)
 QUANTILES = [0.05, 0.5, 0.95]
 LEARNS: dict[str, Any] = {
     "hidden_layer_sizes": (32,), "learning_rate": CosineSchedule(0.02, 600), "max_epochs": 40, "random_state": 0,
+    "batch_size": 200, "early_stopping": False, "scaling": None, "dtype": "float64",
 }  # fmt: skip
 
 
@@ -812,7 +845,8 @@ def test_losses_that_know_what_targets_they_take() -> None:
 
 def test_going_on_keeps_the_units() -> None:
     for params in ({"loss": "gaussian"}, {"loss": "poisson"}, {"loss": "quantile", "quantiles": [0.2, 0.8]}):
-        regressor = DenseRegressor(**params, max_epochs=5, random_state=0, warm_start=True).fit(X, VALUES)
+        slowly = {"max_epochs": 5, "batch_size": 90, "learning_rate": 0.001}
+        regressor = DenseRegressor(**params, **slowly, random_state=0, warm_start=True).fit(X, VALUES)
         units, loss = (regressor.y_mean_, regressor.y_scale_), regressor.loss_
         regressor.fit(X, VALUES)
         np.testing.assert_allclose((regressor.y_mean_, regressor.y_scale_), units, rtol=1e-12)

@@ -21,6 +21,7 @@ from dense_xp import (
     PiecewiseLinear,
     QuantizedDense,
     ReLU,
+    RobustScale,
     Sequential,
     Softmax,
     Tanh,
@@ -50,6 +51,7 @@ def _same_numbers_in_any_order() -> None:
 LAYERS: dict[str, list[Layer]] = {name: [kind()] for name, kind in ACTIVATIONS.items() if name != "tanh"} | {
     "dense": [Dense(8)],
     "without bias": [Dense(8, use_bias=False)],
+    "robust scale": [RobustScale([0.5] * 13, [2.0] * 13)],
     "layer norm": [LayerNorm(epsilon=1e-3)],
     "batch norm": [BatchNorm(epsilon=1e-4)],
     "dropout": [Dropout(0.5)],

@@ -31,6 +31,7 @@ from dense_xp import (
     PiecewiseLinear,
     ReLU,
     RMSprop,
+    RobustScale,
     Sequential,
     Softmax,
 )
@@ -93,6 +94,7 @@ MODELS: dict[str, Any] = {
     "softmax": lambda: [Dense(8, activation="relu"), Dense(3), Softmax()],
     "dropout": lambda: [Dropout(0.2), Dense(8, activation="relu"), Dropout(0.5), Dense(3)],
     "dropout of nothing": lambda: [Dense(8), Dropout(0.0), Dense(3)],
+    "scaled": lambda: [RobustScale.from_data(X), Dense(8, activation="relu"), Dense(3)],
     "norms": lambda: [LayerNorm(), Dense(8), ReLU(), BatchNorm(), Dense(8), LayerNorm(), Dense(3)],
     "piecewise": lambda: [PiecewiseLinear.from_data(X, 5), Dense(8, activation="relu"), Dense(3)],
     "piecewise after": lambda: [Dense(6), PiecewiseLinear.from_data(X, 5), Dense(3)],
