@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -13,35 +12,24 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from array_api_compat import array_namespace
 from sklearn import get_config
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.model_selection import train_test_split
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dense_xp.backend import Array, Backend, from_spec, get_backend, resolve
-from dense_xp.estimators.arrays import checked_weight, dispatches, home_of, on_host, taken
-from dense_xp.estimators.stopping import rows_to_watch, stopping, stopping_metric
+from dense_xp.estimators import networks
+from dense_xp.estimators.arrays import checked_weight, dispatches, home_of, on_host
+from dense_xp.estimators.stopping import held_back, rows_to_watch, stopping, stopping_metric
 from dense_xp.estimators.task import Task
-from dense_xp.layers.ensemble import EnsembleMean
 from dense_xp.layers.layer import Layer
-from dense_xp.layers.perceptron import affine, hidden_layers
-from dense_xp.layers.piecewise import PiecewiseLinear, quantile_edges
-from dense_xp.layers.scaling import RobustScale
-from dense_xp.learning.foreign import ForeignOptimizer
 from dense_xp.learning.members import MemberLoss
 from dense_xp.learning.metric import MetricLike
-from dense_xp.learning.optimizer import Optimizer
-from dense_xp.learning.optimizers import as_optimizer
 from dense_xp.learning.schedules import Schedule
 from dense_xp.training.history import History
 from dense_xp.training.sequential import Sequential
 
-_START = "glorot_uniform"  # as in scikit-learn's perceptrons
 _FEW = 100  # rows of which a tenth would say too little, and whose training takes no time
-# for batches of 64; chosen like all defaults by one half of the tables of tests/benchmarks/tables.py
-_ADAM: dict[str, Any] = {"learning_rate": 0.003, "weight_decay": 0.3, "no_decay": ("w0", "gamma", "beta")}
-_AVERAGED = {"softmax": "softmax", "logistic": "sigmoid", "identity": "outputs", "exp": "outputs"}
 
 
 @dataclass(eq=False, repr=False)
@@ -177,7 +165,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         if epochs is None and self.early_stopping is True:
             raise ValueError("partial_fit sees a part of the data and cannot stop early: set early_stopping=False")
         metric = stopping_metric(self, watched)
-        optimizer, layers = self._optimizer(), self._hidden_layers()
+        optimizer, layers = networks.optimizer_of(self), networks.hidden(self)
         shape, several = repr((self.scaling, self.n_bins, layers)), self.n_members > 1
         if goes_on and shape != self._shape:
             raise ValueError(
@@ -198,14 +186,12 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         if watched is not None:
             validation = rows_to_watch(self, watched, type(self)._task, task, accepted)
         elif stops:
-            data, validation = self._split(data, y)
+            data, validation = held_back(self, data, y)
         if goes_on:
             model = self.network_
         else:
-            layers.append(affine(task.learned["n_outputs_"], _START, int(self.n_members), first=not layers))
-            if several:
-                layers.append(EnsembleMean(int(self.n_members), _AVERAGED[task.learned["out_activation_"]]))
-            layers[:0] = _front(data[0], data[2], self.scaling, self.n_bins)
+            layers += networks.end(self, task, first=not layers)
+            layers[:0] = networks.front(self, data[0], data[2])
             seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
             model = Sequential(layers, dtype=dtype, backend=backend, rng=seed)
         n = data[0].shape[0]
@@ -233,40 +219,6 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         self._shape, self._on_device = shape, home_of(X).name != "numpy"
         return self
 
-    def _hidden_layers(self) -> list[Layer]:
-        given: Any = self.hidden_layer_sizes
-        sizes: list[Any] = [given] if isinstance(given, Integral) else list(given)
-        activations = self.activation
-        if isinstance(activations, str | Layer):
-            activations = [activations] * len(sizes)
-        if len(activations) != len(sizes):
-            raise ValueError(
-                f"activation has {len(activations)} entries and hidden_layer_sizes {len(sizes)}: "
-                "give one activation for all, or one for each"
-            )
-        if self.n_members > 1 and self.normalization == "layer":
-            raise ValueError("normalization='layer' would mix the members: set it to 'batch', or n_members=1")
-        return hidden_layers(
-            sizes,
-            [*map(copy.deepcopy, activations)],
-            kernel_initializer=_START,
-            normalization=self.normalization,
-            dropout=float(self.dropout),
-            n_members=int(self.n_members),
-        )
-
-    def _optimizer(self) -> Optimizer:
-        optimizer = as_optimizer(self.optimizer)
-        if optimizer is None:
-            raise ValueError("optimizer must be a name such as 'adam' or an optimizer, and is None")
-        given: dict[str, Any] = {"learning_rate": self.learning_rate, "weight_decay": self.weight_decay}
-        changes = {name: value for name, value in given.items() if value is not None}
-        if self.optimizer == "adam":
-            changes = _ADAM | changes
-        if changes and isinstance(optimizer, ForeignOptimizer):
-            raise ValueError(f"{self.optimizer!r} has settings of its own: leave {' and '.join(changes)} at None")
-        return dataclasses.replace(optimizer, **changes) if changes else optimizer
-
     def _place(self, X: Any, goes_on: bool) -> tuple[Backend, str | None]:
         """Return where to train, and in which dtype; None is that of the data."""
         if goes_on:
@@ -286,26 +238,6 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         # the first is that of numbers that are neither: float64 where scikit-learn has it so
         wide = dtype == "float64" or (dtype is None and not on_device)
         return {"accept_sparse": "csr", "dtype": floats[::-1] if wide else floats}
-
-    def _split(self, data: tuple[Any, ...], y: Any) -> Any:
-        """Return the data to learn from, and those to watch."""
-        # what counts for nothing says nothing about when to stop
-        counted = np.arange(len(y)) if data[2] is None else np.flatnonzero(data[2])
-        labels = y[counted] if isinstance(self, ClassifierMixin) and y.ndim == 1 else None
-        if self.early_stopping == "auto" and labels is not None:
-            counts, held = np.unique(labels, return_counts=True)[1], self.validation_fraction * len(labels)
-            if counts.min() < 2 or min(held, len(labels) - held - 1) < len(counts):
-                labels = None  # not every class can be on both sides
-        learn, watch = train_test_split(
-            counted,
-            test_size=self.validation_fraction,
-            random_state=check_random_state(self.random_state),
-            stratify=labels,
-        )
-        learn = np.concatenate([learn, np.setdiff1d(np.arange(len(y)), counted)])
-        return tuple(
-            tuple(None if values is None else taken(values, rows) for values in data) for rows in (learn, watch)
-        )
 
     # ------------------------------------------------------------------ using
 
@@ -379,15 +311,3 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.sparse = True
         tags.array_api_support = True
         return tags
-
-
-def _front(X: Any, weight: Any, scaling: str | None, n_bins: int | None) -> list[Layer]:
-    """Return what stands before the hidden layers, made from the rows to learn from alone."""
-    scale = None if scaling is None else RobustScale.from_data(X, sample_weight=weight)
-    front: list[Layer] = [] if scale is None else [scale]
-    if n_bins is not None:
-        edges: Any = quantile_edges(X, int(n_bins), sample_weight=weight)
-        if scale is not None:
-            edges = [scale.edges_of(column, own) for column, own in enumerate(edges)]
-        front.append(PiecewiseLinear(edges))
-    return front

@@ -51,9 +51,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         What stands in front: :class:`~dense_xp.RobustScale`, so that features of any size and with outliers may come;
         None for data that are scaled already.
     n_bins : int, optional
-        Encode each feature piecewise-linearly in at most so many bins, such as 48, which hold about equally many of the
-        rows that are learned from: see :class:`dense_xp.PiecewiseLinear`. Features then need no scaling. By default the
-        network sees numbers as they are.
+        How many bins each feature is encoded in at most, such as 16; see :class:`~dense_xp.PiecewiseLinear`.
     n_members : int, default 1
         How many networks learn side by side, each from its own initial weights. The mean of their outputs is what the
         regressor says, and what early stopping looks at.
@@ -81,9 +79,8 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     validation_fraction : float, default 0.1
         The share that is held back.
     stopping_metric : str, Metric or callable, optional
-        What of the rows that are held back, or of `X_val`, must get better, with ``early_stopping``: by default the
-        loss; ``"r2"``, ``"mean_absolute_error"`` or any other metric of
-        :meth:`dense_xp.Sequential.fit`.
+        What must get better on the rows that are watched: by default the loss; ``"r2"``, ``"mean_absolute_error"``
+        or any other metric of :meth:`dense_xp.Sequential.fit`.
     warm_start : bool, default False
         Whether ``fit`` goes on from the weights of the last ``fit``.
     random_state : int or numpy.random.RandomState, optional

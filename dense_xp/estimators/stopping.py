@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sklearn.base import RegressorMixin
+import numpy as np
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
-from dense_xp.estimators.arrays import checked_weight, on_host
+from dense_xp.estimators.arrays import checked_weight, on_host, taken
 from dense_xp.estimators.task import Task
 from dense_xp.learning.metric import MetricLike
 from dense_xp.learning.metrics import better, named_metrics
@@ -82,6 +85,25 @@ def rows_to_watch(
     learned.__dict__.update(estimator.__dict__, **task.learned)
     own = make_task(learned, y, checked_weight(weight, X.shape[0]), True, task.learned.get("classes_"))
     return X, own.target, own.weight
+
+
+def held_back(estimator: Any, data: tuple[Any, ...], y: Any) -> Any:
+    """Return the data to learn from, and those to watch."""
+    # what counts for nothing says nothing about when to stop
+    counted = np.arange(len(y)) if data[2] is None else np.flatnonzero(data[2])
+    labels = y[counted] if isinstance(estimator, ClassifierMixin) and y.ndim == 1 else None
+    if estimator.early_stopping == "auto" and labels is not None:
+        counts, held = np.unique(labels, return_counts=True)[1], estimator.validation_fraction * len(labels)
+        if counts.min() < 2 or min(held, len(labels) - held - 1) < len(counts):
+            labels = None  # not every class can be on both sides
+    learn, watch = train_test_split(
+        counted,
+        test_size=estimator.validation_fraction,
+        random_state=check_random_state(estimator.random_state),
+        stratify=labels,
+    )
+    learn = np.concatenate([learn, np.setdiff1d(np.arange(len(y)), counted)])
+    return tuple(tuple(None if values is None else taken(values, rows) for values in data) for rows in (learn, watch))
 
 
 def stopping(estimator: Any, epochs: int, metric: MetricLike | None, stops: bool) -> EarlyStopping:

@@ -26,7 +26,7 @@ _FARTHEST = (
 
 
 class RobustScale(Layer):
-    r"""Robust scaling with smooth clipping, a first layer; :meth:`from_data` learns its units.
+    r"""Robust scaling with smooth clipping, a first layer; :meth:`RobustScale.from_data` learns its units.
 
     .. math:: t = \frac{x - m}{s}, \quad y = \frac{t}{\sqrt{1 + (t/c)^2}}
 
