@@ -67,8 +67,8 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
     validation_fraction : float, default 0.1
         The share that is held back; of each class alike.
     stopping_metric : str, Metric or callable, optional
-        What must get better on the rows that are watched: by default the loss; ``"roc_auc"``, ``"log_loss"`` (the loss), ``"accuracy"``, ``"f1"``
-        or any other metric of :meth:`dense_xp.Sequential.fit`.
+        What must get better on the rows that are watched: by default the loss; ``"roc_auc"``, ``"log_loss"`` (the
+        loss), ``"accuracy"``, ``"f1"`` or any other metric of :meth:`dense_xp.Sequential.fit`.
     class_weight : dict or "balanced", optional
         How much each class counts; ``"balanced"`` lets all count alike, however many samples they have.
     warm_start : bool, default False
