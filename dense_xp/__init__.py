@@ -65,6 +65,7 @@ from dense_xp.learning.schedules import (
 )
 from dense_xp.saving import Checkpoint, ModelFileError, describe, load, save
 from dense_xp.training.callbacks import CSVLog, EarlyStopping, ReduceLROnPlateau, TensorBoard
+from dense_xp.training.distributed.ranks import RankError, Ranks
 from dense_xp.training.history import Callback, DivergenceError, History, Run
 from dense_xp.training.sequential import Sequential
 
@@ -79,7 +80,7 @@ __all__ = [
     "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion", "LoRA", "Loss", "MaxNorm", "MeanAbsoluteError",
     "MeanSquaredError", "Metric", "MinMaxNorm", "Mish", "ModelFileError", "NoDeviceError", "NonNegative",
     "NotInstalledError", "Optimizer", "Orthogonal", "Poisson", "Precision", "Quantile", "QuantizedDense", "RMSprop",
-    "RandomNormal", "RandomUniform", "ReLU", "Recall", "ReduceLROnPlateau", "Regularizer", "Run", "ScaledSchedule",
+    "RandomNormal", "RandomUniform", "RankError", "Ranks", "ReLU", "Recall", "ReduceLROnPlateau", "Regularizer", "Run", "ScaledSchedule",
     "Schedule", "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax",
     "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh", "TensorBoard", "TopK", "Tweedie", "UnitNorm",
     "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora", "available_backends", "backend_of", "describe",

@@ -18,7 +18,7 @@ from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params, copied, flatten
 from dense_xp.training.feeding import NoiseFeeder
 from dense_xp.training.moments import Moment
-from dense_xp.training.step import LOSS_SCALE, train_step
+from dense_xp.training.step import LOSS_SCALE, Reduction, train_step
 
 
 def compile_once(
@@ -93,13 +93,28 @@ def _common_counts(optimizer: Optimizer, backend: Backend, state: Params) -> tup
 
 
 class CompiledStep:
-    """Steps a pure model by one function of arrays; it holds them, and gives them to the model after each epoch."""
+    """Steps a pure model by one function of arrays; it holds them, and gives them to the model after each epoch.
 
-    def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure]) -> None:
+    Parameters
+    ----------
+    model : Layer
+        Initialized and pure.
+    loss : Loss
+        What is minimised.
+    metrics : mapping of str to Measure
+        What is measured beside it.
+    reduced : callable, optional
+        As in :func:`~dense_xp.training.step.train_step`. The step is not compiled then: other processes are asked.
+    """
+
+    def __init__(
+        self, model: Layer, loss: Loss, metrics: Mapping[str, Measure], reduced: Reduction | None = None
+    ) -> None:
         assert model.optimizer is not None
         assert model.backend is not None
         self.model, self.backend, self.optimizer = model, model.backend, model.optimizer
-        self.compiles = self.optimizer.traceable and self.backend.compiles
+        compilable = self.optimizer.traceable and reduced is None
+        self.compiles = compilable and self.backend.compiles
         self.scales = model.dtype == "float16"
         state = self._with_scale(model.optimizer_state)
         shared = _common_counts(self.optimizer, self.backend, model.optimizer_state) if self.compiles else ()
@@ -108,7 +123,7 @@ class CompiledStep:
         self._rate: tuple[float, Any] = (math.nan, None)
         self.noise = NoiseFeeder(self.backend)
         self.whole = True
-        step = train_step(model, loss, in_step(metrics))
+        step = train_step(model, loss, in_step(metrics), reduced)
 
         def packed(params: list[Any], state: list[Any], *rest: Any) -> tuple[list[Any], list[Any], tuple[Array, ...]]:
             new_params, new_state, values = step(packing[0].unpack(params), packing[1].unpack(state), *rest)
@@ -117,7 +132,7 @@ class CompiledStep:
         self.step = packed
         if self.compiles:  # one call for all arrays
             self.copies = compile_once(model, self.backend, "copies", _copies)
-        if self.optimizer.traceable:
+        if compilable:
             rule, places = _without_rate(self.optimizer), packing[1].places
             key = f"step {loss!r} {rule!r} {list(metrics.items())} {_trainable(model)} {places}"
             self.step = compile_once(model, self.backend, key, packed, (0, 1))  # parameters and state
@@ -137,7 +152,7 @@ class CompiledStep:
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
         """Take one step on a batch; return the loss and what the metrics keep."""
-        noise = self.noise.placed(self.model.draw_noise(rng, tuple(X.shape)))
+        noise = self.noise.drawn(self.model, rng, tuple(X.shape))
         rate: Any = self.model.learning_rate()
         if self.compiles:
             if rate != self._rate[0]:

@@ -17,6 +17,8 @@ import numpy as np
 
 from dense_xp.backend import Array, Backend
 from dense_xp.kernels import Lane, lane_for
+from dense_xp.layers.layer import Layer
+from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import mapped, place
 
 TURNS = 2
@@ -114,6 +116,10 @@ class NoiseFeeder:
         self.backend, self.lane = backend, lane_for(backend.kernels, backend.device)
         self.shapes: list[tuple[int, ...]] = []
         self.dtypes: list[Any] = []
+
+    def drawn(self, model: Layer, rng: Rng, batch_shape: tuple[int, ...]) -> Any:
+        """Return on the device what the model draws for a step on such a batch; it is overwritten two calls later."""
+        return self.placed(model.draw_noise(rng, batch_shape))
 
     def placed(self, noise: Any) -> Any:
         """Return on the device what :meth:`Layer.draw_noise` drew; it is overwritten two calls later."""

@@ -14,6 +14,8 @@ from dense_xp.learning.metric import Measure, MetricLike
 from dense_xp.learning.metrics import named_metrics, suited
 from dense_xp.support.checks import integer, several
 from dense_xp.support.seeds import Rng, as_rng
+from dense_xp.training.distributed.ranks import Ranks
+from dense_xp.training.distributed.together import together
 from dense_xp.training.history import Callback, History, Run
 from dense_xp.training.loop import run_epochs
 from dense_xp.training.prediction import gives_probabilities
@@ -40,6 +42,7 @@ def fit(
     history: History | None = None,
     rng: Any = None,
     verbose: bool | None = None,
+    distributed: str | Ranks | None = None,
 ) -> History:
     """Learn from data.
 
@@ -83,6 +86,9 @@ def fit(
         Source of the order and of dropout; by default the model's own.
     verbose : bool, optional
         Whether to show a progress bar; by default only on a terminal.
+    distributed : {None, "mpi"} or Ranks, optional
+        With "mpi", all processes that ``mpiexec`` has started train this model together, each on its part of every
+        batch; all of them make this call, with the same data. See :class:`Ranks`.
 
     Returns
     -------
@@ -97,27 +103,44 @@ def fit(
         If data are on another device or in another library.
     DivergenceError
         If the loss becomes NaN or infinite. The model keeps its weights from before that epoch.
+    RankError
+        If another process cannot go on.
     """
-    epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
-    named = suited(named_metrics(metrics), gives_probabilities(model))
-    history = _continued(history, named, validation_data is not None)
-    hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in several("callbacks", callbacks)]
+    group = together(distributed)
     with unchanged_on_failure(model):  # everything is checked before anything is learned
-        _prepare(model, X, optimizer)
-        backend = model.built()
-        generator: Rng = model.rng if rng is None else as_rng(rng)
+        with group.agreeing() as facts:
+            epochs, batch_size = integer("epochs", epochs), integer("batch_size", batch_size)
+            named = suited(named_metrics(metrics), gives_probabilities(model))
+            history = _continued(history, named, validation_data is not None)
+            hooks = [
+                hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in several("callbacks", callbacks)
+            ]
+            _prepare(model, X, optimizer)
+            backend = model.built()
+            generator: Rng = model.rng if rng is None else as_rng(rng)
+            with backend.scope():
+                samples = group.samples(model, X, y, sample_weight, loss)
+                validation = None
+                if validation_data is not None:
+                    validation = group.samples(model, *_three(validation_data), samples.loss)
+            facts |= {"the model": repr(model), "X": samples.X.shape, "y": samples.y.shape, "epochs": epochs}
+            facts |= {"validation_data": validation and validation.X.shape, "batch_size": batch_size}
+            facts |= {"shuffle": bool(shuffle), "metrics": list(named), "past epochs": history.epochs}
+            facts |= {"loss": repr(samples.loss), "rng": type(generator).__name__}
         with backend.scope():
-            samples = Samples(model, X, y, sample_weight, loss)
-            validation = None
-            if validation_data is not None:
-                validation = Samples(model, *_three(validation_data), samples.loss)
-            step = stepper(model, samples.loss, named, samples.X.data.ndim, min(int(batch_size), len(samples)))
-        run = Run(model, history, int(epochs), named)
+            group.prepare(model, generator)
+            step = group.stepper(model, samples.loss, named, samples.X.data.ndim, min(batch_size, len(samples)))
+        run = Run(model, history, epochs, named)
+        hooks = list(group.callbacks(hooks))
         for hook in hooks:
             hook.begin(run)
-    rows = min(int(batch_size), len(samples)) * math.prod(samples.X.data.shape[1:-1])
-    with backend.scope(), few_threads(model, rows):
-        return run_epochs(run, step, samples, validation, named, hooks, int(batch_size), shuffle, generator, verbose)
+    if not group.root:
+        verbose = False
+    rows = -(-min(batch_size, len(samples)) // group.size) * math.prod(samples.X.data.shape[1:-1])
+    with backend.scope(), few_threads(model, rows), group.running(verbose is False) as interrupts:
+        return run_epochs(
+            run, step, samples, validation, named, hooks, batch_size, shuffle, generator, interrupts, verbose
+        )
 
 
 def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = None) -> Callable[[], Any]:

@@ -20,7 +20,7 @@ from dense_xp.support.seeds import Rng
 from dense_xp.training.history import Callback, History, Run, diverged
 from dense_xp.training.interrupts import Interrupts
 from dense_xp.training.moments import Moment
-from dense_xp.training.prediction import measured, score
+from dense_xp.training.prediction import score
 from dense_xp.training.samples import Samples
 from dense_xp.training.steps import Step
 
@@ -35,6 +35,7 @@ def run_epochs(
     batch_size: int,
     shuffle: bool,
     rng: Rng,
+    interrupts: Interrupts,
     verbose: bool | None,
 ) -> History:
     """Train for the epochs of a run, whose history it returns; whatever stops it leaves the model with whole steps.
@@ -53,6 +54,8 @@ def run_epochs(
         Called after each epoch and at the end.
     batch_size, shuffle, rng, verbose
         As in :func:`~dense_xp.training.fitting.fit`.
+    interrupts : Interrupts
+        Looked at after each step.
     """
     from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
 
@@ -62,7 +65,7 @@ def run_epochs(
     # disable=None: tqdm is silent where standard error is not a terminal
     bar = tqdm(total=run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
     try:
-        with Interrupts() as interrupts:
+        with interrupts:
             for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
                 if history.stopped:
                     break
@@ -76,7 +79,7 @@ def run_epochs(
                         taken.append(rows)
                         bar.update()
                         interrupts.check()
-                    means = measured(run.model.built(), values, samples.weights(taken), metrics)
+                    means = samples.measured(values, taken, metrics)
                     if not math.isfinite(means["loss"]):
                         losses = run.model.built().scalars([value[0] for value in values])
                         step.hand_over()

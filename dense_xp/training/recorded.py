@@ -40,7 +40,7 @@ class RecordedStep(CompiledStep):
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
         """Take one step on a batch; return the loss and what the metrics keep."""
-        noise = self.noise.placed(self.model.draw_noise(rng, tuple(X.shape)))
+        noise = self.noise.drawn(self.model, rng, tuple(X.shape))
         self.whole = False
         with taken_by(self.product):
             values: tuple[Array, ...] = self.recorder(self.work, (X, y, weight, noise), [self.model.learning_rate()])

@@ -6,7 +6,7 @@ They may lie on the host, and then travel batch by batch, or on the model's devi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from dense_xp.backend.lookup import real_numbers
 from dense_xp.kernels import lane_for
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
+from dense_xp.learning.metric import Measure, Metric
 from dense_xp.learning.named_losses import LOSSES
+from dense_xp.learning.special import counted
 from dense_xp.training.feeding import Feeder
 
 
@@ -192,16 +194,21 @@ class Samples:
 
     def batches(self, order: np.ndarray[Any, Any], batch_size: int) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
         """Yield row numbers and rows, batch by batch; host data travel while the batch before is worked on."""
-        chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        return self.gathered([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
+
+    def gathered(self, chunks: Sequence[np.ndarray[Any, Any]]) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
+        """Yield, as :meth:`batches`, the rows of these numbers."""
         backend, parts = self.X.backend, (self.X, self.y, self.weight)
         travelling = [part for part in parts if part is not None and part.travel_dtype() is not None]
-        feeder = self._feeder(travelling, min(batch_size, len(order))) if travelling else None
+        feeder = self._feeder(travelling, max(map(len, chunks))) if travelling else None
         # the order travels once; a library that compiles would make an array of each slice of it
         here = any(part is not None and part.on_device for part in parts) and not backend.compiles
-        order_there = backend.asarray(order) if here else order
+        order = np.concatenate(chunks) if here else None
+        order_there, start = order if order is None else backend.asarray(order), 0
         for i, fed in enumerate(feeder.batches(chunks) if feeder else [()] * len(chunks)):
-            arrived, rows, start = iter(fed), chunks[i], i * batch_size
-            there = order_there[start : start + len(rows)]
+            arrived, rows = iter(fed), chunks[i]
+            there = rows if order_there is None else order_there[start : start + len(rows)]
+            start += len(rows)
             X, y, weight = (
                 None if part is None
                 else next(arrived) if feeder and part in travelling
@@ -219,6 +226,27 @@ class Samples:
             self._fed = batch_size, feeder
         return self._fed[1]
 
+    def in_order(self, batch_size: int) -> Iterator[tuple[slice, tuple[Array, Array, Any]]]:
+        """Yield row numbers and rows, from first to last."""
+        for rows in slices(len(self), batch_size):
+            yield rows, self.take(rows)
+
+    def measured(
+        self, values: Sequence[tuple[Array, ...]], batches: Sequence[Any], metrics: Mapping[str, Measure]
+    ) -> dict[str, float]:
+        """Return the loss and the metrics over batches.
+
+        Parameters
+        ----------
+        values : sequence of tuple of array
+            Of each batch the loss, and what the metrics keep.
+        batches : sequence of numpy.ndarray or slice
+            The row numbers of each.
+        metrics : mapping of str to Measure
+            What is measured beside the loss.
+        """
+        return summary(on_host(self.X.backend, values, metrics), self.weights(batches), metrics)
+
     def weights(self, batches: Sequence[Any]) -> tuple[list[float], list[float]]:
         """Return how much each batch counts in an average over all: of the loss, and of what is measured beside it.
 
@@ -230,6 +258,36 @@ class Samples:
         measured = _sums(self._host_weight, batches)
         own = self._loss_weight is not self._host_weight
         return _sums(self._loss_weight, batches) if own else measured, measured
+
+
+def on_host(
+    backend: Backend, values: Sequence[tuple[Array, ...]], metrics: Mapping[str, Measure]
+) -> list[np.ndarray[Any, Any]]:
+    """Bring what was kept of each batch to the host: the loss, and each metric; one transfer for each."""
+    kinds, columns = [None, *metrics.values()], zip(*values, strict=True)
+    return [
+        backend.joined(column) if isinstance(kind, Metric) else backend.scalars(column)
+        for kind, column in zip(kinds, columns, strict=True)
+    ]
+
+
+def summary(
+    columns: Sequence[np.ndarray[Any, Any]], weights: tuple[list[float], list[float]], metrics: Mapping[str, Measure]
+) -> dict[str, float]:
+    """Return the loss and the metrics over all batches.
+
+    A metric has a value for what it kept of all; anything else is averaged over the batches by their weights, as
+    :meth:`Samples.weights` has them.
+    """
+    measured: dict[str, float] = {}
+    for (name, metric), column in zip({"loss": None, **metrics}.items(), columns, strict=True):
+        if isinstance(metric, Metric):
+            value = np.asarray(metric.value(column), np.float64)
+            measured |= {f"{name}_{i}": float(x) for i, x in enumerate(value)} if value.ndim else {name: float(value)}
+        else:
+            sizes = weights[metric is not None]
+            measured[name] = float(counted(np.asarray(sizes), column).sum()) / (sum(sizes) or 1.0)
+    return measured
 
 
 def _sums(weight: np.ndarray[Any, Any] | None, batches: Sequence[Any]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from dense_xp.backend import Array
 from dense_xp.layers.layer import Layer
@@ -17,8 +17,13 @@ from dense_xp.support.trees import Params, copied, merged
 LOSS_SCALE = "loss.scale"
 """Where the state of a step keeps that of the loss scaling; no layer's name has a dot."""
 
+Reduction: TypeAlias = Callable[[Array, Params], tuple[Array, Params]]
+"""Turns the loss and the gradients of some rows of a batch into those of all its rows."""
 
-def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> Callable[..., Any]:
+
+def train_step(
+    model: Layer, loss: Loss, metrics: Sequence[Statistics] = (), reduced: Reduction | None = None
+) -> Callable[..., Any]:
     """Return one training step of a model as a pure function of arrays.
 
     Parameters
@@ -29,6 +34,8 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> 
         What is minimised.
     metrics : sequence of callables
         Functions of (prediction, target, weight): means, or the statistics of a :class:`Metric`.
+    reduced : callable, optional
+        Called with loss and gradients before anything else is done with them, where other processes have rows too.
 
     Returns
     -------
@@ -50,6 +57,8 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> 
         if scale is not None:
             grad = grad * scale["factor"]
         grads = model.parameter_gradients(params, cache, in_dtype(grad, Y.dtype))
+        if reduced is not None:
+            value, grads = reduced(value, grads)
         if scale is not None:
             grads, finite = loss_scaling.unscaled(grads, scale)
         value, grads = penalized(value, model.penalty(params)), model.with_penalty(params, grads)

@@ -27,7 +27,7 @@ from dense_xp.support.trees import at_path, copied, tree_of
 from dense_xp.training.feeding import NoiseFeeder
 from dense_xp.training.fused.stages import chained, leaves, stages_of
 from dense_xp.training.fused.updates import RecordedUpdate, Update
-from dense_xp.training.fused.workspace import Workspace
+from dense_xp.training.fused.workspace import Workspace, aligned
 from dense_xp.training.moments import Moment
 
 
@@ -44,18 +44,30 @@ class FusedStep:
         Computed from the same prediction, target and weights.
     batch_size : int
         The most samples that a batch will have.
+
+    Attributes
+    ----------
+    gradients : array, shape (n,)
+        Memory for gradients: all of them, one after the other, if they are kept, with room before them for a subclass
+        that wants a :attr:`head`, and so keeps them.
     """
 
+    head = 0
+
     def __init__(self, model: Layer, loss: Loss, metrics: Sequence[Statistics], batch_size: int) -> None:
-        self.space = space = Workspace(model, batch_size)
+        self.space = space = Workspace(model, batch_size, keeps_gradients=self.head > 0)
         self.model, self.loss, self.metrics = model, loss.placed(space.backend, model.dtype), tuple(metrics)
         self.layers = [
             stage for path, layer, learns in leaves(model) for stage in stages_of(path, layer, learns, space)
         ]
         self.stages = list(chained(self.layers, space))
-        gradient = space.empty(0 if space.keeps_gradients else max(stage.largest_tile() for stage in self.stages))
-        for stage in self.stages:
-            stage.plan(gradient)
+        sizes = [aligned(stage.largest_tile()) for stage in self.stages]
+        keeps, start = space.keeps_gradients, aligned(self.head)
+        self.gradients = space.empty(start + (sum if keeps else max)(sizes))
+        self.gradients[...] = 0.0
+        for stage, size in zip(self.stages, sizes, strict=True):
+            stage.plan(self.gradients[start : start + size])
+            start += size if keeps else 0
         learning = [i for i, stage in enumerate(self.stages) if stage.blocks]
         self.first = min(learning, default=len(self.stages))
         self.regularized = [stage for stage in self.layers if stage.blocks and stage.layer.regularizers]
@@ -92,7 +104,7 @@ class FusedStep:
             self.size = X.shape[0]
             for stage in self.stages:
                 stage.resize(self.size)
-        noise = self.noise.placed(self.model.draw_noise(rng, tuple(X.shape)))
+        noise = self.noise.drawn(self.model, rng, tuple(X.shape))
         self.whole = False
         space.rate = self.model.learning_rate()
         for block in self.blocks:
@@ -120,13 +132,18 @@ class FusedStep:
             Y = stage.forward(Y, noise if noise is None else at_path(noise, stage.path))
         values = [copied(metric(Y, y, weight)) for metric in self.metrics]  # Y is overwritten, and so would be a view
         value, grad = self.value_and_grad(Y, y, weight)
-        for stage in self.regularized:
+        for stage in self.regularized if self.space.adds_penalties else ():
             value = value + stage.layer.penalty(stage.params)
         for i in range(len(self.stages) - 1, self.first - 1, -1):
             grad = self.stages[i].backward(grad, i > self.first)
         if self.space.keeps_gradients:
+            value = self.reduced(value)
             self.move_clipped()
         return (value, *values)
+
+    def reduced(self, value: Any) -> Any:
+        """Return the loss of the whole batch; for a part of one, a subclass puts the gradients together too."""
+        return value
 
     def value_and_grad(self, Y: Array, y: Array, weight: Any) -> tuple[Any, Array]:
         """Return the loss and its gradient, written over the prediction where that is ours and not needed."""
@@ -149,7 +166,7 @@ class FusedStep:
         if self.space.optimizer.clip_value is not None:
             for grad in grads:
                 self.space.kernels.clip(grad, self.space.optimizer.clip_value)
-        if grads:
+        if grads and self.space.optimizer.clip_norm is not None:
             self.space.kernels.clip_norm(grads, self.space.optimizer.clip_norm)
         for stage in self.stages:
             stage.move_all()

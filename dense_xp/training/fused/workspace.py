@@ -19,22 +19,27 @@ class Workspace:
         Initialized, with an optimizer, on a backend with kernels.
     batch_size : int
         The most samples that a batch will have.
+    keeps_gradients : bool
+        Whether gradients are kept until all are there, even if their common norm is not limited.
 
     Attributes
     ----------
     keeps_gradients : bool
-        Whether gradients are kept until all are there, because their common norm is limited.
+        Whether gradients are kept until all are there.
+    adds_penalties : bool
+        Whether penalties are added here; of several processes one does.
     rate : float
         The learning rate of this step.
     """
 
-    def __init__(self, model: Layer, batch_size: int) -> None:
+    def __init__(self, model: Layer, batch_size: int, keeps_gradients: bool) -> None:
         assert model.optimizer is not None
         self.backend: Backend = model.built()
         self.optimizer, self.batch_size = model.optimizer, batch_size
         self.kernels = kernels_for(self.backend.kernels)
         self.update = (RecordedUpdate if optional(self.kernels, "Recorder") else Update)(self.optimizer, self.kernels)
-        self.keeps_gradients = self.optimizer.clip_norm is not None
+        self.keeps_gradients = keeps_gradients or self.optimizer.clip_norm is not None
+        self.adds_penalties = True
         self.dtype = self.backend.dtype(model.dtype)
         self.rate = 0.0
         self._scratch, self._scratch_size = self.empty(0), 0
@@ -58,3 +63,14 @@ class Workspace:
         if limit is not None and not self.keeps_gradients:
             self.kernels.clip(grad, limit)
         self.update.kernel(values, grad, *state, *self.update.at(self.rate, steps, decays))
+
+
+def aligned(size: int) -> int:
+    """Return the next multiple of 64: products are faster into memory that begins there.
+
+    Examples
+    --------
+    >>> aligned(65)
+    128
+    """
+    return -(-size // 64) * 64
