@@ -44,7 +44,10 @@ class ReducedStep(CompiledStep):
         xp, leaves = array_namespace(value), flatten(grads)
         head = xp.zeros((HEAD,), dtype=value.dtype, device=device(value))
         arrays = [head, value, *map(widened, leaves.values())]
-        flat = self.part.reduction.sum(xp.concat([xp.reshape(array, (-1,)) for array in arrays]), self.interrupts)
+        flat = xp.concat([xp.reshape(array, (-1,)) for array in arrays])
+        # a row that is only there to take part has a gradient behind layers with means over the batch
+        flat = flat if self.part.share else xp.zeros_like(flat)
+        flat = self.part.reduction.sum(flat, self.interrupts)
         start, whole = HEAD + 1, {}
         for name, grad in leaves.items():
             stop = start + math.prod(grad.shape)
@@ -95,6 +98,8 @@ class ReducedFusedStep(FusedStep):
     def reduced(self, value: Any) -> Any:
         """Return the loss of the whole batch, and leave its gradients where those of the rows that are here were."""
         memory = self.gradients
+        if not self.part.share:  # see above
+            memory[...] = 0.0
         memory[HEAD] = value
         total = self.part.reduction.sum(memory, self.interrupts)
         if total is not memory:

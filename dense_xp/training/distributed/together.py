@@ -127,7 +127,8 @@ class Together(Alone):
         part = self._part(model)
         if ReducedFusedStep.serves(model, X_ndim):
             rows = -(-batch_size // self.size)
-            return ReducedFusedStep(model, loss, metrics, rows, part, self.interrupts, self.root)
+            last = self.ranks.rank == self.size - 1  # which has rows in every batch, and so adds the penalties
+            return ReducedFusedStep(model, loss, metrics, rows, part, self.interrupts, last)
         return ReducedStep(model, loss, metrics, part, self.interrupts)
 
     def callbacks(self, hooks: Sequence[Callback]) -> Sequence[Callback]:

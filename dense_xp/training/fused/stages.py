@@ -188,7 +188,8 @@ class DenseStage(Stage):
 
     def largest_tile(self) -> int:
         units = int(self.W.shape[1])
-        return max([(rows.stop - rows.start) * units for rows in self.tiles] + [super().largest_tile()])
+        tiles: list[int] = [(rows.stop - rows.start) * units for rows in self.tiles]
+        return max(*tiles, super().largest_tile(), 0)
 
     def plan(self, gradient: Array) -> None:
         """Take memory, and lay out, for each tile, which columns of X it needs, and where its gradients go."""
