@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,7 @@ class Led:
         """Training has ended; on all ranks for the same reason, or there is nobody left to agree with."""
         error = sys.exc_info()[1]
         if error is not None and not self._known_to_all(error):
+            traceback.print_exception(error)
             self.ranks.abort(error)
         if error is None:  # a signal after the last step
             asked = np.asarray(self.interrupts.asked)

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from dense_xp.backend import Backend, get_backend
+
 REDUCTIONS = ("auto", "host", "nccl", "mpi", "torch")
 
 
@@ -89,6 +91,26 @@ class Ranks:
 
     def __repr__(self) -> str:
         return f"<rank {self.rank} of {self.size}>"
+
+    def backend(self, spec: str) -> Backend:
+        """Return a backend with a device of this rank's own, where there are several: that of its local number.
+
+        Parameters
+        ----------
+        spec : str
+            As in :func:`get_backend`: ``"cupy"``, ``"torch:cuda"``. More ranks than devices share them in turn.
+
+        Examples
+        --------
+        >>> Ranks().backend("numpy")  # doctest: +SKIP
+        Backend(name='numpy', device='cpu')
+        """
+        chosen = get_backend(spec)
+        kind = _without_number(chosen.library.device_name(chosen.device))
+        alike = [name for name in chosen.library.devices() if _without_number(name) == kind]
+        if len(alike) < 2:
+            return chosen
+        return get_backend(f"{chosen.name}:{alike[self.local_rank % len(alike)]}")
 
     def gathered(self, value: Any) -> list[Any]:
         """Return what each rank has, on all of them.
@@ -184,6 +206,10 @@ def in_a_line(error: BaseException) -> str:
     'ValueError: it is 3'
     """
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+def _without_number(device: str) -> str:
+    return device.rstrip("0123456789")
 
 
 @functools.cache
