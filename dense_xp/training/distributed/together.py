@@ -100,6 +100,8 @@ class Together(Alone):
     def samples(self, *data: Any) -> Samples:
         """Return the data, of which this rank is handed its part; see :meth:`Alone.samples`."""
         model = data[0]
+        if self.size == 1:
+            return Samples(*data)
         if not is_pure(model):
             raise ValueError(
                 f"{model.layer_name()} has layers with only the stateful methods, whose gradients nobody else sees: "

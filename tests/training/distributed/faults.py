@@ -67,7 +67,7 @@ def main(way: str, folder: str) -> None:
         model.fit(X, y, EPOCHS - past.epochs, BATCH, history=past, metrics=[trouble], distributed=ranks)
     else:
         model = Sequential([Dense(16, activation="tanh"), Dropout(0.2), Dense(10)], rng=5)
-        optimizer = SGD(1e30) if way == "diverge" else Adam(0.01)
+        optimizer = SGD(1e38) if way == "diverge" else Adam(0.01)
         try:
             model.fit(
                 X, y, EPOCHS, BATCH, optimizer=optimizer, metrics=[trouble],

@@ -77,8 +77,16 @@ def test_several_ranks_learn_what_one_process_does(
                 np.testing.assert_array_equal(value, want[name], err_msg=f"{name} of rank {rank}")
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax", "array_api_strict"])
-def test_other_libraries_do_too(backend: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backend", "how", "cases"),
+    [
+        ("torch", "mpi", ("weighted", "few_rows", "few_rows_pure")),
+        ("torch", "torch", ("weighted", "few_rows", "few_rows_pure")),
+        ("array_api_strict", "mpi", ("weighted", "few_rows", "few_rows_pure")),
+        ("jax", "mpi", ("few_rows",)),  # it compiles each function that it meets
+    ],
+)
+def test_other_libraries_do_too(backend: str, how: str, cases: tuple[str, ...], tmp_path: Path) -> None:
     launching.mpiexec()
     try:
         get_backend(backend)
@@ -86,8 +94,7 @@ def test_other_libraries_do_too(backend: str, tmp_path: Path) -> None:
         if backend in REQUIRED:
             raise
         pytest.skip(str(error))
-    cases = ("weighted", "few_rows", "few_rows_pure")
-    done = launching.run(2, "-m", "tests.training.distributed.trainings", str(tmp_path), "mpi", backend, *cases)
+    done = launching.run(2, "-m", "tests.training.distributed.trainings", str(tmp_path), how, backend, *cases)
     assert done.status == 0, done.said
     alone: dict[tuple[str, str], Results] = {}
     for case in cases:
