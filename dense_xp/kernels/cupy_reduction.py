@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import cupy
@@ -19,8 +20,7 @@ class Nccl:
     preferred = True
 
     def __init__(self, comm: Any) -> None:
-        from cupy.cuda import nccl
-
+        nccl = _nccl()
         self.kinds = {"float32": nccl.NCCL_FLOAT32, "float64": nccl.NCCL_FLOAT64}
         self.operation = nccl.NCCL_SUM
         identity = comm.bcast(nccl.get_unique_id() if comm.Get_rank() == 0 else None)
@@ -29,7 +29,7 @@ class Nccl:
     @staticmethod
     def unusable(local_rank: int, local_size: int) -> str:
         """Return why it cannot be used; empty if it can."""
-        if not cupy.cuda.nccl.available:
+        if not _nccl().available:
             return "CuPy finds no NCCL: install nvidia-nccl-cu13, or nvidia-nccl-cu12 for CUDA 12"
         devices = cupy.cuda.runtime.getDeviceCount()
         if devices < local_size:
@@ -41,6 +41,13 @@ class Nccl:
         stream = cupy.cuda.get_current_stream()
         pointer, kind = array.data.ptr, self.kinds[array.dtype.name]
         self.communicator.allReduce(pointer, pointer, array.size, kind, self.operation, stream.ptr)
+
+
+def _nccl() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where it finds no NCCL, CuPy warns, and the module has only `available`
+        from cupy.cuda import nccl
+    return nccl
 
 
 class DeviceMPI:
