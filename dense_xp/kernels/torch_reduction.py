@@ -46,5 +46,5 @@ class ProcessGroup:
         torch.distributed.all_reduce(array)
 
 
-WAYS = {"torch": ProcessGroup}
+WAYS = {"group": ProcessGroup}
 """Their names, the best first."""

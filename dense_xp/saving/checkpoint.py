@@ -84,6 +84,11 @@ class Checkpoint:
         """Save within an epoch, as a batch system has said that it will end the training; a file of the best is left.
 
         A training that goes on from there begins that epoch again, with the weights that it had come to.
+
+        Parameters
+        ----------
+        run : Run
+            What was trained.
         """
         if self.monitor is None:  # before the first epoch, nothing is measured that a path may want
             self._save(run, dict.fromkeys(self._known, math.nan) | run.measured)

@@ -16,7 +16,7 @@ import numpy as np
 
 from dense_xp.backend import Backend, get_backend
 
-REDUCTIONS = ("auto", "host", "nccl", "mpi", "torch")
+REDUCTIONS = ("auto", "host", "nccl", "mpi", "group")
 
 
 class RankError(RuntimeError):
@@ -42,10 +42,10 @@ class Ranks:
     ----------
     comm : mpi4py.MPI.Comm, optional
         Which processes; by default all.
-    reduce : {"auto", "host", "nccl", "mpi", "torch"}, default "auto"
+    reduce : {"auto", "host", "nccl", "mpi", "group"}, default "auto"
         The way in which gradients are added up. "host": by MPI, in memory of the host, for every library. "nccl": by
-        NCCL, for CuPy. "mpi": by an MPI that reads memory of the device, for CuPy. "torch": by the process group of
-        ``torch.distributed`` that the program has initialized, for torch. "auto" takes "torch" if there is one, "nccl"
+        NCCL, for CuPy. "mpi": by an MPI that reads memory of the device, for CuPy. "group": by the process group of
+        ``torch.distributed`` that the program has initialized, for torch. "auto" takes "group" if there is one, "nccl"
         for CuPy where each process of a machine has a device of its own, and otherwise "host".
 
     Attributes

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, Protocol
 
 import numpy as np
 
 from dense_xp.backend import Array, Backend
+from dense_xp.kernels import reductions_for
 from dense_xp.training.distributed.ranks import Ranks
 from dense_xp.training.distributed.signals import SharedInterrupts
 
@@ -91,8 +91,7 @@ def reduction_for(ranks: Ranks, backend: Backend) -> Reduction:
     asked, family = ranks.reduce, backend.kernels
     if asked == "host":
         return OnHost(ranks, backend)
-    module = f"dense_xp.kernels.{family}_reduction"
-    ways = importlib.import_module(module).WAYS if family in ("cupy", "torch") else {}
+    ways = reductions_for(family)
     if asked != "auto" and asked not in ways:
         raise ValueError(
             f"reduce={asked!r} does not serve the backend {backend}, for which there are "

@@ -81,7 +81,7 @@ def test_several_ranks_learn_what_one_process_does(
     ("backend", "how", "cases"),
     [
         ("torch", "mpi", ("weighted", "few_rows", "few_rows_pure")),
-        ("torch", "torch", ("weighted", "few_rows", "few_rows_pure")),
+        ("torch", "group", ("weighted", "few_rows", "few_rows_pure")),
         ("array_api_strict", "mpi", ("weighted", "few_rows", "few_rows_pure")),
         ("jax", "mpi", ("few_rows",)),  # it compiles each function that it meets
     ],

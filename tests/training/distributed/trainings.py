@@ -174,12 +174,12 @@ def main(folder: str, how: str, backend: str, *cases: str) -> None:
     set_backend(backend)
     distributed: Any = None if how == "alone" else how
     rank = 0 if distributed is None else Ranks().rank
-    if how == "torch":  # its own process group, on the CPU
+    if how == "group":  # torch's own process group, on the CPU
         import torch
 
         store = f"file://{folder}/store"
         torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=Ranks().size)
-        distributed = Ranks(reduce="torch")
+        distributed = Ranks(reduce="group")
     for case in cases:
         for dtype in ("float32", "float64"):
             np.savez(f"{folder}/{case}-{dtype}-{rank}.npz", **results(case, dtype, distributed))
