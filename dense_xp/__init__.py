@@ -81,8 +81,8 @@ __all__ = [
     "MeanSquaredError", "Metric", "MinMaxNorm", "Mish", "ModelFileError", "NoDeviceError", "NonNegative",
     "NotInstalledError", "Optimizer", "Orthogonal", "Poisson", "Precision", "Quantile", "QuantizedDense", "RMSprop",
     "RandomNormal", "RandomUniform", "RankError", "Ranks", "ReLU", "Recall", "ReduceLROnPlateau", "Regularizer", "Run",
-    "ScaledSchedule", "Schedule", "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax",
-    "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh", "TensorBoard", "TopK", "Tweedie", "UnitNorm",
+    "ScaledSchedule", "Schedule", "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy", "SoftOrthogonality",
+    "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule", "Tanh", "TensorBoard", "TopK", "Tweedie", "UnitNorm",
     "UnknownBackendError", "WarmUp", "Zeros", "accuracy", "add_lora", "available_backends", "backend_of", "describe",
     "get_backend", "load", "merge_lora", "quantize", "save", "set_backend", "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip
