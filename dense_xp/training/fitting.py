@@ -153,7 +153,8 @@ def fit(
                 if validation_data is not None:
                     given = _three(validation_data)
                     validation = group.samples(model, _stream(*given, epochs), given, samples.loss)
-            facts |= {"the model": repr(model), **samples.facts, "validation_data": validation and validation.facts}
+            held_out = None if validation is None else validation.facts
+            facts |= {"the model": repr(model), **samples.facts, "validation_data": held_out}
             facts |= {"metrics": list(named), "loss": repr(samples.loss), "rng": type(generator).__name__}
             facts |= {"past epochs": history.epochs, "steps_per_epoch": steps_per_epoch}
         hooks = list(group.callbacks(hooks))

@@ -5,9 +5,10 @@ mpiexec -n 2 python -m tests.training.distributed.trainings FOLDER mpi BACKEND C
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ.setdefault("JAX_ENABLE_X64", "1")
@@ -25,6 +26,7 @@ from dense_xp import (
     History,
     LayerNorm,
     MaxNorm,
+    MovingAverage,
     Ranks,
     ReduceLROnPlateau,
     Sequential,
@@ -152,10 +154,64 @@ def other_start(dtype: str, how: Any) -> Trained:
     return model, model.fit(X[:360], y[:360], 2, 36, distributed=how)
 
 
+def accumulated(dtype: str, how: Any) -> Trained:
+    """Groups of three batches, the last of which is smaller; penalties, clipping, weights, and an average."""
+    model = Sequential(
+        [Dense(24, activation="relu").regularized(W=L2(0.01)), LayerNorm(), Dropout(0.2), Dense(10)], rng=3, dtype=dtype
+    )
+    weight = np.where(np.arange(400) % 3 == 0, np.linspace(0.0, 2.0, 400), 0.5)
+    return model, model.fit(
+        X[:400], y[:400], 2, 18, optimizer=Adam(1e-3, clip_norm=0.5), accumulate=3, sample_weight=weight,
+        metrics=["accuracy"], validation_data=(X[400:500], y[400:500]), callbacks=[MovingAverage(0.9)], distributed=how,
+    )  # fmt: skip
+
+
+def accumulated_pure(dtype: str, how: Any) -> Trained:
+    """The pure step, with statistics of the batch; the last batch is of one row."""
+    model = network(BatchNorm(epsilon=0.5), dtype=dtype)
+    return model, model.fit(X[:91], y[:91], 2, 9, optimizer=OwnAdam(1e-3), accumulate=4, distributed=how)
+
+
+def streamed(dtype: str, how: Any) -> Trained:
+    """Batches that somebody else makes, of growing size, for two epochs that begin where the last one ended."""
+
+    def batches() -> Iterator[Any]:
+        for start, stop in itertools.pairwise((0, 40, 90, 92, 93, 200, 300)):
+            yield X[start:stop], y[start:stop]
+
+    model = network(Dropout(0.2), dtype=dtype)
+    return model, model.fit(
+        batches, epochs=3, steps_per_epoch=4, optimizer=Adam(1e-3), accumulate=2, metrics=["accuracy", "f1"],
+        validation_data=batches, distributed=how,
+    )  # fmt: skip
+
+
+class Watching:
+    """Lowers the rate within an epoch, and ends the training within one."""
+
+    def begin(self, run: Any) -> None:
+        pass
+
+    epoch_end = end = begin
+
+    def batch_end(self, run: Any) -> None:
+        assert run.batch_loss > 0
+        if (run.epoch, run.batch) == (0, 4):
+            run.scale_learning_rate(0.5)
+        if (run.epoch, run.batch) == (1, 3):
+            run.stop("enough")
+
+
+def watched(dtype: str, how: Any) -> Trained:
+    model = network(dtype=dtype)
+    return model, model.fit(X[:360], y[:360], 5, 36, optimizer=Adam(1e-2), callbacks=[Watching()], distributed=how)
+
+
 CASES: dict[str, Callable[[str, Any], Trained]] = {
     function.__name__: function
     for function in (
-        sgd, adam, full_batch, pure, weighted, weighted_pure, few_rows, few_rows_pure, decisions, half, other_start
+        sgd, adam, full_batch, pure, weighted, weighted_pure, few_rows, few_rows_pure, decisions, half, other_start,
+        accumulated, accumulated_pure, streamed, watched
     )
 }  # fmt: skip
 
