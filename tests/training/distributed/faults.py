@@ -36,6 +36,8 @@ def main(way: str, folder: str) -> None:
         calls += 1
         if way == "wait" and calls > STEPS:
             time.sleep(0.3)
+        if way == "slow":
+            time.sleep(0.03)
         if calls == WHEN and last:
             happen(way)
         return np.mean(prediction)
