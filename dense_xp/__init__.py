@@ -72,6 +72,7 @@ from dense_xp.saving import Checkpoint, ModelFileError, describe, load, save
 from dense_xp.tables.parquet import ParquetRows
 from dense_xp.training.averaging import MovingAverage
 from dense_xp.training.callbacks import CSVLog, EarlyStopping, ReduceLROnPlateau, TensorBoard
+from dense_xp.training.distributed.ranks import RankError, Ranks
 from dense_xp.training.history import Callback, DivergenceError, History, Run
 from dense_xp.training.sequential import Sequential
 
@@ -86,10 +87,10 @@ __all__ = [
     "Layer", "LayerNorm", "LeCunNormal", "LeCunUniform", "LeakyReLU", "Lion", "LoRA", "Loss", "MaxNorm",
     "MeanAbsoluteError", "MeanSquaredError", "Metric", "MinMaxNorm", "Mish", "ModelFileError", "MovingAverage",
     "NoDeviceError", "NonNegative", "NotInstalledError", "Optimizer", "Orthogonal", "ParquetRows", "PiecewiseLinear",
-    "Poisson", "Precision", "Quantile", "QuantizedDense", "RMSprop", "RandomNormal", "RandomUniform", "ReLU", "Recall",
-    "ReduceLROnPlateau", "Regularizer", "RobustScale", "Run", "ScaledSchedule", "Schedule", "Sequential", "SiLU",
-    "Sigmoid", "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy", "Softplus", "StepSchedule",
-    "Tanh", "TensorBoard", "TopK", "Tweedie", "UnitNorm", "UnknownBackendError", "WarmUp", "Zeros", "accuracy",
-    "add_lora", "available_backends", "backend_of", "describe", "get_backend", "load", "merge_lora", "quantile_edges",
-    "quantize", "save", "set_backend", "show_config", "to_numpy", "use_backend",
+    "Poisson", "Precision", "Quantile", "QuantizedDense", "RMSprop", "RandomNormal", "RandomUniform", "RankError",
+    "Ranks", "ReLU", "Recall", "ReduceLROnPlateau", "Regularizer", "RobustScale", "Run", "ScaledSchedule", "Schedule",
+    "Sequential", "SiLU", "Sigmoid", "SigmoidCrossEntropy", "SoftOrthogonality", "Softmax", "SoftmaxCrossEntropy",
+    "Softplus", "StepSchedule", "Tanh", "TensorBoard", "TopK", "Tweedie", "UnitNorm", "UnknownBackendError", "WarmUp",
+    "Zeros", "accuracy", "add_lora", "available_backends", "backend_of", "describe", "get_backend", "load",
+    "merge_lora", "quantile_edges", "quantize", "save", "set_backend", "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip

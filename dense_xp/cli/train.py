@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from dense_xp import tables
-from dense_xp.backend import get_backend
+from dense_xp.backend import get_backend, set_backend
 from dense_xp.cli import reports
 from dense_xp.cli.arguments import (
     DATA,
@@ -44,6 +44,7 @@ from dense_xp.tables.errors import TableError
 from dense_xp.tables.leaks import leaks
 from dense_xp.tables.parquet import EncodedRows, ParquetTable
 from dense_xp.training.callbacks import CSVLog, EarlyStopping
+from dense_xp.training.distributed.ranks import Ranks
 from dense_xp.training.history import DivergenceError, History, Run
 from dense_xp.training.pictures import learning_curve
 from dense_xp.training.sequential import Sequential
@@ -134,12 +135,29 @@ def add(commands: Any, backend: Parser) -> None:
                           help="write a page with data, learning curve, measures, the largest errors and what each "
                           "column is worth (needs matplotlib)")  # fmt: skip
     training.add_argument("--log", metavar="FILE.csv", help="write a line for each epoch")
+    training.add_argument("--distributed", choices=("mpi",),
+                          help="train on all processes that mpiexec has started")  # fmt: skip
     training.add_argument("--quiet", action="store_true", help="print nothing but errors")
     command.set_defaults(own={name: command.get_default(name) for name in _OF_THE_MODEL})
 
 
 def train(arguments: argparse.Namespace) -> int:
     """Learn from a table, and save the model: also after Ctrl-C, and with the last good weights after a divergence."""
+    if not arguments.distributed:
+        return _train(arguments, None)
+    ranks = Ranks()
+    set_backend(ranks.backend(get_backend().spec))
+    if not ranks.root:  # it works with the others, and leaves words and files to rank 0
+        arguments.quiet, arguments.plot, arguments.report, arguments.log = True, None, None, None
+    try:
+        return _train(arguments, ranks)
+    except Exception as error:
+        if ranks.size > 1:  # the others would wait
+            ranks.abort(error)
+        raise
+
+
+def _train(arguments: argparse.Namespace, ranks: Ranks | None) -> int:
     say = reports.Lines(quiet=arguments.quiet)
     outputs = (arguments.save, arguments.log, arguments.plot, arguments.report)
     for i, path in enumerate(outputs):
@@ -182,7 +200,10 @@ def train(arguments: argparse.Namespace) -> int:
         history=history,
         log=arguments.log,
         quiet=arguments.quiet,
+        ranks=ranks,
     )
+    if ranks is not None and not ranks.root:
+        return 0 if failure is None else 130 if isinstance(failure, KeyboardInterrupt) else 2
     say("epochs", reports.epochs(history, None if arguments.resume else arguments.epochs))
     if data.validation is not None:
         known = encoder.encode_target(data.measured) if data.streams else data.validation[1]
@@ -414,6 +435,7 @@ def _fit(
     history: History | None,
     log: str | None,
     quiet: bool,
+    ranks: Ranks | None,
 ) -> tuple[History, BaseException | None]:
     """Train; return the history, and the error or the Ctrl-C that ended the training early."""
     runs: list[Run] = []  # called with the run after each epoch, it knows what was measured before Ctrl-C
@@ -435,8 +457,11 @@ def _fit(
                 callbacks=callbacks,
                 history=history,
                 verbose=False if quiet else None,
+                distributed=ranks,
             )
     except (KeyboardInterrupt, DivergenceError) as error:
+        if ranks is not None and not ranks.root:
+            return History(), error
         if isinstance(error, KeyboardInterrupt) and not runs:
             raise KeyboardInterrupt("interrupted before the first epoch was over: nothing is saved") from None
         failure = error

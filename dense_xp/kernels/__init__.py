@@ -159,6 +159,25 @@ def lane_for(family: str, device: object) -> Lane | None:
     return None
 
 
+def reductions_for(family: str) -> dict[str, Any]:
+    """Return what adds up arrays of several processes without the host, by name, the best first.
+
+    Parameters
+    ----------
+    family : str
+        As in :func:`kernels_for`.
+
+    Examples
+    --------
+    >>> reductions_for("host")
+    {}
+    """
+    if family not in ("cupy", "torch"):
+        return {}
+    ways: dict[str, Any] = importlib.import_module(f"dense_xp.kernels.{family}_reduction").WAYS
+    return ways
+
+
 @functools.lru_cache(maxsize=8)  # asked for by every block of a step
 def one_minus_power(beta: float, steps: int) -> float:
     """Return 1 - βᵗ without cancellation.

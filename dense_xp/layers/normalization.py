@@ -9,7 +9,8 @@ Pulling a gradient g through x̂, with means over the same axes, gives
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -17,10 +18,14 @@ from array_api_compat import array_namespace
 from dense_xp.backend import Array
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.special import row_for
+from dense_xp.support.batches import batch_means, batch_rows, means
 from dense_xp.support.checks import real
 from dense_xp.support.dtypes import in_dtype, total, widened
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
+
+Means: TypeAlias = Callable[..., list[Array]]
+"""Takes an axis and arrays: over one sample, or over the whole batch."""
 
 
 class _Normalization(Layer):
@@ -87,14 +92,14 @@ class LayerNorm(_Normalization):
 
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
         """Normalize each sample; see :meth:`Layer.forward`."""
-        mean, variance = _moments(widened(X), -1)
+        mean, variance = _moments(widened(X), -1, means)
         Y, *cache = self._normalized(params, X, mean, variance)
         return Y, tuple(cache)
 
     def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:
         """Return grad_X and the gradients of ``gamma`` and ``beta``; see :meth:`Layer.backward`."""
         normed, inverse = cache
-        return _back(params, normed, inverse, grad_Y, -1), self._gradients(normed, grad_Y)
+        return _back(params, normed, inverse, grad_Y, -1, means), self._gradients(normed, grad_Y)
 
 
 class BatchNorm(_Normalization):
@@ -141,9 +146,9 @@ class BatchNorm(_Normalization):
             mean, variance = (row_for(widened(params[key]), wide) for key in self.buffers)
             Y, normed, inverse = self._normalized(params, X, mean, variance)
             return Y, (normed, inverse, None)
-        mean, variance = _moments(wide, tuple(range(X.ndim - 1)))
+        mean, variance = _moments(wide, tuple(range(X.ndim - 1)), batch_means)
         Y, normed, inverse = self._normalized(params, X, mean, variance)
-        return Y, (normed, inverse, self._averaged(params, mean, variance, math.prod(X.shape[:-1])))
+        return Y, (normed, inverse, self._averaged(params, mean, variance, batch_rows(math.prod(X.shape[:-1]))))
 
     def _averaged(self, params: Params, mean: Array, variance: Array, n: int) -> Params:
         # the variance of a single row is 0 whatever it is divided by
@@ -164,7 +169,7 @@ class BatchNorm(_Normalization):
         if updated is None:  # the statistics were constants
             wide = widened(grad_Y) * row_for(widened(params["gamma"]), normed) * inverse
             return in_dtype(wide, grad_Y.dtype), grads
-        return _back(params, normed, inverse, grad_Y, tuple(range(grad_Y.ndim - 1))), grads
+        return _back(params, normed, inverse, grad_Y, tuple(range(grad_Y.ndim - 1)), batch_means), grads
 
     def updated_buffers(self, cache: Any) -> Params:
         """Return the running averages after this batch."""
@@ -175,16 +180,17 @@ class BatchNorm(_Normalization):
         return {"momentum": self.momentum, **super().get_config()}
 
 
-def _moments(X: Array, axis: int | tuple[int, ...]) -> tuple[Array, Array]:
+def _moments(X: Array, axis: int | tuple[int, ...], means: Means) -> tuple[Array, Array]:
     """Return mean and variance; the second pass over the differences keeps the digits of the variance."""
-    xp = array_namespace(X)
-    mean = xp.mean(X, axis=axis, keepdims=True)
-    return mean, xp.mean(xp.square(X - mean), axis=axis, keepdims=True)
+    (mean,) = means(axis, X)
+    (variance,) = means(axis, array_namespace(X).square(X - mean))
+    return mean, variance
 
 
-def _back(params: Params, normed: Array, inverse: Array, grad_Y: Array, axis: int | tuple[int, ...]) -> Array:
-    xp = array_namespace(grad_Y)
+def _back(
+    params: Params, normed: Array, inverse: Array, grad_Y: Array, axis: int | tuple[int, ...], means: Means
+) -> Array:
     grad = widened(grad_Y) * row_for(widened(params["gamma"]), normed)
-    along = xp.mean(grad * normed, axis=axis, keepdims=True)
-    grad_X = (grad - xp.mean(grad, axis=axis, keepdims=True) - normed * along) * inverse
+    along, mean = means(axis, grad * normed, grad)
+    grad_X = (grad - mean - normed * along) * inverse
     return in_dtype(grad_X, grad_Y.dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import string
+from collections.abc import Mapping
 
 from dense_xp.layers.own_state import refuse_closed
 from dense_xp.saving.model_files import save
@@ -65,6 +67,7 @@ class Checkpoint:
             trial = self.path.format(epoch=1, **dict.fromkeys(known[1:], 1.0)) if set(used) <= set(known) else ""
         except (ValueError, LookupError) as error:
             raise ValueError(f"the path {self.path!r} cannot be filled in: {error}; {how}") from None
+        self._known = known[1:]
         if unknown := [name for name in used if name not in known]:
             raise ValueError(
                 f"the path {self.path!r} has the field {unknown[0]!r}, and known are {', '.join(known)}; {how}"
@@ -78,8 +81,23 @@ class Checkpoint:
         """Save, if it is time to: what is measured is compared in every epoch."""
         best = self.monitor is None or self._best.beaten(self._best.read(run, self))
         if best and run.epoch % self.every == 0:
-            path = self.path.format(epoch=run.epoch, **run.measured)
-            save(run.model, path, training=True, history=run.history)
+            self._save(run, run.measured)
+
+    def terminated(self, run: Run) -> None:
+        """Save within an epoch, as a batch system has said that it will end the training; a file of the best is left.
+
+        A training that goes on from there begins that epoch again, with the weights that it had come to.
+
+        Parameters
+        ----------
+        run : Run
+            What was trained.
+        """
+        if self.monitor is None:  # before the first epoch, nothing is measured that a path may want
+            self._save(run, dict.fromkeys(self._known, math.nan) | run.measured)
+
+    def _save(self, run: Run, measured: Mapping[str, float]) -> None:
+        save(run.model, self.path.format(epoch=run.epoch, **measured), training=True, history=run.history)
 
     def end(self, run: Run) -> None:
         """Do nothing: what there is to save has been saved."""

@@ -1,7 +1,8 @@
 """Gradients of several batches for one update: what a batch too large for the memory would have said.
 
 The gradient of a loss over k batches is Σ Wᵢ gᵢ / Σ Wᵢ, where gᵢ is that of batch i and Wᵢ the sum of the weights of
-its samples, or their number. The sums are arrays on the device, so that nothing waits for it.
+its samples, or their number. The sums are arrays on the device, so that nothing waits for it. Parts of a batch that lie
+in several processes are put together in the same way.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dense_xp.backend import Array
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metric import Statistics
+from dense_xp.support.batches import batch_rows
 from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.trees import Params, mapped, merged, tree_of
 from dense_xp.training.fused.stages import leaves
@@ -72,10 +74,25 @@ def zeros_of(tree: Params) -> Params:
     return zeros
 
 
-def mean_of(total: Array, weight: Array) -> Array:
-    """Return a sum as a mean; batches of weight zero have the gradient zero."""
+def divisor(weight: Array) -> Array:
+    """Return what a sum is divided by; batches of weight zero have the gradient zero."""
     xp = array_namespace(weight)
-    return total / in_dtype(xp.where(weight > 0, weight, xp.ones_like(weight)), total.dtype)
+    return xp.where(weight > 0, weight, xp.ones_like(weight))
+
+
+class _Weighted(Loss):
+    """A loss whose gradient is scaled by what its samples count, for each of so many rows.
+
+    Not by all that they count: gradients of 16 bits would overflow.
+    """
+
+    def __init__(self, loss: Loss, rows: int) -> None:
+        self.loss, self.rows, self.total = loss, rows, total_weight(loss)
+
+    def value_and_grad(self, prediction: Array, target: Array, weight: Array | None = None) -> tuple[Array, Array]:
+        """Return the value, and the scaled gradient; see :meth:`Loss.value_and_grad`."""
+        value, grad = self.loss.value_and_grad(prediction, target, weight)
+        return value, grad * in_dtype(self.total(prediction, target, weight) / self.rows, grad.dtype)
 
 
 def accumulating(model: Layer, loss: Loss, metrics: Sequence[Statistics]) -> tuple[Callable[..., Any], ...]:
@@ -93,18 +110,27 @@ def accumulating(model: Layer, loss: Loss, metrics: Sequence[Statistics]) -> tup
     update : callable
         ``update(params, state, learning_rate) -> (params, state, ())``.
     """
-    gradients, move = halves(model, loss, (total_weight(loss), *metrics))
+    measures = total_weight(loss), *metrics
+    _, move = halves(model, loss)
 
     def add(params: Params, state: Params, X: Array, y: Array, weight: Any, noise: Any, learning_rate: Any) -> Any:
+        # of the whole batch: layers with means over it pull back gradients of several processes, scaled alike
+        rows = batch_rows(math.prod(X.shape[:-1]))
+        gradients, _ = halves(model, _Weighted(loss, rows), measures)
         grads, params, (value, total, *values) = gradients(params, state, X, y, weight, noise)
         sums = state[SUMS]
-        new = mapped(lambda grad, old: old + widened(grad) * in_dtype(total, old.dtype), grads, sums["grads"])
+        new = mapped(lambda grad, old: old + widened(grad) * rows, grads, sums["grads"])
         sums = {"grads": merged(sums["grads"], new), "weight": sums["weight"] + in_dtype(total, sums["weight"].dtype)}
         return params, {**state, SUMS: sums}, (value, *values)
 
     def update(params: Params, state: Params, learning_rate: Any) -> Any:
         sums = state[SUMS]
-        grads = mapped(lambda total: mean_of(total, sums["weight"]), sums["grads"])
+        weight = divisor(sums["weight"])
+
+        def mean(total: Array, param: Array) -> Array:  # in 16 bits, what is too large overflows as in a large batch
+            return in_dtype(total / in_dtype(weight, total.dtype), param.dtype)
+
+        grads = mapped(mean, sums["grads"], params)
         params, state = move(params, state, grads, learning_rate)
         return params, {**state, SUMS: zeros_of(sums)}, ()
 

@@ -64,6 +64,9 @@ class MovingAverage:
     True
     """
 
+    on_every_rank = True
+    """Of several processes, each averages: they have the same weights."""
+
     def __init__(self, decay: float = 0.999) -> None:
         self.decay = real("decay", decay, "[0, 1)")
 

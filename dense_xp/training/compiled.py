@@ -94,14 +94,32 @@ def _common_counts(optimizer: Optimizer, backend: Backend, state: Params) -> tup
 
 
 class CompiledStep:
-    """Steps a pure model by one function of arrays; it holds them, and gives them to the model after each epoch."""
+    """Steps a pure model by one function of arrays, or by one for each batch and one for each update.
+
+    It holds the arrays, and gives them to the model after each epoch.
+
+    Parameters
+    ----------
+    model : Layer
+        Initialized and pure.
+    loss : Loss
+        What is minimised.
+    metrics : mapping of str to Measure
+        What is measured beside it.
+    accumulate : int, default 1
+        How many batches move the parameters together.
+    """
+
+    sums_up = False
+    """Whether gradients are summed up, and used apart, even if there is one batch for an update."""
 
     def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure], accumulate: int = 1) -> None:
         assert model.optimizer is not None
         assert model.backend is not None
         self.model, self.backend, self.optimizer = model, model.backend, model.optimizer
-        self.compiles = self.optimizer.traceable and self.backend.compiles
+        self.compiles = self.traceable() and self.backend.compiles
         self.scales, self.accumulate, self.waiting = model.dtype == "float16", accumulate, 0
+        self.sums_up = self.sums_up or accumulate > 1
         state = self._with_own(model.optimizer_state)
         shared = _common_counts(self.optimizer, self.backend, model.optimizer_state) if self.compiles else ()
         self.packing = packing = Packing(model.params), Packing(state, shared)
@@ -114,9 +132,13 @@ class CompiledStep:
         rule, places = _without_rate(self.optimizer), packing[1].places
         key = f"{loss!r} {rule!r} {list(metrics.items())} {_trainable(model)} {places}"
         functions = [train_step(model, loss, in_step(metrics))]
-        if accumulate > 1:
+        if self.sums_up:
             functions = list(accumulating(model, loss, in_step(metrics)))
         self.step, *self.update = (self._packed(function, f"{function.__name__} {key}") for function in functions)
+
+    def traceable(self) -> bool:
+        """Whether the functions of the step depend on nothing but arrays."""
+        return self.optimizer.traceable
 
     def _packed(self, function: Callable[..., Any], key: str) -> Callable[..., Any]:
         """Return a function of params and state for lists of their arrays, compiled where that can be done."""
@@ -126,7 +148,7 @@ class CompiledStep:
             new_params, new_state, values = function(packing[0].unpack(params), packing[1].unpack(state), *rest)
             return packing[0].pack(new_params), packing[1].pack(new_state), values
 
-        if not self.optimizer.traceable:
+        if not self.traceable():
             return packed
         return compile_once(self.model, self.backend, key, packed, (0, 1))  # parameters and state
 
@@ -144,7 +166,7 @@ class CompiledStep:
         """Return the optimizer's state with what else a step keeps."""
         if self.scales:
             state = {**state, LOSS_SCALE: loss_scaling.place(self.backend, self.model.loss_scale)}
-        return {**state, SUMS: no_sums(self.model)} if self.accumulate > 1 else state
+        return {**state, SUMS: no_sums(self.model)} if self.sums_up else state
 
     def _take(self, params: Params, state: Params) -> None:
         self.arrays, self.state = self.packing[0].pack(params), self.packing[1].pack(state)

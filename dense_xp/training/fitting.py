@@ -17,13 +17,15 @@ from dense_xp.support.checks import integer, several
 from dense_xp.support.seeds import Rng, as_rng
 from dense_xp.training.around import asking
 from dense_xp.training.averaging import AveragedStep
+from dense_xp.training.distributed.ranks import Ranks
+from dense_xp.training.distributed.together import together
 from dense_xp.training.history import Callback, History, Run
 from dense_xp.training.loop import run_epochs
 from dense_xp.training.prediction import gives_probabilities
 from dense_xp.training.predictor import needs_built
 from dense_xp.training.samples import Samples
 from dense_xp.training.steps import Step, stepper
-from dense_xp.training.streamed import GrowingStep, samples_of
+from dense_xp.training.streamed import GrowingStep
 from dense_xp.training.streams import Batches, Pieces, is_stream, stream_of
 from dense_xp.training.threads import few_threads
 
@@ -47,6 +49,7 @@ def fit(
     history: History | None = None,
     rng: Any = None,
     verbose: bool | None = None,
+    distributed: str | Ranks | None = None,
 ) -> History:
     """Learn from data.
 
@@ -101,6 +104,9 @@ def fit(
         Source of the order and of dropout; by default the model's own.
     verbose : bool, optional
         Whether to show a progress bar; by default only on a terminal.
+    distributed : {None, "mpi"} or Ranks, optional
+        With "mpi", all processes that ``mpiexec`` has started train this model together, each on its part of every
+        batch; all of them make this call, with the same data. See :class:`Ranks`.
 
     Returns
     -------
@@ -116,36 +122,51 @@ def fit(
         If data are on another device or in another library.
     DivergenceError
         If the loss becomes NaN or infinite. The model keeps its weights from before that epoch.
+    RankError
+        If another process cannot go on.
     """
-    epochs, batch_size = int(integer("epochs", epochs)), int(integer("batch_size", batch_size))
-    accumulate = int(integer("accumulate", accumulate))
-    named = suited(named_metrics(metrics), gives_probabilities(model))
-    history = _continued(history, named, validation_data is not None)
-    hooks = [hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in several("callbacks", callbacks)]
-    stream = _stream(X, y, sample_weight, epochs, steps_per_epoch)
+    group = together(distributed)
     with unchanged_on_failure(model):  # everything is checked before anything is learned
-        _prepare(model, X if stream is None else stream.first().X, optimizer)
-        backend = model.built()
-        if not is_pure(model):  # its layers step by themselves, at each gradient
-            if stream is not None and accumulate > 1:
-                raise ValueError(
-                    "layers that write the stateful methods alone step at each batch: let the stream give batches that "
-                    "are accumulate times as large"
-                )
-            batch_size, accumulate = batch_size * accumulate, 1
-        generator: Rng = model.rng if rng is None else as_rng(rng)
+        with group.agreeing() as facts:
+            epochs, batch_size = int(integer("epochs", epochs)), int(integer("batch_size", batch_size))
+            accumulate = int(integer("accumulate", accumulate))
+            facts |= {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "shuffle": bool(shuffle)}
+            named = suited(named_metrics(metrics), gives_probabilities(model))
+            history = _continued(history, named, validation_data is not None)
+            hooks = [
+                hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in several("callbacks", callbacks)
+            ]
+            stream = _stream(X, y, sample_weight, epochs, steps_per_epoch)
+            _prepare(model, X if stream is None else stream.first().X, optimizer)
+            backend = model.built()
+            if not is_pure(model):  # its layers step by themselves, at each gradient
+                if stream is not None and accumulate > 1:
+                    raise ValueError(
+                        "layers that write the stateful methods alone step at each batch: let the stream give batches "
+                        "that are accumulate times as large"
+                    )
+                batch_size, accumulate = batch_size * accumulate, 1
+            generator: Rng = model.rng if rng is None else as_rng(rng)
+            with backend.scope():
+                samples = group.samples(model, stream, (X, y, sample_weight), loss, steps_per_epoch)
+                validation = None
+                if validation_data is not None:
+                    given = _three(validation_data)
+                    validation = group.samples(model, _stream(*given, epochs), given, samples.loss)
+            held_out = None if validation is None else validation.facts
+            facts |= {"the model": repr(model), **samples.facts, "validation_data": held_out}
+            facts |= {"metrics": list(named), "loss": repr(samples.loss), "rng": type(generator).__name__}
+            facts |= {"past epochs": history.epochs, "steps_per_epoch": steps_per_epoch}
+        hooks = list(group.callbacks(hooks))
         with backend.scope():
-            samples = samples_of(model, stream, (X, y, sample_weight), loss, steps_per_epoch)
-            validation = None
-            if validation_data is not None:
-                given = _three(validation_data)
-                validation = samples_of(model, _stream(*given, epochs), given, samples.loss)
+            group.prepare(model, generator)
 
             def made(rows: int) -> Step:
-                return stepper(model, samples.loss, named, 1 + len(samples.sample_shape), rows, accumulate)
+                ndim = 1 + len(samples.sample_shape)
+                return group.stepper(model, samples.loss, named, ndim, rows, accumulate)
 
             def make_step() -> Step:
-                return made(largest) if stream is None else GrowingStep(made, largest)
+                return made(largest) if stream is None else GrowingStep(made, largest, group.batch_rows)
 
             largest = samples.largest(batch_size)
             run = Run(model, history, epochs, named, make_step=make_step, step=make_step())
@@ -155,9 +176,13 @@ def fit(
         if not isinstance(run.step, AveragedStep):
             history.moving_average = None  # it would grow old
         step = asking(run.step, hooks, run)
-    rows = largest * math.prod(samples.sample_shape[:-1])
-    with backend.scope(), few_threads(model, rows):
-        return run_epochs(run, step, samples, validation, named, hooks, batch_size, shuffle, generator, verbose)
+    if not group.root:
+        verbose = False
+    rows = -(-largest // group.size) * math.prod(samples.sample_shape[:-1])
+    with backend.scope(), few_threads(model, rows), group.running(verbose is False) as interrupts:
+        return run_epochs(
+            run, step, samples, validation, named, hooks, batch_size, shuffle, generator, interrupts, verbose
+        )
 
 
 def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = None) -> Callable[[], Any]:

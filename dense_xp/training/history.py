@@ -143,6 +143,8 @@ class Run:
         What is measured beside the loss.
     learning_rate : float or None
         That of the last step; None before the first, and where the optimizer keeps it to itself.
+    factors : list of float
+        What the learning rate was multiplied by, one after the other.
     batch : int
         The last batch of the epoch, from 1; 0 before the first.
     """
@@ -152,6 +154,7 @@ class Run:
     epochs: int
     metrics: Mapping[str, Measure] = field(default_factory=dict)
     learning_rate: float | None = None
+    factors: list[float] = field(default_factory=list)
     batch: int = 0
     make_step: Callable[[], Step] | None = field(default=None, repr=False)
     step: Step | None = field(default=None, repr=False)
@@ -210,6 +213,7 @@ class Run:
             )
         if factor == 1.0:
             return
+        self.factors.append(factor)
         copies: dict[int, Optimizer] = {}
         for layer in with_inner(self.model):
             # a layer that writes the stateful methods keeps its optimizers under names of its own

@@ -18,7 +18,7 @@ from dense_xp.support.seeds import Rng
 from dense_xp.training.history import Callback, History, Run, diverged
 from dense_xp.training.interrupts import Interrupts
 from dense_xp.training.moments import Moment
-from dense_xp.training.prediction import measured, score
+from dense_xp.training.prediction import score
 from dense_xp.training.samples import Samples
 from dense_xp.training.steps import Step
 from dense_xp.training.streamed import StreamedSamples
@@ -34,6 +34,7 @@ def run_epochs(
     batch_size: int,
     shuffle: bool,
     rng: Rng,
+    interrupts: Interrupts,
     verbose: bool | None,
 ) -> History:
     """Train for the epochs of a run, whose history it returns; whatever stops it leaves the model with whole steps.
@@ -52,6 +53,8 @@ def run_epochs(
         Called after each epoch and at the end. One that stops the run after a batch ends the epoch there.
     batch_size, shuffle, rng, verbose
         As in :func:`~dense_xp.training.fitting.fit`.
+    interrupts : Interrupts
+        Looked at after each step.
     """
     from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
 
@@ -60,7 +63,7 @@ def run_epochs(
     # disable=None: tqdm is silent where standard error is not a terminal
     bar = tqdm(total=batches and run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
     try:
-        with Interrupts() as interrupts:
+        with interrupts:
             for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
                 if history.stopped:
                     break
@@ -75,9 +78,9 @@ def run_epochs(
                         interrupts.check()
                         if history.stopped:
                             break
-                    means = measured(run.model.built(), values, samples.weights(taken), metrics)
+                    means = samples.measured(values, taken, metrics)
                     if not math.isfinite(means["loss"]):
-                        losses = run.model.built().scalars([value[0] for value in values])
+                        losses = samples.losses(values)
                         step.hand_over()
                         raise diverged(run.model, losses, epoch, history)
                     step.hand_over()

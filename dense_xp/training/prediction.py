@@ -7,42 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from dense_xp.backend import Array, Backend
+from dense_xp.backend import Array
 from dense_xp.backend.blocks import as_array, is_chunked, sent_once
 from dense_xp.layers.activations import Sigmoid, Softmax
 from dense_xp.layers.dropout import Dropout
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
-from dense_xp.learning.metric import Measure, Metric, MetricLike, in_step
+from dense_xp.learning.metric import Measure, MetricLike, in_step
 from dense_xp.learning.metrics import named_metrics, suited
-from dense_xp.learning.special import counted
 from dense_xp.support.dtypes import widened
 from dense_xp.training.predictor import Predictor, needs_built
 from dense_xp.training.samples import Samples
 from dense_xp.training.streamed import StreamedSamples, hosted, samples_of
 from dense_xp.training.streams import as_stream, is_stream, stream_of
-
-
-def measured(
-    backend: Backend,
-    values: list[tuple[Array, ...]],
-    weights: tuple[list[float], list[float]],
-    metrics: Mapping[str, Measure],
-) -> dict[str, float]:
-    """Return the loss and the metrics over all batches; one transfer from the device for each.
-
-    A metric has a value for what it kept of all; anything else is averaged over the batches by their weights, as
-    :meth:`Samples.weights` has them.
-    """
-    measured: dict[str, float] = {}
-    for (name, metric), column in zip({"loss": None, **metrics}.items(), zip(*values, strict=True), strict=True):
-        if isinstance(metric, Metric):
-            value = np.asarray(metric.value(backend.joined(column)), np.float64)
-            measured |= {f"{name}_{i}": float(x) for i, x in enumerate(value)} if value.ndim else {name: float(value)}
-        else:
-            sizes = weights[metric is not None]
-            measured[name] = float(counted(np.asarray(sizes), backend.scalars(column)).sum()) / (sum(sizes) or 1.0)
-    return measured
 
 
 def predictor(model: Layer, batch_size: int = 1024) -> Predictor:
@@ -76,10 +53,10 @@ def score(
     output, statistics = _own_predictor(model).output(), in_step(metrics)
     values, batches = [], list[Any]()
     for rows, (X, y, weight) in samples.in_order(batch_size):
-        batches.append(rows)
         Y = widened(output(X))
         values.append((samples.loss(Y, y, weight), *(metric(Y, y, weight) for metric in statistics)))
-    means = measured(model.built(), values, samples.weights(batches), metrics)
+        batches.append(rows)
+    means = samples.measured(values, batches, metrics)
     penalty = model.penalty(model.params)
     if penalty is not None:  # the same for all batches
         means["loss"] += float(model.built().scalars([penalty])[0])

@@ -6,7 +6,7 @@ They may lie on the host, and then travel batch by batch, or on the model's devi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from dense_xp.backend.lookup import real_numbers
 from dense_xp.kernels import lane_for
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
+from dense_xp.learning.metric import Measure, Metric
 from dense_xp.learning.named_losses import LOSSES
+from dense_xp.learning.special import counted
 from dense_xp.support.seeds import Rng
 from dense_xp.training.feeding import Feeder
 
@@ -149,7 +151,43 @@ def model_input(model: Layer, X: Any, backend: Backend, may_be_empty: bool = Fal
     return rows
 
 
-class Samples:
+class Measuring:
+    """What is measured on batches, as numbers of the host."""
+
+    backend: Backend
+
+    def weights(self, batches: Sequence[Any]) -> tuple[list[float], list[float]]:
+        """Return how much each batch counts in an average over all: of the loss, and of what is measured beside it.
+
+        Parameters
+        ----------
+        batches : sequence
+            What was handed out with each: the row numbers, for arrays.
+        """
+        raise NotImplementedError
+
+    def measured(
+        self, values: Sequence[tuple[Array, ...]], batches: Sequence[Any], metrics: Mapping[str, Measure]
+    ) -> dict[str, float]:
+        """Return the loss and the metrics over batches.
+
+        Parameters
+        ----------
+        values : sequence of tuple of array
+            Of each batch the loss, and what the metrics keep.
+        batches : sequence
+            As in :meth:`weights`.
+        metrics : mapping of str to Measure
+            What is measured beside the loss.
+        """
+        return summary(on_host(self.backend, values, metrics), self.weights(batches), metrics)
+
+    def losses(self, values: Sequence[tuple[Array, ...]]) -> np.ndarray[Any, Any]:
+        """Return the loss of each batch; `values` as in :meth:`measured`."""
+        return self.backend.scalars([value[0] for value in values])
+
+
+class Samples(Measuring):
     """Inputs, targets and weights of the same samples, checked once."""
 
     def __init__(
@@ -157,6 +195,7 @@ class Samples:
     ) -> None:
         backend = model.backend
         assert backend is not None
+        self.backend = backend
         self._fed: tuple[int, Feeder | None] | None = None
         self.X = model_input(model, X, backend)
         # the loss is computed in float32 at least, and its targets keep their digits
@@ -190,6 +229,11 @@ class Samples:
         return len(self.X)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """What several processes must have alike."""
+        return {"X": self.X.shape, "y": self.y.shape}
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of the inputs of one sample."""
         return self.X.shape[1:]
@@ -215,18 +259,27 @@ class Samples:
         """Return inputs, targets and weights of some samples, on the device."""
         return self.X.take(rows), self.y.take(rows), None if self.weight is None else self.weight.take(rows)
 
+    def as_one_batch(self) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
+        """Yield row numbers and rows once, all of them, as copies: whoever made them may use their memory again."""
+        yield slice(0, len(self)), self.take(np.arange(len(self)))
+
     def batches(self, order: np.ndarray[Any, Any], batch_size: int) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
         """Yield row numbers and rows, batch by batch; host data travel while the batch before is worked on."""
-        chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        return self.gathered([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
+
+    def gathered(self, chunks: Sequence[np.ndarray[Any, Any]]) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
+        """Yield, as :meth:`batches`, the rows of these numbers."""
         backend, parts = self.X.backend, (self.X, self.y, self.weight)
         travelling = [part for part in parts if part is not None and part.travel_dtype() is not None]
-        feeder = self._feeder(travelling, min(batch_size, len(order))) if travelling else None
+        feeder = self._feeder(travelling, max(map(len, chunks))) if travelling else None
         # the order travels once; a library that compiles would make an array of each slice of it
         here = any(part is not None and part.on_device for part in parts) and not backend.compiles
-        order_there = backend.asarray(order) if here else order
+        order = np.concatenate(chunks) if here else None
+        order_there, start = order if order is None else backend.asarray(order), 0
         for i, fed in enumerate(feeder.batches(chunks) if feeder else [()] * len(chunks)):
-            arrived, rows, start = iter(fed), chunks[i], i * batch_size
-            there = order_there[start : start + len(rows)]
+            arrived, rows = iter(fed), chunks[i]
+            there = rows if order_there is None else order_there[start : start + len(rows)]
+            start += len(rows)
             X, y, weight = (
                 None if part is None
                 else next(arrived) if feeder and part in travelling
@@ -246,24 +299,53 @@ class Samples:
 
     def counted(self, batches: Sequence[Any]) -> int:
         """Return how many samples there are in batches."""
-        return sum(map(len, batches))
+        return sum(map(n_rows, batches))
 
     def weights(self, batches: Sequence[Any]) -> tuple[list[float], list[float]]:
-        """Return how much each batch counts in an average over all: of the loss, and of what is measured beside it.
-
-        Parameters
-        ----------
-        batches : sequence of numpy.ndarray or slice
-            The row numbers of each.
-        """
+        """Return how much each batch counts; see :meth:`Measuring.weights`."""
         measured = _sums(self._host_weight, batches)
         own = self._loss_weight is not self._host_weight
         return _sums(self._loss_weight, batches) if own else measured, measured
 
 
+def on_host(
+    backend: Backend, values: Sequence[tuple[Array, ...]], metrics: Mapping[str, Measure]
+) -> list[np.ndarray[Any, Any]]:
+    """Bring what was kept of each batch to the host: the loss, and each metric; one transfer for each."""
+    kinds, columns = [None, *metrics.values()], zip(*values, strict=True)
+    return [
+        backend.joined(column) if isinstance(kind, Metric) else backend.scalars(column)
+        for kind, column in zip(kinds, columns, strict=True)
+    ]
+
+
+def summary(
+    columns: Sequence[np.ndarray[Any, Any]], weights: tuple[list[float], list[float]], metrics: Mapping[str, Measure]
+) -> dict[str, float]:
+    """Return the loss and the metrics over all batches.
+
+    A metric has a value for what it kept of all; anything else is averaged over the batches by their weights, as
+    :meth:`Samples.weights` has them.
+    """
+    measured: dict[str, float] = {}
+    for (name, metric), column in zip({"loss": None, **metrics}.items(), columns, strict=True):
+        if isinstance(metric, Metric):
+            value = np.asarray(metric.value(column), np.float64)
+            measured |= {f"{name}_{i}": float(x) for i, x in enumerate(value)} if value.ndim else {name: float(value)}
+        else:
+            sizes = weights[metric is not None]
+            measured[name] = float(counted(np.asarray(sizes), column).sum()) / (sum(sizes) or 1.0)
+    return measured
+
+
+def n_rows(rows: np.ndarray[Any, Any] | slice) -> int:
+    """Return how many rows are meant."""
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+
+
 def _sums(weight: np.ndarray[Any, Any] | None, batches: Sequence[Any]) -> list[float]:
     if weight is None:
-        return [float(rows.stop - rows.start if isinstance(rows, slice) else len(rows)) for rows in batches]
+        return [float(n_rows(rows)) for rows in batches]
     return [float(np.sum(weight[rows], dtype=np.float64)) for rows in batches]
 
 

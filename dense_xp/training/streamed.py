@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -13,7 +14,7 @@ from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
 from dense_xp.support.seeds import Rng
 from dense_xp.training.around import Around
-from dense_xp.training.samples import Samples, slices
+from dense_xp.training.samples import Measuring, Samples, n_rows
 from dense_xp.training.steps import Step
 from dense_xp.training.streams import Batches, Part, Pieces
 
@@ -30,7 +31,7 @@ def hosted(values: Any, backend: Backend) -> Any:
     return to_numpy(values) if on_host else values
 
 
-class StreamedSamples:
+class StreamedSamples(Measuring):
     """Inputs, targets and weights from a stream: each part is checked when it comes.
 
     Parameters
@@ -48,7 +49,7 @@ class StreamedSamples:
     def __init__(
         self, model: Layer, stream: Batches | Pieces, loss: str | Loss | None, steps: int | None = None
     ) -> None:
-        self.model, self.stream, self.steps = model, stream, steps
+        self.model, self.stream, self.steps, self.backend = model, stream, steps, model.built()
         first = stream.first()
         if first.y is None:
             raise TypeError("the batches have no targets: a stream to learn or measure from gives (X, y)")
@@ -58,6 +59,7 @@ class StreamedSamples:
         self.loss: Any = loss
         checked = self._checked(first)
         self.loss, self.sample_shape = checked.loss, checked.sample_shape
+        self.facts = {**checked.facts, "the first targets": zlib.crc32(to_numpy(checked.y.data).tobytes())}
         self._going: Iterator[tuple[Taken, Any]] | None = None
         self._rows = 0
 
@@ -89,8 +91,8 @@ class StreamedSamples:
         """Yield what is taken, and rows, for one pass in the order in which they come."""
         for part in self.stream.parts(batch_size, None):
             samples = self._checked(part)
-            for rows in slices(len(samples), batch_size):
-                yield _taken(samples, rows), samples.take(rows)
+            for rows, batch in samples.in_order(batch_size):
+                yield _taken(samples, rows), batch
 
     def counted(self, batches: Sequence[Taken]) -> int:
         """Return how many samples there are in batches."""
@@ -104,12 +106,13 @@ class StreamedSamples:
         shuffles = shuffle and not self.stream.whole
         for part in self.stream.parts(batch_size, rng if shuffles else None):
             samples = self._checked(part)
-            order = rng.permutation(len(samples)) if shuffles else np.arange(len(samples))
-            if self.stream.whole:  # rows are copied: whoever makes batches may fill the same memory again
-                yield _taken(samples, slice(0, len(samples))), samples.take(order)
+            if self.stream.whole:
+                batches = samples.as_one_batch()
             else:
-                for rows, batch in samples.batches(order, batch_size):
-                    yield _taken(samples, rows), batch
+                order = rng.permutation(len(samples)) if shuffles else np.arange(len(samples))
+                batches = samples.batches(order, batch_size)
+            for rows, batch in batches:
+                yield _taken(samples, rows), batch
 
     def _passes(self, batch_size: int, rng: Rng, shuffle: bool) -> Iterator[tuple[Taken, tuple[Array, Array, Any]]]:
         while True:
@@ -125,7 +128,11 @@ class StreamedSamples:
         X, y, weight = (hosted(values, backend) for values in part)
         if y is None or (weight is not None) != self._weighted:
             raise TypeError("the batches of a stream are all (X, y), or all (X, y, sample_weight): this one is not")
-        return Samples(self.model, X, y, weight, self.loss, self._exponent)
+        return self.made(self.model, X, y, weight, self.loss, self._exponent)
+
+    def made(self, *data: Any) -> Samples:
+        """Return a part of the data, which :class:`~dense_xp.training.samples.Samples` takes."""
+        return Samples(*data)
 
 
 def samples_of(
@@ -140,7 +147,7 @@ def samples_of(
 
 def _taken(samples: Samples, rows: Any) -> Taken:
     loss, measured = samples.weights([rows])
-    return rows.stop - rows.start if isinstance(rows, slice) else len(rows), loss[0], measured[0]
+    return n_rows(rows), loss[0], measured[0]
 
 
 class GrowingStep(Around):
@@ -152,16 +159,19 @@ class GrowingStep(Around):
         Returns a step for batches of at most so many rows.
     rows : int
         How many the first one is for.
+    whole : callable
+        Returns how many rows the present batch has, given those that are here.
     """
 
-    def __init__(self, make: Callable[[int], Step], rows: int) -> None:
+    def __init__(self, make: Callable[[int], Step], rows: int, whole: Callable[[int], int]) -> None:
         super().__init__(make(rows))
-        self.make, self.rows = make, rows
+        self.make, self.rows, self.batch_rows = make, rows, whole
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
         """Take one step on a batch; return the loss and what the metrics keep."""
-        if X.shape[0] > self.rows:
+        rows = self.batch_rows(X.shape[0])
+        if rows > self.rows:
             self.inner.hand_over()
-            self.inner, self.rows = self.make(X.shape[0]), X.shape[0]
+            self.inner, self.rows = self.make(rows), rows
             self.inner.begin_epoch()
         return self.inner(X, y, weight, rng)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NEEDS_A_GPU = re.compile(r'"(cupy|torch:cuda)')
 DOCTEST_OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-OPTIONAL = ("torch", "keras", "sklearn", "onnxruntime", "ndonnx")
+OPTIONAL = ("torch", "keras", "sklearn", "onnxruntime", "ndonnx", "mpi4py")
 
 
 # Keras on torch hands tensors to numpy.array, which torch warns of
@@ -52,9 +52,10 @@ def test_examples_run(
 
 
 def _needs(block: str, library: str) -> bool:
-    """Whether a block imports it; to export to ONNX is to import ndonnx."""
+    """Whether a block imports it; to export to ONNX is to import ndonnx, and Ranks import mpi4py."""
     imported = re.search(rf"^(import|from) {library}\b", block, re.M)
-    return bool(imported) or (library == "ndonnx" and "export_onnx" in block)
+    asks = {"ndonnx": "export_onnx", "mpi4py": "Ranks("}.get(library)
+    return bool(imported) or (asks is not None and asks in block)
 
 
 def _is_here(name: str) -> bool:

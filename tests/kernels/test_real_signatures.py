@@ -6,6 +6,7 @@ import ast
 import importlib
 import inspect
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,16 +20,18 @@ PACKAGE = Path(__file__).parents[2] / "dense_xp"
 FILES = [
     *sorted((PACKAGE / "kernels").glob("cupy*.py")),
     PACKAGE / "kernels/torch_lane.py",
+    PACKAGE / "kernels/torch_reduction.py",
     PACKAGE / "backend/libraries.py",
 ]
 
-ALIASES = {"runtime": "cupy.cuda.runtime", "core": "cupy._core"}
+ALIASES = {"runtime": "cupy.cuda.runtime", "core": "cupy._core", "nccl": "cupy.cuda.nccl"}
 """Names that a function gives to a module."""
 
 RECEIVERS = {
     "cupy": {
         "stream": "cuda.Stream", "event": "cuda.Event", "_graph": "cuda.Graph", "_pool": "cuda.MemoryPool",
         "pool": "cuda.PinnedMemoryPool", "device": "cuda.Device", "data": "cuda.MemoryPointer",
+        "communicator": "cuda.nccl.NcclCommunicator",
         "array": "ndarray", "value": "ndarray", "_module(dtype)": "RawModule", "_copied[slot]": "cuda.Event",
     },
     "torch": {"stream": "cuda.Stream", "event": "cuda.Event"},
@@ -68,7 +71,7 @@ def calls(path: Path, source: str | None = None) -> Iterator[Call]:
             count, keywords = len(node.args), [keyword.arg or "" for keyword in node.keywords]
         where = f"{path.stem}:{getattr(node, 'lineno', 0)}"
         owner = [*ALIASES.get(owner[0], owner[0]).split("."), *owner[1:]] if owner[0].isidentifier() else owner
-        if owner[0] in ("cupy", "cupyx") or owner[:2] == ["torch", "cuda"]:
+        if owner[0] in ("cupy", "cupyx") or owner[:2] in (["torch", "cuda"], ["torch", "distributed"]):
             yield Call(where, owner[0], ".".join([*owner[1:], name]), count, tuple(keywords))
         elif called and (kind := RECEIVERS[library].get(owner[-1])) is not None and path.parent.name == "kernels":
             yield Call(where, library, f"{kind}.{name}", count, tuple(keywords))
@@ -131,6 +134,11 @@ def test_the_calls_are_found() -> None:
 @pytest.mark.parametrize("call", everything(), ids=lambda call: f"{call.where}-{call.name}")
 def test_the_real_library_takes_it(call: Call) -> None:
     pytest.importorskip(call.root)
+    if call.name.startswith("cuda.nccl."):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if not importlib.import_module("cupy.cuda.nccl").available:
+                pytest.skip("CuPy finds no NCCL: pip install nvidia-nccl-cu13")
     check(call)
 
 

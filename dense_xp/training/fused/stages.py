@@ -82,11 +82,12 @@ class Stage:
         return [Block({name: layer.params[name]}, layer.optimizer_state, self.space) for name in names]
 
     def largest_tile(self) -> int:
-        """Return how many numbers of gradient it wants to hold at a time, in memory that all stages share."""
-        return 0
+        """Return how many numbers of gradient it holds at a time: in memory that all share, unless it keeps them."""
+        return sum(math.prod(block.shape) for block in self.blocks) if self.space.keeps_gradients else 0
 
     def plan(self, gradient: Array) -> None:
         """Take that memory."""
+        self.gradient = gradient
 
     def resize(self, n: int) -> None:
         """Prepare for batches of n samples."""
@@ -124,13 +125,11 @@ class Stage:
     def move(self, block: Block, grad: Array) -> None:
         """Move the parameters of a block, or keep their gradient."""
         if self.space.keeps_gradients:
-            self.grads.append(grad.reshape(-1))
+            start = sum(kept.shape[0] for kept in self.grads)
+            self.grads.append(self.gradient[start : start + math.prod(block.shape)])
+            self.grads[-1][...] = grad.reshape(-1)
         else:
             self.space.move(*block.flat(slice(None)), grad.reshape(-1), block.steps, block.decays)
-
-    def take_gradients(self, grads: Sequence[Array]) -> None:
-        """Take these in place of the gradients that were kept."""
-        self.grads = list(grads)
 
     def penalize(self) -> None:
         """Add the gradients of the penalties to those that were kept."""
@@ -199,18 +198,19 @@ class DenseStage(Stage):
         self.jobs: list[tuple[slice | None, Array, Array | None, Array, Array, tuple[Array, ...]]] = []
 
     def largest_tile(self) -> int:
-        return max(((rows.stop - rows.start) * self.W.shape[1] for rows in self.tiles), default=0)
+        units = int(self.W.shape[1])
+        tiles: list[int] = [(rows.stop - rows.start) * units for rows in self.tiles]
+        return max(*tiles, super().largest_tile(), 0)
 
     def plan(self, gradient: Array) -> None:
         """Take memory, and lay out, for each tile, which columns of X it needs, and where its gradients go."""
+        super().plan(gradient)
         n_in, n_units = self.W.shape
         self.storage = [self.space.empty(self.space.batch_size, n_units) for _ in range(1 + self.keeps_slope)]
         self.grad_w0 = self.space.empty(1, n_units)
         for rows in self.tiles:
             shape = rows.stop - rows.start, n_units
-            tile = (
-                self.space.empty(*shape) if self.space.keeps_gradients else gradient[: math.prod(shape)].reshape(shape)
-            )
+            tile = gradient[: math.prod(shape)].reshape(shape)
             n = min(rows.stop, n_in) - rows.start
             columns = None if n == n_in else slice(rows.start, rows.start + n)  # None: all of X
             last = tile[n:, :] if n < shape[0] else None
@@ -304,8 +304,7 @@ class ChainStage(Stage):
         return int(self.values.shape[0])
 
     def plan(self, gradient: Array) -> None:
-        size = self.largest_tile()
-        self.gradient = self.space.empty(size) if self.space.keeps_gradients else gradient[:size]
+        self.gradient = gradient[: self.largest_tile()]
         self.moves = [
             (self.values[part], tuple(array[part] for array in self.state), self.gradient[part], decays)
             for part, decays in self.parts
@@ -328,10 +327,6 @@ class ChainStage(Stage):
         else:
             self.move_all()
         return self.grad_X if wanted else None
-
-    def take_gradients(self, grads: Sequence[Array]) -> None:
-        self.gradient[...] = grads[0]  # where its parts are already
-        self.grads = [self.gradient]
 
     def move_all(self) -> None:
         for values, state, grad, decays in self.moves:

@@ -14,7 +14,6 @@ serves. The model's own arrays are never written into: after each epoch the mode
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,13 +25,16 @@ from dense_xp.learning.metric import Statistics
 from dense_xp.support.products import taken_by
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params, at_path, copied, tree_of
-from dense_xp.training.accumulation import mean_of, total_weight, zeros_of
+from dense_xp.training.accumulation import divisor, total_weight
 from dense_xp.training.feeding import NoiseFeeder
 from dense_xp.training.fused.epilogues import EpilogueStage, linked
 from dense_xp.training.fused.stages import DenseStage, chained, leaves, stages_of
 from dense_xp.training.fused.updates import RecordedUpdate, Update
-from dense_xp.training.fused.workspace import Workspace
+from dense_xp.training.fused.workspace import Workspace, aligned
 from dense_xp.training.moments import Moment
+
+ROOM = 64
+"""So many numbers lie before the gradients; the last is what the samples of the batch count."""
 
 
 class FusedStep:
@@ -50,21 +52,36 @@ class FusedStep:
         The most samples that a batch will have.
     accumulate : int, default 1
         How many batches move the parameters together.
+
+    Attributes
+    ----------
+    gradients : array, shape (n,)
+        Memory for gradients: all of them, one after the other, if they are kept. Before them is :data:`ROOM`.
+    sums : array, shape (n,)
+        Their sums over batches, where there are any: the same memory if there is one batch for an update.
     """
+
+    sums_up = False
+    """Whether gradients are summed up, and used apart, even if there is one batch for an update."""
 
     def __init__(
         self, model: Layer, loss: Loss, metrics: Sequence[Statistics], batch_size: int, accumulate: int = 1
     ) -> None:
-        self.space = space = Workspace(model, batch_size, accumulate > 1)
+        self.space = space = Workspace(model, batch_size, self.sums_up or accumulate > 1)
         self.model, self.loss, self.metrics = model, loss.placed(space.backend, model.dtype), tuple(metrics)
         dense = EpilogueStage if space.epilogues else DenseStage
         self.layers = [
             stage for path, layer, learns in leaves(model) for stage in stages_of(path, layer, learns, space, dense)
         ]
         self.stages = list(linked(chained(self.layers, space)))
-        gradient = space.empty(0 if space.keeps_gradients else max(stage.largest_tile() for stage in self.stages))
-        for stage in self.stages:
-            stage.plan(gradient)
+        sizes = [aligned(stage.largest_tile()) for stage in self.stages]
+        self.gradients = space.empty(ROOM + (sum if space.keeps_gradients else max)(sizes))
+        self.gradients[...] = 0.0
+        self.sums = copied(self.gradients) if accumulate > 1 else self.gradients
+        start = ROOM
+        for stage, size in zip(self.stages, sizes, strict=True):
+            stage.plan(self.gradients[start : start + size])
+            start += size if space.keeps_gradients else 0
         learning = [i for i, stage in enumerate(self.stages) if stage.blocks]
         self.first = min(learning, default=len(self.stages))
         self.regularized = [stage for stage in self.layers if stage.blocks and stage.layer.regularizers]
@@ -78,7 +95,7 @@ class FusedStep:
         self.size = 0
         self.accumulate, self.waiting = accumulate, 0
         self.total_weight = total_weight(self.loss)
-        self.sums: list[list[Array]] | None = None
+        self.kept: list[list[Array]] = []
         self.numbers: list[float] = []
         self.whole = True
 
@@ -118,9 +135,10 @@ class FusedStep:
             values = self.work(X, y, weight, noise)
         else:
             values = self._recorded(self.work, X, y, weight, noise)
-        if self.accumulate == 1:
+        if not space.accumulates:
             self.model.steps += 1
         else:
+            self.add()
             self.waiting += 1
             if self.waiting == self.accumulate:
                 self.finish()
@@ -161,16 +179,17 @@ class FusedStep:
             stage.grads = []
             Y = stage.forward(Y, noise if noise is None else at_path(noise, stage.path))
         values = [copied(metric(Y, y, weight)) for metric in self.metrics]  # Y is overwritten, and so would be a view
-        total = self.total_weight(Y, y, weight) if self.accumulate > 1 else None
+        total = self.total_weight(Y, y, weight) if self.space.accumulates else None
         value, grad = self.value_and_grad(Y, y, weight)
         if total is not None:
+            self.gradients[ROOM - 1, ...] = total
             grad = grad * total
         for stage in self.regularized:
             value = value + stage.layer.penalty(stage.params)
         for i in range(len(self.stages) - 1, self.first - 1, -1):
             grad = self.stages[i].backward(grad, i > self.first)
         if total is not None:
-            self.add(total)
+            self.kept = [list(stage.grads) for stage in self.stages]  # a replay comes to the same memory
         elif self.space.keeps_gradients:
             self.move_clipped()
         return (value, *values)
@@ -190,26 +209,22 @@ class FusedStep:
                 return self.space.kernels.squared_error(Y, y), Y
         return loss.value_and_grad(Y, y, weight)
 
-    def add(self, total: Array) -> None:
+    def add(self) -> None:
         """Add the gradients, and what the samples of the batch count, to the sums over the batches before."""
-        if self.sums is None:
-            self.total, self.sums = zeros_of(total), [[zeros_of(grad) for grad in s.grads] for s in self.stages]
-        self.total += total
-        for stage, sums in zip(self.stages, self.sums, strict=True):
-            for own, grad in zip(sums, stage.grads, strict=True):
-                own += grad
+        if self.sums is not self.gradients:
+            self.sums += self.gradients
 
     def move_by_sums(self) -> tuple[Any, ...]:
         """Move all parameters by the mean gradient of the batches, and forget the sums."""
-        for stage, sums in zip(self.stages, self.sums or (), strict=True):
-            for own in sums:
-                own[...] = mean_of(own, self.total)
-            stage.take_gradients(sums)
+        if self.sums is not self.gradients:
+            self.gradients[...] = self.sums
+            self.sums[...] = 0.0
+        self.gradients /= divisor(self.gradients[ROOM - 1 : ROOM])
+        for stage, grads in zip(self.stages, self.kept, strict=True):
+            stage.grads = list(grads)
         for stage in self.regularized:
             stage.penalize()
         self.move_clipped()
-        for own in (self.total, *itertools.chain.from_iterable(self.sums or ())):
-            own[...] = 0.0
         return ()
 
     def move_clipped(self) -> None:

@@ -21,7 +21,7 @@ class Workspace:
     batch_size : int
         The most samples that a batch will have.
     accumulates : bool
-        Whether the gradients of several batches are summed.
+        Whether gradients are summed, of several batches or processes, before they are used.
 
     Attributes
     ----------
@@ -69,3 +69,14 @@ class Workspace:
 
 def _none() -> None:
     """Stand for what a set of kernels leaves out."""
+
+
+def aligned(size: int) -> int:
+    """Return the next multiple of 64: products are faster into memory that begins there.
+
+    Examples
+    --------
+    >>> aligned(65)
+    128
+    """
+    return -(-size // 64) * 64

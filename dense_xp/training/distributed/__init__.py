@@ -1,0 +1,1 @@
+"""Training on several processes: ranks, reductions, shares of each batch, steps, callbacks, and what `fit` asks."""

@@ -1,0 +1,208 @@
+"""What `fit` asks of those who train with it: nobody, or the other ranks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dense_xp.layers.contract import is_pure
+from dense_xp.layers.layer import Layer
+from dense_xp.learning.losses import Loss
+from dense_xp.learning.metric import Measure
+from dense_xp.support.seeds import Rng
+from dense_xp.training.distributed.callbacks import Led, plain_moment, take
+from dense_xp.training.distributed.ranks import RankError, Ranks, all_ranks, in_a_line
+from dense_xp.training.distributed.reductions import reduction_for
+from dense_xp.training.distributed.shares import Part, Shares, StreamedShares
+from dense_xp.training.distributed.signals import SharedInterrupts, Terminated
+from dense_xp.training.distributed.steps import ReducedFusedStep, ReducedStep
+from dense_xp.training.distributed.watch import watched
+from dense_xp.training.history import Callback
+from dense_xp.training.interrupts import Interrupts
+from dense_xp.training.samples import Samples
+from dense_xp.training.steps import Step, stepper
+from dense_xp.training.streamed import StreamedSamples, samples_of
+from dense_xp.training.streams import Batches, Pieces
+
+ENDED_BY_SIGTERM = 128 + 15
+
+
+class Alone:
+    """One process: there is nobody to agree with."""
+
+    size = 1
+    root = True
+
+    @contextlib.contextmanager
+    def agreeing(self) -> Iterator[dict[str, Any]]:
+        """Check what was asked for; in the dict is put what must be the same for all.
+
+        Raises
+        ------
+        RankError, ValueError
+            If another rank has raised in its block, or has something else in its dict.
+        """
+        yield {}
+
+    def samples(
+        self, model: Layer, stream: Batches | Pieces | None, arrays: Sequence[Any], loss: Any, steps: int | None = None
+    ) -> Samples | StreamedSamples:
+        """Return the data, which :func:`~dense_xp.training.streamed.samples_of` takes, as they are handed out here."""
+        return samples_of(model, stream, arrays, loss, steps)
+
+    def batch_rows(self, n: int) -> int:
+        """Return how many rows the present batch has at most, given how many are here."""
+        return n
+
+    def prepare(self, model: Layer, rng: Rng) -> None:
+        """Let all begin with the same weights and random numbers."""
+
+    def stepper(
+        self, model: Layer, loss: Loss, metrics: Mapping[str, Measure], X_ndim: int, batch_size: int, accumulate: int
+    ) -> Step:
+        """Return what steps the model; see :func:`~dense_xp.training.steps.stepper`."""
+        return stepper(model, loss, metrics, X_ndim, batch_size, accumulate)
+
+    def callbacks(self, hooks: Sequence[Callback]) -> Sequence[Callback]:
+        """Return what is called in this process."""
+        return hooks
+
+    @contextlib.contextmanager
+    def running(self, quiet: bool) -> Iterator[Interrupts]:
+        """Train, within the block, until a signal ends it."""
+        yield Interrupts()
+
+
+class Together(Alone):
+    """A process and the other ranks."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks, self.size, self.root = ranks, ranks.size, ranks.root
+        self.interrupts = SharedInterrupts()
+
+    @contextlib.contextmanager
+    def agreeing(self) -> Iterator[dict[str, Any]]:
+        """Check what was asked for; see :meth:`Alone.agreeing`."""
+        facts: dict[str, Any] = {}
+        failure: BaseException | None = None
+        try:
+            yield facts
+        except BaseException as error:
+            failure = error
+        said = self.ranks.gathered((facts, "" if failure is None else in_a_line(failure)))
+        if failure is not None:
+            raise failure
+        for rank, (_, why) in enumerate(said):
+            if why:
+                raise RankError(f"rank {rank} of {self.size}: {why}", rank)
+        for rank, (others, _) in enumerate(said):
+            for name, fact in said[0][0].items():
+                if others[name] != fact:
+                    raise ValueError(
+                        f"rank {rank} was given other things than rank 0: {name} is {others[name]!r:.200} there and "
+                        f"{fact!r:.200} on rank 0. All ranks call fit with the same data and arguments, and each works "
+                        "on its part of every batch"
+                    )
+
+    def samples(
+        self, model: Layer, stream: Batches | Pieces | None, arrays: Sequence[Any], loss: Any, steps: int | None = None
+    ) -> Samples | StreamedSamples:
+        """Return the data, of which this rank is handed its part; see :meth:`Alone.samples`."""
+        if self.size == 1:
+            return super().samples(model, stream, arrays, loss, steps)
+        if not is_pure(model):
+            raise ValueError(
+                f"{model.layer_name()} has layers with only the stateful methods, whose gradients nobody else sees: "
+                "write forward and backward for them to train on several processes"
+            )
+        part = self._part(model)
+        if stream is not None:
+            return StreamedShares(self.ranks, part, model, stream, loss, steps)
+        return Shares(self.ranks, part, model, *arrays, loss)
+
+    def batch_rows(self, n: int) -> int:
+        """Return how many rows the present batch has; see :meth:`Alone.batch_rows`."""
+        return n if self.size == 1 else self.part.whole
+
+    def _part(self, model: Layer) -> Part:
+        """Return the part of the present batch: the same object for the data, the step, and whatever is in it."""
+        if "part" not in vars(self):
+            self.part = Part(reduction_for(self.ranks, model.built()))
+        return self.part
+
+    def prepare(self, model: Layer, rng: Rng) -> None:
+        """Take weights, state of the optimizer and of the random numbers from rank 0."""
+        moment, state = self.ranks.from_root(lambda: (plain_moment(model), _state_of(rng)))
+        if not self.root:
+            take(model, moment)
+            _set_state(rng, state)
+
+    def stepper(
+        self, model: Layer, loss: Loss, metrics: Mapping[str, Measure], X_ndim: int, batch_size: int, accumulate: int
+    ) -> Step:
+        """Return what steps the model by the gradients of all ranks; see :meth:`Alone.stepper`."""
+        if self.size == 1:
+            return stepper(model, loss, metrics, X_ndim, batch_size, accumulate)
+        part = self._part(model)
+        if ReducedFusedStep.serves(model, X_ndim):
+            rows = -(-batch_size // self.size)
+            return ReducedFusedStep(model, loss, metrics, rows, accumulate, part, self.interrupts)
+        return ReducedStep(model, loss, metrics, accumulate, part, self.interrupts)
+
+    def callbacks(self, hooks: Sequence[Callback]) -> Sequence[Callback]:
+        """Return those that each rank calls, and as one those that rank 0 calls and all follow."""
+        own = [hook for hook in hooks if getattr(hook, "on_every_rank", False)]
+        led = [hook for hook in hooks if hook not in own]
+        return [*own, Led(led, self.ranks, self.interrupts)]
+
+    @contextlib.contextmanager
+    def running(self, quiet: bool) -> Iterator[Interrupts]:
+        """Train, within the block, with an eye on the others; see :meth:`Alone.running`."""
+        self.ranks.meet(quiet)
+        try:
+            with watched(self.ranks):
+                yield self.interrupts
+                self.interrupts.check()
+        except Terminated:
+            raise SystemExit(ENDED_BY_SIGTERM) from None
+
+
+def together(distributed: str | Ranks | None) -> Alone:
+    """Return those who train together.
+
+    Parameters
+    ----------
+    distributed : {None, "mpi"} or Ranks
+        As in :func:`~dense_xp.training.fitting.fit`.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else.
+
+    Examples
+    --------
+    >>> together(None).size
+    1
+    """
+    if distributed is None:
+        return Alone()
+    if isinstance(distributed, Ranks):
+        return Together(distributed)
+    if distributed != "mpi":
+        raise ValueError(f"distributed must be 'mpi', Ranks(...) or None, and is {distributed!r:.60}")
+    return Together(all_ranks())
+
+
+def _state_of(rng: Rng) -> Any:
+    return rng.bit_generator.state if isinstance(rng, np.random.Generator) else rng.get_state()
+
+
+def _set_state(rng: Rng, state: Any) -> None:
+    if isinstance(rng, np.random.Generator):
+        rng.bit_generator.state = state
+    else:
+        rng.set_state(state)
