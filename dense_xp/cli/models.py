@@ -253,9 +253,9 @@ def export(arguments: argparse.Namespace) -> int:
             how |= {"table": encoder, "missing": about["missing"]}
             say.inputs(encoder)
             if isinstance(target, Classes):
-                say("output", f"{target.name or '(no name)'}, as text")
+                say("outputs", f"{target.name or '(no name)'}, as text")
         classes = isinstance(target, Classes) and f"the probabilities of {some_of(target.labels)}"
-        say("output", classes or f"{target.name}, in its own unit")
+        say("outputs", classes or f"{target.name}, in its own unit")
     export_onnx(model, arguments.output, **how)
     say("written", arguments.output)
     return 0

@@ -72,8 +72,8 @@ def given(frame: Any, encoder: Encoder) -> dict[str, Any]:
             column = column.dt.epoch("us") / 86400e6
         elif column.dtype == pl.Time:
             column = column.cast(pl.Int64) / 86400e9
-        values = column.fill_null("").to_numpy().astype(object) if kind == "utf8" else column.cast(pl.Float64).to_numpy()
-        arrays[name] = np.array(values, dtype=object if kind == "utf8" else "float64")[:, None]
+        values = column.fill_null("") if kind == "utf8" else column.cast(pl.Float64)
+        arrays[name] = np.array(values.to_numpy(), dtype=object if kind == "utf8" else "float64")[:, None]
     return arrays
 
 
