@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from dense_xp.layers.activations import Softmax
 from dense_xp.tables.columns import Category, Number, free_name
 from dense_xp.tables.dates import YEAR, Dates
-from dense_xp.tables.encoder import Column, Encoder
+from dense_xp.tables.encoder import Encoder
 from dense_xp.tables.targets import Classes
 from dense_xp.tables.texts import mark_numbers
 
@@ -72,13 +72,14 @@ def encoded(xp: Any, encoder: Encoder, inputs: Mapping[str, Any], missing: Seque
         If values of a category are numbers that float64 does not tell apart.
     """
     parts: list[Any] = []
-    for are_numbers, group in itertools.groupby(encoder.columns, lambda column: isinstance(column, Number)):
-        columns = list(group)
+    for kind, group in itertools.groupby(encoder.columns, type):
+        columns: list[Any] = list(group)
         given = [inputs[_named(column.name)] for column in columns]
-        if are_numbers:  # side by side, in few operations
-            parts.append(_standardised(xp, columns, xp.concat(given, axis=1), missing))
-        else:
-            parts += [part for column, x in zip(columns, given, strict=True) for part in _parts(xp, column, x, missing)]
+        if kind is Category:
+            parts += [_place(xp, column, x, missing) for column, x in zip(columns, given, strict=True)]
+        else:  # side by side, in few operations
+            x = xp.concat(given, axis=1)
+            parts += [_standardised(xp, columns, x, missing)] if kind is Number else _dates(xp, columns, x)
     return xp.astype(xp.concat(parts, axis=1), xp.float32)
 
 
@@ -170,48 +171,52 @@ def _nan(xp: Any) -> Any:
     return xp.asarray(math.nan, dtype=xp.float64)
 
 
-def _standardised(xp: Any, columns: Sequence[Any], x: Any, missing: Sequence[str]) -> Any:
-    """Return the features of several columns of numbers."""
+def _standardised(xp: Any, columns: Sequence[Number], x: Any, missing: Sequence[str]) -> Any:
+    """Return the features of columns of numbers."""
     for number in sorted(mark_numbers(missing)):
         x = xp.where(x == number, _nan(xp), x)
-    mean, scale = (xp.asarray(np.array([[getattr(c, name) for c in columns]])) for name in ("mean", "scale"))
+    mean, scale = _row(xp, (c.mean for c in columns)), _row(xp, (c.scale for c in columns))
     return _filled(xp, xp.isfinite(x), (x - mean) / scale)
 
 
-def _parts(xp: Any, column: Column, x: Any, missing: Sequence[str]) -> Iterator[Any]:
-    """Yield the features of a column that holds no numbers, float64."""
-    if isinstance(column, Category):
-        other = len(column.levels) if column.other else -1
-        place = xp.extensions.static_map(x, _places(column, missing), default=other)
-        yield _one_hot(xp, place, len(column.features))
-    elif isinstance(column, Dates):
-        yield from _date_parts(xp, column, x)
+def _place(xp: Any, column: Category, x: Any, missing: Sequence[str]) -> Any:
+    """Return the features of a category."""
+    other = len(column.levels) if column.other else -1
+    return _one_hot(xp, xp.extensions.static_map(x, _places(column, missing), default=other), len(column.features))
 
 
-def _date_parts(xp: Any, column: Dates, x: Any) -> Iterator[Any]:
+def _dates(xp: Any, columns: Sequence[Dates], x: Any) -> Iterator[Any]:
+    """Yield the features of columns of dates."""
     known = xp.isfinite(x)
     x = xp.where(known, x, _nan(xp))
     days = xp.floor(x)
     year, month, weekday, day_of_year = civil(xp, days)
+    mean, scale = _row(xp, (c.mean for c in columns)), _row(xp, (c.scale for c in columns))
+    absent = xp.astype(~known, xp.float64)
 
-    def on_circle(turns: Any) -> Any:
-        angle = turns * (2 * math.pi)
+    def on_circle(turns: Any) -> list[Any]:
         # the cosine is a sine too: ONNX Runtime has no other in float64
-        return _filled(xp, known, xp.sin(xp.concat([angle, angle + math.pi / 2], axis=1)))
+        return [_filled(xp, known, xp.sin(turns * (2 * math.pi) + start)) for start in (0.0, math.pi / 2)]
 
-    middle = 1969.5 + column.mean / YEAR
     parts = {
-        "day": lambda: _filled(xp, known, (x - column.mean) / column.scale),
-        "year": lambda: _filled(xp, known, (year - middle) / (column.scale / YEAR)),
-        "month": lambda: _one_hot(xp, month, 12),
-        "weekday": lambda: _one_hot(xp, weekday, 7),
-        "day of year": lambda: on_circle(day_of_year / YEAR),
-        "time of day": lambda: on_circle(x - days),
+        "day": [_filled(xp, known, (x - mean) / scale)],
+        "year": [_filled(xp, known, (year - (mean / YEAR + 1969.5)) / (scale / YEAR))],
+        "month": [month],
+        "weekday": [weekday],
+        "day of year": on_circle(day_of_year / YEAR),
+        "time of day": on_circle(x - days),
     }
-    for part in column.parts:
-        yield parts[part]()
-    if column.missing:
-        yield xp.astype(~known, xp.float64)
+    widths = {"month": 12, "weekday": 7}
+    for i, column in enumerate(columns):
+        for part in column.parts:
+            own = [values[:, i : i + 1] for values in parts[part]]
+            yield from (_one_hot(xp, place, widths[part]) for place in own) if part in widths else own
+        if column.missing:
+            yield absent[:, i : i + 1]
+
+
+def _row(xp: Any, numbers: Iterable[float]) -> Any:
+    return xp.asarray(np.array([[*numbers]]))
 
 
 def _filled(xp: Any, known: Any, x: Any) -> Any:
