@@ -185,6 +185,17 @@ def test_what_the_training_did_not_know(target: str, tmp_path: Path) -> None:
     same(session(tmp_path / "m.onnx").run(None, given(new, encoder)), wanted, target)
 
 
+def test_infinite_ones_are_missing() -> None:
+    encoder, frame = encoder_of("left"), shop()
+    inputs = given(frame, encoder)
+    endless = dict(inputs)
+    for name in ("size", "when", "opens"):
+        gap = np.isnan(inputs[name])
+        endless[name] = np.where(gap, (-1.0) ** np.cumsum(gap)[:, None] * np.inf, inputs[name])
+        assert {-np.inf, np.inf} < {*endless[name].ravel()}
+    np.testing.assert_array_equal(features(encoder, endless), features(encoder, inputs))
+
+
 def test_marks_of_missing_values() -> None:
     columns = [Number("x", 2.0, 3.0), Category("c", ["a", "b"], other=True, missing=1), Number("y", 0.0, 1.0),
                Category("z", ["1.0", "2.5"], "number", other=True, missing=1)]  # fmt: skip
