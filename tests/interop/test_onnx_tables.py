@@ -16,7 +16,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("ndonnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-from dense_xp import Dense, Sequential  # noqa: E402
+from dense_xp import Dense, Sequential, get_backend  # noqa: E402
+from dense_xp.backend import Backend  # noqa: E402
 from dense_xp.interop import export_onnx  # noqa: E402
 from dense_xp.interop.onnx_tables import civil, encoded, input_kinds  # noqa: E402
 from dense_xp.tables import Category, Classes, Encoder, Number, Quantity, some_of  # noqa: E402
@@ -95,9 +96,9 @@ def features(encoder: Encoder, inputs: dict[str, Any], missing: tuple[str, ...] 
     return session(graph.SerializeToString()).run(None, inputs)[0]
 
 
-def network(encoder: Encoder, dtype: str = "float32") -> Sequential:
-    shape = (len(encoder.features),)
-    model = Sequential([Dense(8, shape, activation="tanh"), Dense(encoder.target.n_outputs)], rng=0, dtype=dtype)
+def network(encoder: Encoder, dtype: str = "float32", backend: Backend | None = None) -> Sequential:
+    layers = [Dense(8, (len(encoder.features),), activation="tanh"), Dense(encoder.target.n_outputs)]
+    model = Sequential(layers, rng=0, dtype=dtype, backend=backend)
     model.initialize()
     return model
 
@@ -156,6 +157,15 @@ def test_columns_in_and_predictions_out(target: str, dtype: str, tmp_path: Path)
         wanted = encoder.decode(model.predict(encoder.encode(rows)))
         found = asked.run(None, given(rows, encoder))
         same([x.astype("float32") if x.dtype == np.float64 and target == "left" else x for x in found], wanted, target)
+
+
+def test_models_of_every_backend(backend: Backend, tmp_path: Path) -> None:
+    """The bytes are those of a model on NumPy with the same weights."""
+    encoder = encoder_of("left")
+    model, host = network(encoder, backend=backend), network(encoder, backend=get_backend("numpy"))
+    for name, weights in (("model", model), ("host", host)):
+        export_onnx(weights, tmp_path / f"{name}.onnx", table=encoder)
+    assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "host.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("target", ["left", "bill"])
