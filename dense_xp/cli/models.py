@@ -74,11 +74,12 @@ def add(commands: Any, backend: Parser) -> None:
         given,
         backend,
         help="write a model as ONNX",
-        description="Write a model as ONNX. Its inputs are the encoded features, and not the columns of the table; how "
-        'they are made is in its metadata, as JSON under "dense_xp.table".',
+        description="Write a model as ONNX. Its inputs are the columns of the table, each under its name and of shape "
+        "(rows, 1): numbers as double, texts as string, dates as days since 1970. A missing value is NaN, or empty.",
         example="export iris.safetensors iris.onnx",
     )
     out.add_argument("output", metavar="FILE.onnx", help="where to")
+    out.add_argument("--encoded", action="store_true", help="one input with the encoded features, and not the columns")
 
     about = "show what is in a model file"
     add_command(commands, "summary", summary, given, backend, help=about, example="summary iris.safetensors")
@@ -233,24 +234,29 @@ def export(arguments: argparse.Namespace) -> int:
     if not arguments.output.endswith(".onnx"):
         raise ValueError(f"{arguments.output}: the ending must be .onnx")
     check_place(arguments.output, arguments.model)
-    model, encoder, _ = _load(arguments.model)
+    model, encoder, about = _load(arguments.model)
     say = Lines()
-    activation, metadata = None, {}
+    how: dict[str, Any] = {}
     if encoder is not None:
-        metadata = {
-            "dense_xp.table": json.dumps(encoder.get_config()),
-            "dense_xp.features": json.dumps(encoder.features),
-        }
-        count = counted(len(encoder.features), "encoded feature")
-        say("input", f"{count}, and not the columns of a table: how they are made is in the metadata,")
-        say("input", "as JSON under dense_xp.table, and their names are under dense_xp.features")
-        if isinstance(encoder.target, Classes):
-            activation = "softmax"
-            say("output", f"the probabilities of {some_of(encoder.target.labels)}")
+        config, features = json.dumps(encoder.get_config()), json.dumps(encoder.features)
+        how["metadata"] = {"dense_xp.table": config, "dense_xp.features": features}
+        target = encoder.target
+        if arguments.encoded:
+            count = counted(len(encoder.features), "encoded feature")
+            say("input", f"{count}, and not the columns of a table: how they are made is in the metadata,")
+            say("input", "as JSON under dense_xp.table, and their names are under dense_xp.features")
+            if isinstance(target, Classes):
+                how["activation"] = "softmax"
+            else:
+                _undo_scale(model, target)
         else:
-            _undo_scale(model, encoder.target)
-            say("output", f"{encoder.target.name}, in its own unit")
-    export_onnx(model, arguments.output, activation=activation, metadata=metadata)
+            how |= {"table": encoder, "missing": about["missing"]}
+            say.inputs(encoder)
+            if isinstance(target, Classes):
+                say("outputs", f"{target.name or '(no name)'}, as text")
+        classes = isinstance(target, Classes) and f"the probabilities of {some_of(target.labels)}"
+        say("outputs", classes or f"{target.name}, in its own unit")
+    export_onnx(model, arguments.output, **how)
     say("written", arguments.output)
     return 0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dense_xp.support.texts import plain
-from dense_xp.tables import Encoder, counted, rows_with_target
+from dense_xp.tables import Category, Encoder, counted, rows_with_target
 from dense_xp.training.history import History
 
 
@@ -32,6 +32,21 @@ class Lines:
         width = min(30, max(len(name) for name, _, _ in rows))
         for line in first_of([f"{name:{width}}  {kind:8}  {text}" for name, kind, text in rows], "column"):
             self("columns", line)
+
+    def inputs(self, encoder: Encoder) -> None:
+        """Print what a graph that takes the columns of a table wants of each."""
+        kinds = {
+            "number": "double, NaN where it is missing",
+            "category": "string, empty where it is missing",
+            "date": "double, days since 1970",
+        }
+        rows = []
+        for column in encoder.columns:
+            is_number = isinstance(column, Category) and column.of == "number"
+            rows.append((column.name or "(no name)", kinds["number" if is_number else column.kind]))
+        width = min(30, max(len(name) for name, _ in rows))
+        for line in first_of([f"{name:{width}}  {kind}" for name, kind in rows], "column"):
+            self("inputs", line)
 
 
 def show(text: str = "") -> None:

@@ -12,20 +12,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from dense_xp.backend import to_numpy
 from dense_xp.interop.building import imported
+from dense_xp.interop.onnx_tables import decoded, encoded, input_kinds
 from dense_xp.layers.activations import get_activation
 from dense_xp.layers.contract import is_pure
 from dense_xp.layers.layer import Layer
 from dense_xp.support.files import write_atomically
 from dense_xp.support.trees import unflatten
+from dense_xp.tables.encoder import Encoder
 
 _BATCH = "batch"
+_GIVEN = "@"  # before names that are not ours while a graph is traced, so that they meet none of its own
 
 LIMIT = 2**31 - 1
 """The largest ONNX file, in bytes: that of the format that it is encoded in."""
@@ -40,6 +44,8 @@ def export_onnx(
     output_name: str = "Y",
     dtype: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    table: Encoder | None = None,
+    missing: Sequence[str] = (),
 ) -> None:
     """Write what a model computes outside of training into one ONNX file.
 
@@ -64,6 +70,13 @@ def export_onnx(
         are not written: export them as float32, which holds all their values.
     metadata : mapping of str to str, optional
         What else the file is to say of itself, beside class and name of the model.
+    table : Encoder, optional
+        What stands between a table and the model. The graph then has one input of shape (batch, 1) for each column that
+        is used, under its name: numbers as float64, texts, yes and no as strings, dates as days since 1970 in float64.
+        Its outputs are the class of each row as a string, shape (batch,), and ``probabilities``, or the number in its
+        unit, shape (batch, 1).
+    missing : sequence of str
+        With a table: which values beside NaN and the empty text stand for a missing one.
 
     Raises
     ------
@@ -74,7 +87,8 @@ def export_onnx(
     TypeError
         If a layer has only the stateful methods, or its ``forward`` does not run on arrays of another library.
     ValueError
-        If a name or the dtype does not serve, or the file would be too large. Nothing is written.
+        If a name or the dtype does not serve, the table is that of another model, or the file would be too large.
+        Nothing is written.
 
     References
     ----------
@@ -112,25 +126,40 @@ def export_onnx(
     weights = {name: value if value.dtype.kind == "i" else value.astype(dtype) for name, value in host.items()}
     # JAX outside its 64-bit mode has indices of 32 bits, which ndonnx does not take
     weights |= {name: value.astype("int64") for name, value in weights.items() if value.dtype == np.int32}
-    if len({input_name, output_name, *weights}) < 2 + len(weights):
-        raise ValueError(f"input, output and weights share a name: {[input_name, output_name, *weights]}")
     if sum(value.nbytes for value in weights.values()) > LIMIT:
         raise ValueError("an ONNX file holds at most 2 GiB, and the weights have more; a smaller dtype may fit")
-    X = xp.argument(shape=(_BATCH, *model.known_input_shape()), dtype=getattr(xp, dtype))
+    shape = model.known_input_shape()
+    if table is not None and shape != (len(table.features),):
+        raise ValueError(f"the table has {len(table.features)} features, and the model takes rows of shape {shape}")
+    if table is not None and activation is not None:
+        raise ValueError("the output of a table's model is made its target's: leave out activation")
+    kinds = {input_name: dtype} if table is None else input_kinds(table)
+    shape = shape if table is None else (1,)
+    inputs = {name: xp.argument(shape=(_BATCH, *shape), dtype=getattr(xp, kind)) for name, kind in kinds.items()}
+    X = inputs[input_name] if table is None else encoded(xp, table, inputs, missing)
     symbols = {n: xp.argument(shape=value.shape, dtype=getattr(xp, value.dtype.name)) for n, value in weights.items()}
     final = get_activation(activation)
     try:
-        Y = model.forward(unflatten(symbols), X)[0]
+        Y = model.forward(unflatten(symbols), xp.astype(X, getattr(xp, dtype), copy=False))[0]
         Y = Y if final is None else final.forward({}, Y)[0]
         if units[0] is not None:
             Y = xp.astype(Y, xp.float64) * xp.asarray(np.asarray(units[0])) + xp.asarray(np.asarray(units[1]))
-        traced = xp.build({input_name: X, **symbols}, {output_name: Y})
+        outputs = {output_name: Y} if table is None else decoded(xp, table, Y)
+        names = [*inputs, *outputs, *weights]
+        if len(set(names)) == len(names):
+            traced = xp.build(
+                {**{_GIVEN + name: value for name, value in inputs.items()}, **symbols},
+                {_GIVEN + name: value for name, value in outputs.items()},
+            )
     except Exception as error:
         raise TypeError(
             f"the forward of {model.layer_name()} cannot be traced ({type(error).__name__}: {error}): "
             "use the functions of array_api_compat.array_namespace(X), and no value of X, in each of its layers"
         ) from error
-    proto = _proto(onnx, traced, model, weights, output_name)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"input, output and weights share a name: {twice}")
+    shapes = {n: (_BATCH, *(model.output_shape() if value.ndim > 1 else ())) for n, value in outputs.items()}
+    proto = _proto(onnx, traced, weights, shapes)
     about = {"class": type(model).__name__, "name": model.layer_name(), **(metadata or {})}
     onnx.helper.set_model_props(proto, about)
     onnx.checker.check_model(proto, full_check=True)
@@ -143,14 +172,14 @@ def _impure(model: Layer) -> Layer:
     return _impure(inner[0]) if inner else model
 
 
-def _proto(onnx: Any, traced: Any, model: Layer, weights: dict[str, np.ndarray[Any, Any]], output: str) -> Any:
+def _proto(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]], shapes: dict[str, Any]) -> Any:
     """Return the file of a traced model: its graph and its versions."""
     from dense_xp import __version__
 
-    graph = _graph(onnx, traced.graph, weights, output)
-    kind = graph.output[0].type.tensor_type.elem_type
-    shape = (_BATCH, *model.output_shape())
-    graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(output, kind, shape))
+    graph = _graph(onnx, traced.graph, weights)
+    for output in graph.output:
+        kind = output.type.tensor_type.elem_type
+        output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, kind, shapes[output.name]))
     domains = {node.domain for node in graph.node}
     return onnx.helper.make_model(
         graph,
@@ -161,9 +190,14 @@ def _proto(onnx: Any, traced: Any, model: Layer, weights: dict[str, np.ndarray[A
     )
 
 
-def _graph(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]], output: str) -> Any:
+def _graph(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]]) -> Any:
     """Return the graph with its weights inside it, and without guards, detours and what nothing needs."""
     inputs = [value for value in traced.input if value.name not in weights]
+    outputs = [value.name for value in traced.output]
+    names = {name: name.removeprefix(_GIVEN) for name in [*outputs, *(value.name for value in inputs)]}
+    for value in (*inputs, *traced.output):
+        value.name = names[value.name]
+    taken = {*names.values(), *weights}
     detours: dict[str, str] = {}
     nodes: list[Any] = []
     for node in _unguarded(onnx, traced.node):
@@ -172,19 +206,23 @@ def _graph(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]], out
             detours[node.output[0]] = node.input[0]
         else:
             nodes.append(node)
-    result = detours.get(output, output)
-    needed = {result}
+    needed = {detours.get(name, name) for name in outputs}
     kept: list[Any] = []
     for node in reversed(nodes):
         if needed.intersection(node.output):
             needed.update(node.input)
             kept.append(node)
     kept.reverse()
-    names = {result: output}
-    if not kept:  # a model that does nothing outside of training
-        kept, names = [onnx.helper.make_node("Identity", [result], [output])], {output: output}
+    made = {name for node in kept for name in node.output}
+    for output in outputs:
+        result = detours.get(output, output)
+        if result not in made or names.setdefault(result, names[output]) != names[output]:
+            # a model that does nothing outside of training, or the same twice
+            kept.append(onnx.helper.make_node("Identity", [result], [output]))
     for i, node in enumerate(kept):
         node.name = f"{node.op_type}_{i}"
+        while node.name in taken:
+            node.name += "_"
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [
             names.setdefault(name, f"{node.name}_{j}" if j else node.name) for j, name in enumerate(node.output)

@@ -14,7 +14,10 @@ from dense_xp.tables.errors import TableError, require_polars
 if TYPE_CHECKING:
     import polars as pl
 
-_YEAR, _DAY = 365.2425, 86400.0  # in days, in seconds
+YEAR = 365.2425
+"""Of the Gregorian calendar, in days."""
+
+_DAY = 86400.0  # in seconds
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -129,9 +132,9 @@ class Dates:
             return _on_circle(values / _DAY)
         counts = _counted(values)[part]
         if part == "year":
-            return ((counts - 1969.5 - self.mean / _YEAR) / (self.scale / _YEAR))[:, None]
+            return ((counts - 1969.5 - self.mean / YEAR) / (self.scale / YEAR))[:, None]
         if part == "day of year":
-            return _on_circle(counts / _YEAR)
+            return _on_circle(counts / YEAR)
         return np.eye(len(_FEATURES[part]))[counts]
 
     def notes(self, column: pl.Series) -> Iterator[str]:

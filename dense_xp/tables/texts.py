@@ -150,13 +150,24 @@ def without_zero_decimals(texts: Texts) -> Texts:
     return cast("Texts", texts.str.replace(r"^([+-]?[0-9]+)\.0*$", "$1"))
 
 
+def mark_numbers(marks: Sequence[str]) -> set[float]:
+    """Return the numbers among marks of missing values.
+
+    Examples
+    --------
+    >>> mark_numbers(["-", "-999"])
+    {-999.0}
+    """
+    return {float(mark) for mark in marks if re.fullmatch(_PLAIN, mark)}
+
+
 def marked(frame: pl.DataFrame, marks: Sequence[str]) -> pl.DataFrame:
     """Return a table without the values that are marks: as texts, or as numbers however these are written."""
     polars = require_polars()
     if not marks:
         return frame
-    numbers = {float(mark) for mark in marks if re.fullmatch(_PLAIN, mark)}
-    plain = [str(int(number)) for number in numbers if number == int(number)]
+    numbers = mark_numbers(marks)
+    plain = [str(int(number)) for number in numbers if number.is_integer()]
     texts = polars.col(polars.String).str.strip_chars()
     here = texts.is_in([*marks])
     if plain:

@@ -462,7 +462,7 @@ def test_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     for target in ("left", "bill"):
         run("train", "shop.csv", "--target", target, "--save", "m", "--quiet", *QUICK)
-        run("export", "m", "m.onnx")
+        run("export", "m", "m.onnx", "--encoded")
         assert "encoded features, and not the columns" in capsys.readouterr().out
         about = {entry.key: entry.value for entry in onnx.load("m.onnx").metadata_props}
         encoder = Encoder.from_config(json.loads(about["dense_xp.table"]))
@@ -473,6 +473,32 @@ def test_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         wanted = pl.read_parquet("out.parquet")
         wanted = wanted.select("P(no)", "P(yes)") if target == "left" else wanted
         np.testing.assert_allclose(Y, wanted.to_numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_export_of_the_way_from_the_columns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The cells of the file as they stand there, and the numbers among them as numbers, are what the graph takes."""
+    pytest.importorskip("ndonnx")
+    runtime = pytest.importorskip("onnxruntime")
+    cells = pl.read_csv("shop.csv", infer_schema=False).with_columns(pl.col("age").fill_null("-999"))
+    cells.write_csv("shop.csv")
+    days = cells["since"].str.to_date().cast(pl.Int32).cast(pl.Float64)
+    inputs = {"age": cells["age"].cast(pl.Float64), "since": days, "city": cells["city"], "member": cells["member"]}
+    for target in ("left", "bill"):
+        run("train", "shop.csv", "--target", target, "--save", "m", "--quiet", "--missing", "-999", *QUICK)
+        run("export", "m", "m.onnx")
+        out = capsys.readouterr().out
+        assert re.search(r"^inputs +age +double, NaN where it is missing$", out, re.M)
+        assert re.search(r"^ +since +double, days since 1970$", out, re.M)
+        assert re.search(r"^ +member +string, empty where it is missing$", out, re.M)
+        assert ("left, as text" in out) == (target == "left")
+        run("predict", "m", "shop.csv", "--output", "out.parquet")
+        wanted = pl.read_parquet("out.parquet")
+        session = runtime.InferenceSession("m.onnx")
+        known = inputs | {"left": cells["left"], "bill": cells["bill"].cast(pl.Float64)}
+        Y = session.run(None, {i.name: known[i.name].to_numpy()[:, None] for i in session.get_inputs()})
+        assert target != "left" or Y[0].tolist() == wanted["left"].to_list()
+        values = wanted.drop("left").to_numpy() if target == "left" else wanted.to_numpy()
+        np.testing.assert_allclose(Y[-1], values, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
