@@ -80,6 +80,9 @@ class Led:
 
     def _lead(self, method: str, run: Run) -> None:
         try:
+            if self.ranks.size == 1:  # nobody follows
+                self._call(method, run)
+                return
             decided = self.ranks.from_root(lambda: self._decided(method, run))
         except Exception as error:
             self._raised = error
@@ -87,12 +90,15 @@ class Led:
         if not self.ranks.root:
             _follow(run, decided)
 
-    def _decided(self, method: str, run: Run) -> _Decided:
-        before, n_factors = _arrays(run.model), len(run.factors)
+    def _call(self, method: str, run: Run) -> None:
         for hook in self.hooks:
             call = getattr(hook, method, None)  # not all of them have "terminated" and "batch_end"
             if call is not None:
                 call(run)
+
+    def _decided(self, method: str, run: Run) -> _Decided:
+        before, n_factors = _arrays(run.model), len(run.factors)
+        self._call(method, run)
         changed = len(before) != len(after := _arrays(run.model)) or any(map(_differ, before, after))
         moment = plain_moment(run.model) if changed else None
         return _Decided(run.history.stopped, run.history.best_epoch, run.factors[n_factors:], moment)
