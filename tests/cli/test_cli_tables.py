@@ -99,7 +99,7 @@ def test_from_a_table_to_classes(folder: Path, capsys: pytest.CaptureFixture[str
     assert re.search(r"^ +empty +left out +no values$", out, re.M)
     assert re.search(r"^ +bill +left out +as asked for$", out, re.M)
     assert re.search(
-        rf"^network .* 6 features → 16 relu → 2 classes: 146 parameters, float32 on {backend.name}", out, re.M
+        rf"^network .* 17 features → 16 relu → 2 classes: 322 parameters, float32 on {backend.name}", out, re.M
     )
     accuracy = re.search(r"^held out +accuracy (\d\.\d+), where the most frequent", out, re.M)
     assert accuracy
@@ -159,7 +159,8 @@ def test_the_file_is_one_that_load_reads(folder: Path) -> None:
     run("predict", "left.safetensors", "shop.csv", "--output", "out.parquet")
     assert predicted.equals(pl.read_parquet("out.parquet"))
     assert about["history"].epochs <= 30
-    assert about["extra"]["training"] == {"rows": 192, "held_out": 48, "seed": 0}
+    settings = {"optimizer": "adam", "seed": 0, "validation": 0.2, "class_weight": [], "metric": None}
+    assert about["extra"]["training"] == {"rows": 192, "held_out": 48, **settings}
 
 
 def test_the_same_seed_gives_the_same_file(folder: Path) -> None:
@@ -335,7 +336,7 @@ def test_summary_shows_the_network_and_the_columns(folder: Path, capsys: pytest.
     assert re.search(r"^dense \(Dense, ReLU\) +\(…, 128\) +", out, re.M)
     assert re.search(r"^target +left: no, yes$", out, re.M)
     assert re.search(r"^ +city +category +3 values$", out, re.M)
-    assert re.search(r"^training +rows: 192\n +held_out: 48\n +seed: 0$", out, re.M)
+    assert re.search(r"^training +rows: 192\n +held_out: 48\n +optimizer: adam\n +seed: 0$", out, re.M)
     assert re.search(r"^epochs +2 in \d+\.\d s; kept: the weights of epoch \d$", out, re.M)
     assert re.search(r"^measured +loss \d\S+, accuracy \d\S+, val_loss \d\S+, val_accuracy \d\S+$", out, re.M)
     layer = dense_xp.Dense(3, (2,), rng=0)
