@@ -1,5 +1,7 @@
 """The fully connected layer on every array library: the same code, the same numbers."""
 
+from typing import TYPE_CHECKING, Any
+
 import dense_xp.starting  # noqa: F401  before all that takes time
 from dense_xp.backend import (
     Backend,
@@ -69,12 +71,14 @@ from dense_xp.learning.schedules import (
     WarmUp,
 )
 from dense_xp.saving import Checkpoint, ModelFileError, describe, load, save
-from dense_xp.tables.parquet import ParquetRows
 from dense_xp.training.averaging import MovingAverage
 from dense_xp.training.callbacks import CSVLog, EarlyStopping, ReduceLROnPlateau, TensorBoard
 from dense_xp.training.distributed.ranks import RankError, Ranks
 from dense_xp.training.history import Callback, DivergenceError, History, Run
 from dense_xp.training.sequential import Sequential
+
+if TYPE_CHECKING:
+    from dense_xp.tables.parquet import ParquetRows
 
 __version__ = "0.1.0"
 
@@ -94,3 +98,11 @@ __all__ = [
     "Zeros", "accuracy", "add_lora", "available_backends", "backend_of", "describe", "get_backend", "load",
     "merge_lora", "quantile_edges", "quantize", "save", "set_backend", "show_config", "to_numpy", "use_backend",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ParquetRows":  # with it come the tables, which few programs need
+        from dense_xp.tables.parquet import ParquetRows
+
+        return ParquetRows
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
