@@ -15,8 +15,24 @@ import sys
 import time
 from collections.abc import Sequence
 
-SMOKE = """
+MASKS = """
 import numpy as np
+from dense_xp.kernels.cupy_random import uniform_at_least
+from dense_xp.support.seeds import SkippingGenerator
+
+for size in (1, 255, 256, 257, 1 << 18, (1 << 18) + 1, 1_000_003):
+    ours, theirs = np.random.default_rng(size), np.random.default_rng(size)
+    for _ in range(2):  # from where the last one ended
+        mask = uniform_at_least(*SkippingGenerator(ours.bit_generator).at_least(0.3, (size,)))
+        if not (mask.get() == (theirs.uniform(size=size) >= 0.3)).all():
+            raise SystemExit(f"{size} numbers of PCG64 drawn on the device are not those of the host")
+print("masks drawn on the device: those of the host, bit for bit")
+"""
+"""Masks of dropout are drawn on the device unasked, so this is looked at first."""
+
+SMOKE = (
+    MASKS
+    + """
 import cupy
 import dense_xp
 from dense_xp.kernels.cupy import blas, blas_lt
@@ -46,6 +62,7 @@ for name in ("float16", "float64"):
     history = model.fit(X, y, 3, 128, optimizer="adam", verbose=False)
     print(name, history["loss"], "recorded" if not history.unrecorded else history.unrecorded)
 """
+)
 
 MEMORY = """
 import numpy as np
@@ -66,6 +83,10 @@ print("device memory taken between the 100th and the 1000th fit:", (free[0] - fr
 """
 
 
+ON_THE_DEVICE = "(cupy or cuda) and not on-the-host and not stand-in"
+"""Which tests of the kernels: those of a real device, and none of what plays one."""
+
+
 def tests(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", *arguments]
 
@@ -76,17 +97,17 @@ def parts() -> list[tuple[str, list[str], int]]:
     found = [
         ("Smoke", [*python, "-c", SMOKE], 60),
         ("Kernels, graphs, products, feeding", tests("tests/kernels", "tests/training/test_feeding.py",
-            "tests/training/test_predictor.py", "-k", "(cupy and not host) or cuda"), 110),
+            "tests/training/test_predictor.py", "-k", ON_THE_DEVICE), 100),
         ("The rules of the stand-in", tests("tests/kernels/test_stand_in_claims.py",
-            "tests/backend/test_libraries.py", "-k", "cupy and not stand or real"), 20),
-        ("Benchmark", [*python, "-m", "tests.benchmarks.cuda"], 130),
+            "tests/backend/test_libraries.py", "-k", "(cupy or real) and not on-the-host and not stand-in"), 20),
+        ("Benchmark", [*python, "-m", "tests.benchmarks.cuda"], 120),
         ("Memory over 1,000 fits", [*python, "-c", MEMORY], 40),
         ("Everything else", tests("tests/training/test_fused.py", "tests/layers", "tests/learning", "tests/evidence",
-            "-k", "(cupy and not host) or cuda or gpu"), 60),
+            "-k", f"({ON_THE_DEVICE}) or gpu"), 50),
         ("Parity", [*python, "-m", "dense_xp", "parity", "--backend", "cupy"], 30),
     ]  # fmt: skip
     if sanitizer := shutil.which("compute-sanitizer"):
-        chosen = "cupy and not host and float32 and (entropy or norm or squared)"
+        chosen = f"{ON_THE_DEVICE} and float32 and (entropy or norm or squared)"
         found.append(
             ("compute-sanitizer", [sanitizer, "--tool", "memcheck", *tests("tests/kernels", "-k", chosen)], 60)
         )

@@ -108,9 +108,14 @@ class Handle:
         cublas, pointer = library(), c_void_p()
         cublas.cublasCreate_v2(ctypes.byref(pointer))
         self.pointer, self.stream = pointer.value, stream
-        weakref.finalize(self, cublas.cublasDestroy_v2, pointer.value).atexit = False
+        weakref.finalize(self, _destroy, cupy.cuda.Device(), pointer.value).atexit = False
         cublas.cublasSetStream_v2(pointer, stream)  # in this order: a new stream takes the workspace back
         cublas.cublasSetWorkspace_v2(pointer, self.workspace.ptr, WORKSPACE)
+
+
+def _destroy(device: Any, pointer: int) -> None:
+    with device:  # it waits for the device that is current, and must find its own
+        library().cublasDestroy_v2(pointer)
 
 
 _of_this_thread = threading.local()

@@ -107,7 +107,7 @@ class _Graph:
 
     def __init__(self, function: Callable[..., Any], arrays: Any, blas: Any) -> None:
         self._arrays = _mapped(lambda array: cupy.empty(array.shape, dtype=array.dtype), arrays)
-        self._pool = cupy.cuda.MemoryPool()
+        self._pool, self._device = cupy.cuda.MemoryPool(), cupy.cuda.Device()
         stream = _stream()
         self._handle = blas.Handle(stream.ptr)  # its own, for as long as it may be launched
         allocated = cupy.cuda.using_allocator(self._pool.malloc)
@@ -122,8 +122,8 @@ class _Graph:
 
     def __del__(self) -> None:
         self._values = self._arrays = self._graph = None  # first: a pool keeps what is in use, and is kept by it
-        with contextlib.suppress(Exception):  # at the end of the program there may be no pool any more
-            self._pool.free_all_blocks()
+        with contextlib.suppress(Exception), self._device:  # at the end of the program there may be no pool any more
+            self._pool.free_all_blocks()  # of the device that is current
 
     def launch(self, arrays: Any) -> Any:
         """Launch it on the stream that is current now."""

@@ -129,7 +129,8 @@ class AveragedStep(Around):
             flat = flatten(params)
             arrays = [flat[name] for name in self.average]
             home = self.model.built()
-            rate = home.asarray(share, "float64" if self.model.dtype == "float64" else "float32")
+            wide = "float64" if self.model.dtype == "float64" else "float32"
+            rate = home.asarray(share, wide) if home.compiles else share  # a device would get it at each step
             new = self.update(list(self.average.values()), arrays, rate)
             self.average = dict(zip(self.average, new, strict=True))
             return

@@ -131,9 +131,11 @@ class CompiledStep:
             self.copies = compile_once(model, self.backend, "copies", _copies)
         rule, places = _without_rate(self.optimizer), packing[1].places
         key = f"{loss!r} {rule!r} {list(metrics.items())} {_trainable(model)} {places}"
-        functions = [train_step(model, loss, in_step(metrics))]
+        # its own numbers go along with what is compiled; elsewhere each step would bring them to the device
+        own = loss if self.compiles else loss.placed(self.backend, "float64" if model.dtype == "float64" else "float32")
+        functions = [train_step(model, own, in_step(metrics))]
         if self.sums_up:
-            functions = list(accumulating(model, loss, in_step(metrics)))
+            functions = list(accumulating(model, own, in_step(metrics)))
         self.step, *self.update = (self._packed(function, f"{function.__name__} {key}") for function in functions)
 
     def traceable(self) -> bool:

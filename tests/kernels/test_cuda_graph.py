@@ -27,7 +27,7 @@ from tests.stand_ins import cuda_on_host
 from tests.training.test_fused import BATCHES, LABELS, MODELS, ONE_HOT, OPTIMIZERS, RNG, X, built
 
 
-@pytest.fixture(params=["cupy", "cupy on the host"], autouse=True)
+@pytest.fixture(params=["cupy", "cupy-on-the-host"], autouse=True)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module, chosen = kernel_set(request.param)
     used_by_trainings(module, monkeypatch)

@@ -20,7 +20,7 @@ from tests.stand_ins import cuda_on_host
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture(params=["cupy", "cupy on the host"])
+@pytest.fixture(params=["cupy", "cupy-on-the-host"])
 def blas(request: pytest.FixtureRequest) -> Iterator[Any]:
     module, chosen = kernel_set(request.param)
     with use_backend(chosen), chosen.scope():

@@ -19,7 +19,7 @@ from tests.kernels.kernel_sets import kernel_set, used_by_trainings
 SHAPES = [(1,), (7,), (3, 5), (257, 4), (0, 3), (4099, 70)]
 
 
-@pytest.fixture(params=["cupy", "cupy on the host"])
+@pytest.fixture(params=["cupy", "cupy-on-the-host"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module, chosen = kernel_set(request.param)
     used_by_trainings(module, monkeypatch)

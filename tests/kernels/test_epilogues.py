@@ -31,7 +31,7 @@ RNG = np.random.default_rng(0)
 NEVER = 10**6
 
 
-@pytest.fixture(params=["cupy", "cupy on the host"])
+@pytest.fixture(params=["cupy", "cupy-on-the-host"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module, chosen = kernel_set(request.param)
     used_by_trainings(module, monkeypatch)

@@ -289,7 +289,7 @@ def test_layer_norm(kernel: Any, dtype: str, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", [(200, 100), (3, 7)])
 def test_blocks_as_large_as_on_a_device(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
-    module, chosen = kernel_set("cupy on the host")
+    module, chosen = kernel_set("cupy-on-the-host")
     monkeypatch.setattr(module, "ROWS", 32)
     monkeypatch.setattr(module, "THREADS", 256)
     with use_backend(chosen):

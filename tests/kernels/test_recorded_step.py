@@ -32,7 +32,7 @@ NEVER = 10**6
 SIXTEEN_BITS = [name for name in MODELS if name != "one layer"]
 
 
-@pytest.fixture(params=["cupy", "cupy on the host"], autouse=True)
+@pytest.fixture(params=["cupy", "cupy-on-the-host"], autouse=True)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module, chosen = kernel_set(request.param)
     used_by_trainings(module, monkeypatch)

@@ -18,9 +18,9 @@ from dense_xp.backend import BackendError, get_backend
 from tests.stand_ins import cuda_on_host, cupy_on_host
 
 
-@pytest.fixture(params=["the stand-in", "cupy"])
+@pytest.fixture(params=["the-stand-in", "cupy"])
 def cp(request: pytest.FixtureRequest) -> Any:
-    if request.param == "the stand-in":
+    if request.param == "the-stand-in":
         if cupy_on_host.COMPILER is None:
             pytest.skip("there is no C++ compiler")
         return cuda_on_host.cupy()

@@ -1,4 +1,4 @@
-"""A CUDA device and CuPy for it, played on the host as strictly as CUDA's rules allow.
+"""Two CUDA devices and CuPy for them, played on the host as strictly as CUDA's rules allow.
 
 Arrays live in memory that has to be asked for; what nobody holds any more is overwritten and used again. Work is done
 at once, but as far as the rules go it may be done at any time that streams and events leave open: whoever reads or
@@ -6,6 +6,9 @@ writes memory without having waited for its last writer, or writes it without ha
 
 A recorded stream keeps what was launched on it, with the very memory and numbers, and undoes it all when the recording
 ends. A launch of the graph repeats it, while Python does not run.
+
+Memory, streams, events, pools and handles belong to the device that was current when they were made, and there alone
+they serve: copies from the host and waiting excepted, as CUDA's rules are.
 """
 
 from __future__ import annotations
@@ -28,6 +31,30 @@ from tests.stand_ins import cupy_on_host
 
 HOST = 0  # the host among the streams
 
+
+class Device:
+    """Equal by number, current inside its ``with`` block, and without a hash."""
+
+    current: ClassVar[int] = 0
+
+    def __init__(self, number: int | None = None) -> None:
+        self.id = Device.current if number is None else number
+        self.before: list[int] = []
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and other.id == self.id
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __enter__(self) -> Device:
+        self.before.append(Device.current)
+        Device.current = self.id
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        Device.current = self.before.pop()
+
+
 # ------------------------------------------------------------------ memory, and who used it when
 
 
@@ -37,7 +64,8 @@ class Memory:
     every: ClassVar[dict[int, Memory]] = {}
     addresses: ClassVar[list[int]] = []
 
-    def __init__(self, size: int, pool: MemoryPool | None) -> None:
+    def __init__(self, size: int, pool: MemoryPool | None, pinned: bool = False) -> None:
+        self.device = None if pinned else Device.current
         self.store = np.full(max(size, 1), 0xFF, dtype=np.uint8)
         self.pool = None if pool is None else weakref.ref(pool)
         self.private = pool is not None and pool is not default_pool
@@ -71,7 +99,7 @@ def _release(memory: Memory) -> None:
     memory.held = False
     memory.store[:] = 0xFF  # as floating-point numbers these are NaN
     if memory.pool is not None and (pool := memory.pool()) is not None:
-        pool.free.setdefault(memory.store.size, []).append(memory)
+        pool.free.setdefault((memory.device, memory.store.size), []).append(memory)
 
 
 class MemoryPool:
@@ -81,7 +109,7 @@ class MemoryPool:
     count = 0
 
     def __init__(self) -> None:
-        self.free: dict[int, list[Memory]] = {}
+        self.free: dict[Any, list[Memory]] = {}
         self.blocks = self.bytes = 0
         MemoryPool.count += 1
         self.number = MemoryPool.count
@@ -90,14 +118,17 @@ class MemoryPool:
         return self.bytes
 
     def free_all_blocks(self) -> None:
-        self.blocks -= sum(map(len, self.free.values()))
-        self.bytes -= sum(size * len(blocks) for size, blocks in self.free.items())
-        self.free = {}
+        """Of the device that is current: cupy/cuda/memory.pyx, ``MemoryPool.free_all_blocks``."""
+        own = [key for key in self.free if key[0] == Device.current]
+        for key in own:
+            blocks = self.free.pop(key)
+            self.blocks -= len(blocks)
+            self.bytes -= key[1] * len(blocks)
         if not self.blocks:
             MemoryPool.kept.discard(self.number)
 
     def take(self, size: int) -> Memory:
-        found = self.free.get(max(size, 1))
+        found = self.free.get((Device.current, max(size, 1)))
         if not found:
             self.blocks += 1
             self.bytes += max(size, 1)
@@ -136,6 +167,7 @@ class Machine:
             return clock.get(use[0], 0) >= use[1]
 
         for memory in (*reads, *writes):
+            assert actor == HOST or memory.device in (None, Stream.known[actor].device), "memory of the other device"
             assert memory.written is None or happened(memory.written), "a race: its writer may not be done"
         for memory in writes:
             assert all(map(happened, memory.read.items())), "a race: it is written while somebody may still read it"
@@ -162,25 +194,24 @@ def using_allocator(malloc: Any) -> Iterator[None]:
 
 
 class Stream:
-    null: Stream
-    stack: ClassVar[list[Stream]] = []
+    stacks: ClassVar[dict[int, list[Stream]]] = {}
     known: ClassVar[weakref.WeakValueDictionary[int, Stream]] = weakref.WeakValueDictionary()
     count = HOST
 
     def __init__(self, non_blocking: bool = False) -> None:
         Stream.count += 1
         self.ptr = self.count
-        self.non_blocking = non_blocking
+        self.non_blocking, self.device = non_blocking, Device.current
         self.recording: Recording | None = None
         machine.clocks[self.ptr] = {}
         Stream.known[self.ptr] = self
 
     def __enter__(self) -> Stream:
-        Stream.stack.append(self)
+        Stream.stacks[self.device].append(self)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        Stream.stack.pop()
+        Stream.stacks[self.device].pop()
 
     def begin_capture(self) -> None:
         if not self.non_blocking:
@@ -215,14 +246,16 @@ class Stream:
 
 
 def current() -> Stream:
-    return Stream.stack[-1]
+    return Stream.stacks[Device.current][-1]
 
 
 class Event:
     def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
         self.clock: dict[int, int] = {}
+        self.device = Device.current
 
     def record(self, stream: Stream | None = None) -> None:
+        assert self.device == (stream or current()).device, "an event of the other device"
         self.clock = dict(machine.clocks[(stream or current()).ptr])
 
     def synchronize(self) -> None:
@@ -270,8 +303,9 @@ class Graph:
             work()
 
 
-Stream.null = Stream()
-Stream.stack.append(Stream.null)
+for number in (0, 1):
+    with Device(number):
+        Stream.stacks[number] = [Stream()]
 
 
 def launch(reads: list[Memory], writes: list[Memory], work: Callable[[], Any], first: Any = None) -> None:
@@ -306,7 +340,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
     itemsize = property(lambda self: self.host.itemsize)
     dtype = property(lambda self: self.host.dtype)
     flags = property(lambda self: self.host.flags)
-    device = None
+    device = property(lambda self: Device(self.memory.device))
     T = property(lambda self: DeviceArray(self.holder, self.host.T))
     data = property(lambda self: MemoryPointer(self.holder, self.host.ctypes.data))
 
@@ -317,7 +351,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         return self.get().__dlpack__(**kwargs)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
+        return (1, 0)  # kDLCPU
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any) -> Any:
         if ufunc is np.matmul:
@@ -480,7 +514,7 @@ pinned = PinnedPool()
 
 def empty_pinned(shape: Any, dtype: Any) -> Any:
     dtype = np.dtype(dtype)
-    memory = Memory(int(np.prod(shape)) * dtype.itemsize, None)
+    memory = Memory(int(np.prod(shape)) * dtype.itemsize, None, pinned=True)
     return memory.store.view(dtype).reshape(shape).view(PinnedArray)
 
 
@@ -533,15 +567,18 @@ class Cublas:
     def cublasCreate_v2(self, place: Any) -> None:
         assert current().recording is None, "a handle asks for memory"
         self.made += 1
-        self.handles[self.made] = {}
+        self.handles[self.made] = {"device": Device.current}
         place._obj.value = self.made
 
     def cublasDestroy_v2(self, handle: int) -> None:
         assert current().recording is None, "it waits for the device"
+        assert self.handles[handle]["device"] == Device.current, "it would wait for the other device"
         del self.handles[handle]
 
     def cublasSetStream_v2(self, handle: int, stream: int) -> None:
-        self.handles[handle] = {"stream": stream}  # the workspace is taken back
+        own = self.handles[handle]
+        assert own["device"] == Device.current, "a handle of the other device"
+        self.handles[handle] = {"device": own["device"], "stream": stream}  # the workspace is taken back
 
     def cublasSetWorkspace_v2(self, handle: int, pointer: int, size: int) -> None:
         assert Memory.at(pointer).store.size >= size
@@ -606,10 +643,11 @@ def cupy() -> Any:
     fake.asarray, fake.dot, fake.matmul, fake.empty = asarray, dot, dot, empty
     fake.empty_like = lambda array: _new(np.empty_like(array.host))  # in the same order
     fake.ndarray, fake.ElementwiseKernel, fake.RawModule = DeviceArray, ElementwiseKernel, RawModule
-    runtime = SimpleNamespace(getDevice=lambda: 0, memcpyAsync=memcpy_async, memcpyHostToDevice=1)
+    runtime = SimpleNamespace(getDevice=lambda: Device.current, memcpyAsync=memcpy_async, memcpyHostToDevice=1)
     fake.cuda = SimpleNamespace(
-        Stream=Stream, Event=Event, MemoryPool=MemoryPool, using_allocator=using_allocator, runtime=runtime,
-        get_current_stream=current, MemoryPointer=lambda holder, offset: MemoryPointer(holder, holder.ptr + offset),
+        Device=Device, Stream=Stream, Event=Event, MemoryPool=MemoryPool, using_allocator=using_allocator,
+        runtime=runtime, get_current_stream=current,
+        MemoryPointer=lambda holder, offset: MemoryPointer(holder, holder.ptr + offset),
         Memory=_RawMemory, set_pinned_memory_allocator=pinned.set_allocator,
     )  # fmt: skip
     fake.get_default_pinned_memory_pool = lambda: SimpleNamespace(malloc=pinned.default)
@@ -645,13 +683,23 @@ def _joining(function: Any) -> Any:
 
 class _Library(libraries.Namespace):
     kernels = "cupy"
-    scope = libraries.NumPy.scope  # a device warns of nothing
+    needs_scope = True
+
+    @contextlib.contextmanager
+    def scope(self, device: Any) -> Iterator[None]:
+        with device, np.errstate(all="ignore"):  # a device warns of nothing
+            yield
 
     def put(self, xp: Any, host: Any, device: Any) -> Any:
-        return asarray(host)
+        with device:
+            return asarray(host)
 
     def get(self, array: Any) -> Any:
-        return array.get()
+        with array.device:
+            return array.get()
+
+    def same_device(self, array: Any, device: Any) -> bool:
+        return bool(array.device == device)
 
     def owns(self, array: Any) -> bool:
         return isinstance(array, DeviceArray)
@@ -692,6 +740,6 @@ def kernels() -> ModuleType:
         sys.modules.update(kept)
 
 
-def backend() -> Backend:
-    """Return the backend of this device."""
-    return Backend("cuda_on_host", cupy(), None, _Library(cupy()))
+def backend(number: int = 0) -> Backend:
+    """Return the backend of one of these devices."""
+    return Backend("cuda_on_host", cupy(), Device(number), _Library(cupy()))

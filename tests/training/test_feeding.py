@@ -22,7 +22,7 @@ LABELS = RNG.integers(0, 3, size=50)
 
 
 def device(name: str) -> Backend:
-    if name == "the stand-in":
+    if name == "the-stand-in":
         if cupy_on_host.COMPILER is None:
             pytest.skip("there is no C++ compiler")
         return cuda_on_host.backend()
@@ -41,12 +41,12 @@ def lane_of(backend: Backend) -> Any:
 def served(where: str, monkeypatch: pytest.MonkeyPatch) -> Backend:
     """Return a backend whose trainings use the kernels and the lane of its device."""
     backend = device(where)
-    if where == "the stand-in":
+    if where == "the-stand-in":
         used_by_trainings(cuda_on_host.kernels(), monkeypatch)
     return backend
 
 
-DEVICES = ["the stand-in", "cupy", "torch:cuda"]
+DEVICES = ["the-stand-in", "cupy", "torch:cuda"]
 
 
 @pytest.mark.parametrize("where", DEVICES)
@@ -184,7 +184,7 @@ def test_where_there_is_nothing_to_gain_nothing_changes() -> None:
 @pytest.mark.parametrize("rule", ["host_waits", "waits", "work_waits", "work_marks", "finish"])
 def test_each_rule_is_needed(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-in complains as soon as one of them is left out."""
-    backend = device("the stand-in")
+    backend = device("the-stand-in")
     lane = lane_of(backend)
     monkeypatch.setattr(lane, rule, lambda *_: None)
 

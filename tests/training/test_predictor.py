@@ -321,7 +321,7 @@ def test_jax_traces_few_numbers_of_rows() -> None:
     assert traced == [1, 2, 4, 8, 16, 32, 64, 128]
 
 
-@pytest.mark.parametrize("name", ["cupy", "cupy on the host"])
+@pytest.mark.parametrize("name", ["cupy", "cupy-on-the-host"])
 def test_a_shape_that_comes_again_is_recorded(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels, backend = kernel_set(name)
     used_by_trainings(kernels, monkeypatch)
