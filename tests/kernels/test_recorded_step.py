@@ -171,18 +171,17 @@ def test_a_fit_in_16_bits_is_recorded(kernels: Any) -> None:
 # ------------------------------------------------------------------ what the stand-in would notice
 
 
-def baked_in(self: Any, X: Any, y: Any, weight: Any, noise: Any) -> Any:
+def baked_in(self: Any, function: Any, *arrays: Any) -> Any:
     """The learning rate of the recording."""
-    rate = self.model.learning_rate()
-    params, state, values = self.step(self.params, self.state, X, y, weight, noise, rate)
-    for place, array in zip([*self.params, *self.state], [*params, *state], strict=True):
+    params, state, values = function(self.arrays, self.state, *arrays, self.model.learning_rate())
+    for place, array in zip([*self.arrays, *self.state], [*params, *state], strict=True):
         place[...] = array
     return tuple(values)
 
 
-def replaced(self: Any, X: Any, y: Any, weight: Any, noise: Any) -> Any:
+def replaced(self: Any, function: Any, *arrays: Any) -> Any:
     """New arrays, as the step has that is not recorded."""
-    self.params, self.state, values = self.step(self.params, self.state, X, y, weight, noise, self.recorder.numbers[0])
+    self.arrays, self.state, values = function(self.arrays, self.state, *arrays, self.recorder.numbers[0])
     return tuple(values)
 
 
