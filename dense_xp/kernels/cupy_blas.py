@@ -107,8 +107,8 @@ class Handle:
         self.workspace = cupy.cuda.MemoryPointer(cupy.cuda.Memory(WORKSPACE), 0)
         cublas, pointer = library(), c_void_p()
         cublas.cublasCreate_v2(ctypes.byref(pointer))
-        self.pointer, self.stream = pointer.value, stream
-        weakref.finalize(self, _destroy, cupy.cuda.Device(), pointer.value).atexit = False
+        self.pointer, self.stream = int(pointer.value or 0), stream
+        weakref.finalize(self, _destroy, cupy.cuda.Device(), self.pointer).atexit = False
         cublas.cublasSetStream_v2(pointer, stream)  # in this order: a new stream takes the workspace back
         cublas.cublasSetWorkspace_v2(pointer, self.workspace.ptr, WORKSPACE)
 
