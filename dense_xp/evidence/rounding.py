@@ -368,7 +368,13 @@ def _asarray(values: Any, dtype: Precision | None = None, device: Any = None, co
     return Bounded([part.value for part in parts], [part.error for part in parts], exact.dtype)
 
 
-xp = SimpleNamespace(
+class _Namespace(SimpleNamespace):
+    """A namespace that counts as itself, as a module does: array-api-compat 1.12 puts them in a set."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+xp = _Namespace(
     __name__="dense_xp.evidence.rounding",
     bool=bool_,
     int64=int64,
