@@ -160,6 +160,10 @@ class Run:
     step: Step | None = field(default=None, repr=False)
     values: Sequence[Any] = field(default=(), repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: not the step, which is memory at work."""
+        return {**vars(self), "make_step": None, "step": None, "values": ()}
+
     @property
     def batch_loss(self) -> float:
         """The loss of the last batch, for a callback's ``batch_end``; to ask for it waits for the device.

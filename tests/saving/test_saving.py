@@ -197,8 +197,8 @@ def rewritten(path: Path, change: Any, arrays: Any = None) -> None:
         (lambda about: about.update(format=2), None, "has format 2, and this version of dense_xp reads 1"),
         (lambda about: about.pop("class"), None, "no 'class'"),
         (lambda about: about.update({"class": "os.system"}), None, "unknown layer class 'os.system'"),
-        (lambda about: about["config"].update(layers=3), None, "not iterable"),
-        (lambda about: about["config"].update(rogue=3), None, "unexpected keyword argument 'rogue'"),
+        (lambda about: about["config"].update(layers=3), None, "layers must be a list, and is 3"),
+        (lambda about: about["config"].update(rogue=3), None, "has no setting 'rogue'"),
         (lambda about: about["config"]["layers"].pop(), None, r"missing \[\], unknown \['dense_1.W', 'dense_1.w0'\]"),
         (lambda about: about["config"].update(input_shape=[7]), None, "what reaches it has"),
         (lambda about: about["optimizer"].update({"class": "Popen"}), None, "unknown optimizer or schedule 'Popen'"),
@@ -438,7 +438,7 @@ def test_only_the_backend_that_was_asked_for_is_imported(path: Path) -> None:
         ('{"format": 1, "class": "Dense", "config": {"n_units": ' + "1" * 4301 + "}}", None),
         (made_of([]), {"dtype": "F32", "shape": [1] * 70, "data_offsets": [0, 4]}),
         (made_of([]), {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}),
-        (made_of([]), {"dtype": "I64", "shape": [0, 2**40], "data_offsets": [0, 0]}),
+        (made_of([]), {"dtype": "I16", "shape": [0, 2**40], "data_offsets": [0, 0]}),
         ({**made_of([]), "history": {"metrics": {"loss": [10**400]}}}, None),
         ({**made_of([]), "history": {"metrics": {"loss": [1.0, 0.5]}, "best_epoch": 1.5}}, None),
         ({**made_of([]), "history": {"metrics": {"loss": [1.0, 0.5]}, "best_epoch": True}}, None),
@@ -472,7 +472,7 @@ def test_errors_are_short_and_plain(path: Path) -> None:
     """Whatever a file has in the place of a name: no control characters, and no pages of it."""
     for name in ("\x1b[2Jrogue", "x" * 100_000):
         written(path, {"format": 1, "class": "Dense", "config": {"n_units": 1, name: 1}})
-        with pytest.raises(ModelFileError, match="unexpected keyword argument") as raised:
+        with pytest.raises(ModelFileError, match="has no setting") as raised:
             load(path)
         assert str(raised.value).isprintable()
         assert len(str(raised.value)) < 700

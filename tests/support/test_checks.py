@@ -85,6 +85,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "WarmUp": {"after": 0.5, "steps": 2},
     "ScaledSchedule": {"schedule": ConstantSchedule(0.5), "factor": 0.5},
     "Checkpoint": {"path": "model"},
+    "EachMember": {"initializer": "zeros", "n_members": 2},
+    "RobustScale": {"center": [0.0], "scale": [1.0]},
 }
 """What a constructor needs."""
 
@@ -95,9 +97,9 @@ NOT_NUMBERS = (math.nan, "x", "3", True, [1.0], np.ones(2), object())
 
 
 def constructors() -> dict[str, Callable[..., Any]]:
-    """Return every public class with a number among its arguments, but for what is made by the package alone."""
+    """Return every public class with a number among its arguments, but for what is made by the package, or of a file."""
     classes = {name: getattr(dense_xp, name) for name in dense_xp.__all__ if isinstance(getattr(dense_xp, name), type)}
-    made = {"History", "Run", "Backend"}
+    made = {"History", "Run", "Backend", "ParquetRows"}
     return {
         name: cls for name, cls in classes.items() if name not in made and not issubclass(cls, Exception) and cases(cls)
     }
