@@ -97,7 +97,7 @@ NOT_NUMBERS = (math.nan, "x", "3", True, [1.0], np.ones(2), object())
 
 
 def constructors() -> dict[str, Callable[..., Any]]:
-    """Return every public class with a number among its arguments, but for what is made by the package, or of a file."""
+    """Return every public class with a number among its arguments, but not of the package itself, or of a file."""
     classes = {name: getattr(dense_xp, name) for name in dense_xp.__all__ if isinstance(getattr(dense_xp, name), type)}
     made = {"History", "Run", "Backend", "ParquetRows"}
     return {
