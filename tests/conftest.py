@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -37,6 +38,10 @@ SPECS = (
     "cupy",
     *ON_A_GPU,
 )
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so it is in the background of a shell, and in all that we start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _ReadOnlyNumPy(libraries.NumPy):

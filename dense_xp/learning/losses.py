@@ -37,6 +37,11 @@ class Loss(Checked):
         """How many outputs describe one number of the target; those of one number stand side by side."""
         return 1
 
+    @property
+    def takes_labels(self) -> bool:
+        """Whether a target may be the number of a class, also where there is a single class."""
+        return False
+
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Compute the loss of each sample.
 
@@ -288,6 +293,11 @@ class SoftmaxCrossEntropy(Loss):
     own_numbers: ClassVar[tuple[str, ...]] = ("class_weight",)
 
     ranges: ClassVar[Ranges] = {"label_smoothing": "[0, 1)", "ignore_index": None}
+
+    @property
+    def takes_labels(self) -> bool:
+        """Whether a target may be the number of a class: yes."""
+        return True
 
     def __post_init__(self) -> None:
         super().__post_init__()

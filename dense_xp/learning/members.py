@@ -42,6 +42,11 @@ class MemberLoss(Loss):
         """How many outputs of a member describe one number of the target."""
         return self.loss.outputs_per_target
 
+    @property
+    def takes_labels(self) -> bool:
+        """Whether a target may be the number of a class."""
+        return self.loss.takes_labels
+
     def placed(self, backend: Backend, dtype: str) -> Self:
         """Return this loss with its numbers on a device; see :meth:`Loss.placed`."""
         return dataclasses.replace(self, loss=self.loss.placed(backend, dtype))

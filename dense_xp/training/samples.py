@@ -207,7 +207,7 @@ class Samples(Measuring):
             raise ValueError(f"X has {len(self.X)} samples and y has {len(self.y)}: they must be the same")
         self.loss = _loss_for(loss, self.y, outputs)
         one_number_each = self.y.shape == leading and outputs == (self.loss.outputs_per_target,)
-        if one_number_each and not isinstance(self.loss, SoftmaxCrossEntropy):
+        if one_number_each and not self.loss.takes_labels:
             self.y.data = self.y.data[..., None]
         self.X.check_finite()
         self.y.check_finite()
