@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array
@@ -81,7 +82,7 @@ class Quantile(_SideBySide):
     @property
     def outputs_per_target(self) -> int:
         """One for each quantile."""
-        return len(self.quantiles)
+        return int(np.shape(self.quantiles)[0])  # numbers, or an array of a device
 
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
         """Return losses and gradients; see :meth:`Loss.sample_losses`."""
