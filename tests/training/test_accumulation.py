@@ -158,6 +158,8 @@ def test_a_sum_that_overflows_is_left_out_and_forgotten(backend: Backend) -> Non
         backend.dtype("float16")
     except (ValueError, TypeError, RuntimeError) as error:
         pytest.skip(str(error))
+    if backend.name == "dpnp":
+        pytest.skip("dpnp multiplies no float16 matrix with a vector")
     net = Sequential([Dense(1)], backend=backend, dtype="float16", rng=0)
     net.set_input_shape((2,))
     net.initialize(SGD(0.001))

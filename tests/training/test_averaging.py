@@ -135,6 +135,8 @@ def test_16_bits_are_averaged_in_32(backend: Backend, dtype: str, tmp_path: Path
         backend.dtype(dtype)
     except (ValueError, TypeError, RuntimeError) as error:
         pytest.skip(str(error))
+    if backend.name == "dpnp":
+        pytest.skip("dpnp multiplies no float16 matrix with a vector")
     net = model(backend, dtype)
     history = net.fit(X, Y, 3, 10, optimizer=Adam(0.01), callbacks=[MovingAverage(0.999)])
     assert history.moving_average is not None
