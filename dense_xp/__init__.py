@@ -1,5 +1,6 @@
 """The fully connected layer on every array library: the same code, the same numbers."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import dense_xp.starting  # noqa: F401  before all that takes time
@@ -73,12 +74,19 @@ from dense_xp.learning.schedules import (
 from dense_xp.saving import Checkpoint, ModelFileError, describe, load, save
 from dense_xp.training.averaging import MovingAverage
 from dense_xp.training.callbacks import CSVLog, EarlyStopping, ReduceLROnPlateau, TensorBoard
-from dense_xp.training.distributed.ranks import RankError, Ranks
 from dense_xp.training.history import Callback, DivergenceError, History, Run
 from dense_xp.training.sequential import Sequential
 
 if TYPE_CHECKING:
     from dense_xp.tables.parquet import ParquetRows
+    from dense_xp.training.distributed.ranks import RankError, Ranks
+
+_LATER = {
+    "ParquetRows": "dense_xp.tables.parquet",
+    "RankError": "dense_xp.training.distributed.ranks",
+    "Ranks": "dense_xp.training.distributed.ranks",
+}
+"""Where names are that few programs need: with them come the tables, and the training on several processes."""
 
 __version__ = "0.1.0"
 
@@ -101,8 +109,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ParquetRows":  # with it come the tables, which few programs need
-        from dense_xp.tables.parquet import ParquetRows
-
-        return ParquetRows
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 MASKS = """
 import numpy as np
 from dense_xp.kernels.cupy_random import uniform_at_least
-from dense_xp.support.seeds import SkippingGenerator
+from dense_xp.support.skipping import SkippingGenerator
 
 for size in (1, 255, 256, 257, 1 << 18, (1 << 18) + 1, 1_000_003):
     ours, theirs = np.random.default_rng(size), np.random.default_rng(size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -46,25 +45,6 @@ class Draw(NamedTuple):
     words: tuple[int, int, int, int]
 
 
-class SkippingGenerator(np.random.Generator):
-    """A generator that goes on past the numbers which a device can draw by itself; for all others it is what it was.
-
-    It shares the state of the one that it is made from, which is a ``PCG64``.
-    """
-
-    def at_least(self, bound: float, shape: tuple[int, ...]) -> Draw:
-        """Skip uniform numbers; return what they were to be compared with, and the state from which they come."""
-        before: Any = self.bit_generator.state
-        own = before["state"]
-        self.bit_generator.advance(math.prod(shape))  # type: ignore[attr-defined]
-        if before["has_uint32"] or before["uinteger"]:  # half of a number that was drawn before is still to come
-            kept = {key: before[key] for key in ("has_uint32", "uinteger")}
-            self.bit_generator.state = {**self.bit_generator.state, **kept}
-        halves = [half for name in ("state", "inc") for half in (own[name] >> 64, own[name] & (1 << 64) - 1)]
-        high, low, c_high, c_low = (half - (half >> 63 << 64) for half in halves)
-        return Draw(bound, shape, (high, low, c_high, c_low))
-
-
 def uniform_at_least(rng: Rng, bound: float, shape: tuple[int, ...]) -> Any:
     """Draw uniform numbers in [0, 1), and return where they are at least `bound`.
 
@@ -73,7 +53,8 @@ def uniform_at_least(rng: Rng, bound: float, shape: tuple[int, ...]) -> Any:
     >>> uniform_at_least(np.random.default_rng(0), 0.5, (4,))
     array([ True, False, False, False])
     """
-    return rng.at_least(bound, shape) if isinstance(rng, SkippingGenerator) else rng.uniform(size=shape) >= bound
+    # only a SkippingGenerator has a method for that
+    return rng.at_least(bound, shape) if hasattr(rng, "at_least") else rng.uniform(size=shape) >= bound
 
 
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")

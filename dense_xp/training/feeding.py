@@ -18,7 +18,7 @@ import numpy as np
 from dense_xp.backend import Array, Backend
 from dense_xp.kernels import Lane, kernels_for, lane_for, optional
 from dense_xp.layers.layer import Layer
-from dense_xp.support.seeds import Draw, Rng, SkippingGenerator
+from dense_xp.support.seeds import Draw, Rng
 from dense_xp.support.trees import mapped, place
 
 TURNS = 2
@@ -121,9 +121,12 @@ class NoiseFeeder:
 
     def drawn(self, model: Layer, rng: Rng, batch_shape: tuple[int, ...]) -> Any:
         """Return on the device what :meth:`Layer.draw_noise` draws; it is overwritten two calls later."""
-        own = type(rng) is np.random.Generator and type(rng.bit_generator) is np.random.PCG64
-        skips = own and self.drawn_there is not None
-        return self.placed(model.draw_noise(SkippingGenerator(rng.bit_generator) if skips else rng, batch_shape))
+        if self.drawn_there is not None and type(rng) is np.random.Generator:
+            from dense_xp.support.skipping import SkippingGenerator
+
+            if type(rng.bit_generator) is np.random.PCG64:
+                rng = SkippingGenerator(rng.bit_generator)
+        return self.placed(model.draw_noise(rng, batch_shape))
 
     def placed(self, noise: Any) -> Any:
         """Return on the device what was drawn."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dense_xp.backend import resolve, use_backend
 from dense_xp.layers.contract import is_pure
@@ -15,10 +15,9 @@ from dense_xp.learning.metric import Measure, MetricLike
 from dense_xp.learning.metrics import named_metrics, suited
 from dense_xp.support.checks import integer, several
 from dense_xp.support.seeds import Rng, as_rng
+from dense_xp.training.alone import Alone
 from dense_xp.training.around import asking
 from dense_xp.training.averaging import AveragedStep
-from dense_xp.training.distributed.ranks import Ranks
-from dense_xp.training.distributed.together import together
 from dense_xp.training.history import Callback, History, Run
 from dense_xp.training.loop import run_epochs
 from dense_xp.training.prediction import gives_probabilities
@@ -28,6 +27,9 @@ from dense_xp.training.steps import Step, stepper
 from dense_xp.training.streamed import GrowingStep
 from dense_xp.training.streams import Batches, Pieces, is_stream, stream_of
 from dense_xp.training.threads import few_threads
+
+if TYPE_CHECKING:
+    from dense_xp.training.distributed.ranks import Ranks
 
 
 def fit(
@@ -125,7 +127,7 @@ def fit(
     RankError
         If another process cannot go on.
     """
-    group = together(distributed)
+    group = _group(distributed)
     with unchanged_on_failure(model):  # everything is checked before anything is learned
         with group.agreeing() as facts:
             epochs, batch_size = int(integer("epochs", epochs)), int(integer("batch_size", batch_size))
@@ -224,6 +226,15 @@ def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = Non
             return step(*batch, rng)[0]
 
     return take
+
+
+def _group(distributed: str | Ranks | None) -> Alone:
+    """Return those who train together."""
+    if distributed is None:
+        return Alone()
+    from dense_xp.training.distributed.together import together  # few trainings have others
+
+    return together(distributed)
 
 
 class _OnEpochEnd:

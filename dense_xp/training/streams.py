@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -192,6 +191,8 @@ def _joined(parts: list[Part]) -> Part:
 
 def _read_ahead(parts: Iterator[Any]) -> Iterator[Any]:
     """Yield parts while the next one is read by another thread."""
+    from concurrent.futures import ThreadPoolExecutor  # here, because it imports as much as all of training
+
     with ThreadPoolExecutor(1, "dense_xp reads") as reader:
         coming = reader.submit(next, parts, None)
         while (part := coming.result()) is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from html import escape
 
 from dense_xp.layers.chain import Chain
 from dense_xp.layers.layer import Layer
@@ -34,6 +33,7 @@ def as_html(model: Chain) -> str:
     model : Chain
         Of layers; it need not have weights yet.
     """
+    from html import escape  # for notebooks alone
 
     def row(cells: tuple[str, str, str], tag: str) -> str:
         left, right = "text-align:left", "text-align:right"

@@ -165,6 +165,13 @@ def test_the_import_is_light() -> None:
     assert done.stderr == ""
 
 
+def test_the_import_brings_nothing_that_few_programs_need() -> None:
+    rare = {"numpy.random", "concurrent.futures", "logging", "html", "dense_xp.tables", "dense_xp.training.distributed"}
+    code = f"import sys, dense_xp; print(*sorted(set(sys.modules) & {rare}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stdout.split() == []
+
+
 def test_the_ways_across_are_imported_when_they_are_asked_for() -> None:
     code = (
         "import sys, dense_xp; a = 'dense_xp.interop' in sys.modules; import dense_xp.interop; print(a, *sys.modules)"

@@ -11,7 +11,8 @@ import pytest
 from dense_xp import Dense, Dropout, Sequential
 from dense_xp.backend import get_backend, to_numpy, use_backend
 from dense_xp.layers.layer import Layer
-from dense_xp.support.seeds import Draw, SkippingGenerator, uniform_at_least
+from dense_xp.support.seeds import Draw, uniform_at_least
+from dense_xp.support.skipping import SkippingGenerator
 from dense_xp.training import feeding
 from dense_xp.training.feeding import NoiseFeeder
 from tests.kernels.kernel_sets import kernel_set, used_by_trainings

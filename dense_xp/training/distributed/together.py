@@ -1,4 +1,4 @@
-"""What `fit` asks of those who train with it: nobody, or the other ranks."""
+"""What `fit` asks of the other ranks; :class:`~dense_xp.training.alone.Alone` says what one process answers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metric import Measure
 from dense_xp.support.seeds import Rng
+from dense_xp.training.alone import Alone
 from dense_xp.training.distributed.callbacks import Led, plain_moment, take
 from dense_xp.training.distributed.ranks import RankError, Ranks, all_ranks, in_a_line
 from dense_xp.training.distributed.reductions import reduction_for
@@ -24,56 +25,10 @@ from dense_xp.training.history import Callback
 from dense_xp.training.interrupts import Interrupts
 from dense_xp.training.samples import Samples
 from dense_xp.training.steps import Step, stepper
-from dense_xp.training.streamed import StreamedSamples, samples_of
+from dense_xp.training.streamed import StreamedSamples
 from dense_xp.training.streams import Batches, Pieces
 
 ENDED_BY_SIGTERM = 128 + 15
-
-
-class Alone:
-    """One process: there is nobody to agree with."""
-
-    size = 1
-    root = True
-
-    @contextlib.contextmanager
-    def agreeing(self) -> Iterator[dict[str, Any]]:
-        """Check what was asked for; in the dict is put what must be the same for all.
-
-        Raises
-        ------
-        RankError, ValueError
-            If another rank has raised in its block, or has something else in its dict.
-        """
-        yield {}
-
-    def samples(
-        self, model: Layer, stream: Batches | Pieces | None, arrays: Sequence[Any], loss: Any, steps: int | None = None
-    ) -> Samples | StreamedSamples:
-        """Return the data, which :func:`~dense_xp.training.streamed.samples_of` takes, as they are handed out here."""
-        return samples_of(model, stream, arrays, loss, steps)
-
-    def batch_rows(self, n: int) -> int:
-        """Return how many rows the present batch has at most, given how many are here."""
-        return n
-
-    def prepare(self, model: Layer, rng: Rng) -> None:
-        """Let all begin with the same weights and random numbers."""
-
-    def stepper(
-        self, model: Layer, loss: Loss, metrics: Mapping[str, Measure], X_ndim: int, batch_size: int, accumulate: int
-    ) -> Step:
-        """Return what steps the model; see :func:`~dense_xp.training.steps.stepper`."""
-        return stepper(model, loss, metrics, X_ndim, batch_size, accumulate)
-
-    def callbacks(self, hooks: Sequence[Callback]) -> Sequence[Callback]:
-        """Return what is called in this process."""
-        return hooks
-
-    @contextlib.contextmanager
-    def running(self, quiet: bool) -> Iterator[Interrupts]:
-        """Train, within the block, until a signal ends it."""
-        yield Interrupts()
 
 
 class Together(Alone):
@@ -170,26 +125,19 @@ class Together(Alone):
             raise SystemExit(ENDED_BY_SIGTERM) from None
 
 
-def together(distributed: str | Ranks | None) -> Alone:
+def together(distributed: str | Ranks) -> Together:
     """Return those who train together.
 
     Parameters
     ----------
-    distributed : {None, "mpi"} or Ranks
+    distributed : "mpi" or Ranks
         As in :func:`~dense_xp.training.fitting.fit`.
 
     Raises
     ------
     ValueError
         If it is anything else.
-
-    Examples
-    --------
-    >>> together(None).size
-    1
     """
-    if distributed is None:
-        return Alone()
     if isinstance(distributed, Ranks):
         return Together(distributed)
     if distributed != "mpi":
