@@ -132,7 +132,6 @@ def fit(
         with group.agreeing() as facts:
             epochs, batch_size = int(integer("epochs", epochs)), int(integer("batch_size", batch_size))
             accumulate = int(integer("accumulate", accumulate))
-            facts |= {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "shuffle": bool(shuffle)}
             named = suited(named_metrics(metrics), gives_probabilities(model))
             history = _continued(history, named, validation_data is not None)
             hooks = [
@@ -155,10 +154,12 @@ def fit(
                 if validation_data is not None:
                     given = _three(validation_data)
                     validation = group.samples(model, _stream(*given, epochs), given, samples.loss)
-            held_out = None if validation is None else validation.facts
-            facts |= {"the model": repr(model), **samples.facts, "validation_data": held_out}
-            facts |= {"metrics": list(named), "loss": repr(samples.loss), "rng": type(generator).__name__}
-            facts |= {"past epochs": history.epochs, "steps_per_epoch": steps_per_epoch}
+            if group.size > 1:
+                facts |= {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
+                facts |= {"shuffle": bool(shuffle), "the model": repr(model), **samples.facts}
+                facts |= {"validation_data": None if validation is None else validation.facts}
+                facts |= {"metrics": list(named), "loss": repr(samples.loss), "rng": type(generator).__name__}
+                facts |= {"past epochs": history.epochs, "steps_per_epoch": steps_per_epoch}
         hooks = list(group.callbacks(hooks))
         with backend.scope():
             group.prepare(model, generator)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -59,9 +58,13 @@ class StreamedSamples(Measuring):
         self.loss: Any = loss
         checked = self._checked(first)
         self.loss, self.sample_shape = checked.loss, checked.sample_shape
-        self.facts = {**checked.facts, "the first targets": zlib.crc32(to_numpy(checked.y.data).tobytes())}
+        self.facts = self.facts_of(checked)
         self._going: Iterator[tuple[Taken, Any]] | None = None
         self._rows = 0
+
+    def facts_of(self, first: Samples) -> dict[str, Any]:
+        """Return what several processes must have alike, given the first rows."""
+        return first.facts
 
     def __len__(self) -> int:
         """Return how many samples the last epoch had."""

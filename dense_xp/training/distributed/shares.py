@@ -7,13 +7,14 @@ there are ranks, some work on its first row, which then counts nothing: so all o
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from dense_xp.backend import Array
+from dense_xp.backend import Array, to_numpy
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.metric import Measure
 from dense_xp.support.seeds import Rng
@@ -164,6 +165,10 @@ class StreamedShares(OfRanks, StreamedSamples):
     def own_rows(self, batches: Sequence[Any]) -> int:
         """Return how many of the samples in batches are here."""
         return StreamedSamples.counted(self, batches)
+
+    def facts_of(self, first: Samples) -> dict[str, Any]:
+        """Return what ranks must have alike: the targets tell one stream from another."""
+        return {**first.facts, "the first targets": zlib.crc32(to_numpy(first.y.data).tobytes())}
 
     def made(self, *data: Any) -> Samples:
         """Return some rows of the stream, of which this rank is handed its part."""
