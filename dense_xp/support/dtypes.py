@@ -34,6 +34,17 @@ def widened(x: Array) -> Array:
     return xp.astype(x, xp.float32) if xp.finfo(x.dtype).bits < 32 else x
 
 
+def wide(dtype: str) -> str:
+    """Return the name of the dtype in which a model of some dtype sums, and keeps rates and losses: 32 bits at least.
+
+    Examples
+    --------
+    >>> wide("bfloat16"), wide("float64")
+    ('float32', 'float64')
+    """
+    return "float64" if dtype == "float64" else "float32"
+
+
 def total(x: Array, axis: int | tuple[int, ...], keepdims: bool = False) -> Array:
     """Return sums, those of 16-bit numbers as float32 and without a copy of them all in float32.
 

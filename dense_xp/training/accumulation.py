@@ -18,7 +18,7 @@ from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metric import Statistics
 from dense_xp.support.batches import batch_rows
-from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.dtypes import in_dtype, wide, widened
 from dense_xp.support.trees import Params, mapped, merged, tree_of
 from dense_xp.training.fused.stages import leaves
 from dense_xp.training.step import halves
@@ -63,9 +63,8 @@ def learning_params(model: Layer) -> Params:
 
 def no_sums(model: Layer) -> Params:
     """Return the sums before the first batch: zeros, in at least 32 bits."""
-    wide = "float64" if model.dtype == "float64" else "float32"
     grads = zeros_of(mapped(widened, learning_params(model)))
-    return {"grads": grads, "weight": model.built().asarray(0.0, wide)}
+    return {"grads": grads, "weight": model.built().asarray(0.0, wide(model.dtype))}
 
 
 def zeros_of(tree: Params) -> Params:

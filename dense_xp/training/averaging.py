@@ -11,7 +11,7 @@ from dense_xp.kernels import kernels_for, one_minus_power
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.own_state import refuse_closed
 from dense_xp.support.checks import real
-from dense_xp.support.dtypes import in_dtype, widened
+from dense_xp.support.dtypes import in_dtype, wide, widened
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params, copied, copies, flatten, mapped, merged, moved, unflatten
 from dense_xp.training.accumulation import learning_params, zeros_of
@@ -99,9 +99,7 @@ class AveragedStep(Around):
         self.raw: Params | None = None
         average = zeros_of(mapped(widened, learning_params(model)))
         if kept is not None:
-            average = merged(
-                average, moved(kept["average"], home, "float64" if model.dtype == "float64" else "float32")
-            )
+            average = merged(average, moved(kept["average"], home, wide(model.dtype)))
             self.updates, self.raw = kept["steps"], merged(model.params, moved(kept["weights"], home, model.dtype))
             shown, model.params = model.params, self.raw
             step = run.make_step()  # the other one has taken the average for the weights
@@ -129,8 +127,9 @@ class AveragedStep(Around):
             flat = flatten(params)
             arrays = [flat[name] for name in self.average]
             home = self.model.built()
-            wide = "float64" if self.model.dtype == "float64" else "float32"
-            rate = home.asarray(share, wide) if home.compiles else share  # a device would get it at each step
+            rate = (
+                home.asarray(share, wide(self.model.dtype)) if home.compiles else share
+            )  # a device would get it at each step
             new = self.update(list(self.average.values()), arrays, rate)
             self.average = dict(zip(self.average, new, strict=True))
             return

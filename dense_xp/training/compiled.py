@@ -14,6 +14,7 @@ from dense_xp.learning import loss_scaling
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metric import Measure, in_step
 from dense_xp.learning.optimizer import Optimizer
+from dense_xp.support.dtypes import wide
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params, copied, flatten
 from dense_xp.training.accumulation import SUMS, accumulating, no_sums
@@ -132,7 +133,7 @@ class CompiledStep:
         rule, places = _without_rate(self.optimizer), packing[1].places
         key = f"{loss!r} {rule!r} {list(metrics.items())} {_trainable(model)} {places}"
         # its own numbers go along with what is compiled; elsewhere each step would bring them to the device
-        own = loss if self.compiles else loss.placed(self.backend, "float64" if model.dtype == "float64" else "float32")
+        own = loss if self.compiles else loss.placed(self.backend, wide(model.dtype))
         functions = [train_step(model, own, in_step(metrics))]
         if self.sums_up:
             functions = list(accumulating(model, own, in_step(metrics)))
@@ -197,8 +198,7 @@ class CompiledStep:
         rate: Any = self.model.learning_rate()
         if self.compiles:
             if rate != self._rate[0]:
-                wide = "float64" if self.model.dtype == "float64" else "float32"
-                self._rate = rate, self.backend.asarray(rate, wide)
+                self._rate = rate, self.backend.asarray(rate, wide(self.model.dtype))
             rate = self._rate[1]
         self.whole = False
         self.arrays, self.state, values = function(self.arrays, self.state, *arrays, rate)

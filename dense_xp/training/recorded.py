@@ -11,6 +11,7 @@ from dense_xp.kernels import kernels_for, optional
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
 from dense_xp.learning.metric import Measure
+from dense_xp.support.dtypes import wide
 from dense_xp.support.products import taken_by
 from dense_xp.support.trees import copied
 from dense_xp.training.compiled import CompiledStep
@@ -23,8 +24,7 @@ class RecordedStep(CompiledStep):
         super().__init__(model, loss, metrics, accumulate)
         self.arrays, self.state = self._copies()
         kernels = kernels_for(self.backend.kernels)
-        wide = "float64" if model.dtype == "float64" else "float32"
-        self.product, self.recorder = kernels.product, kernels.Recorder(1, self.backend.dtype(wide))
+        self.product, self.recorder = kernels.product, kernels.Recorder(1, self.backend.dtype(wide(model.dtype)))
 
     @staticmethod
     def serves(model: Layer) -> bool:

@@ -19,6 +19,7 @@ from dense_xp.learning.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
 from dense_xp.learning.metric import Measure, Metric
 from dense_xp.learning.named_losses import LOSSES
 from dense_xp.learning.special import counted
+from dense_xp.support.dtypes import wide
 from dense_xp.support.seeds import Rng
 from dense_xp.training.feeding import Feeder
 
@@ -199,8 +200,8 @@ class Samples(Measuring):
         self._fed: tuple[int, Feeder | None] | None = None
         self.X = model_input(model, X, backend)
         # the loss is computed in float32 at least, and its targets keep their digits
-        wide = "float32" if model.dtype in ("float16", "bfloat16") else model.dtype
-        self.y = Rows(y, backend, wide, "y")
+        dtype = wide(model.dtype)
+        self.y = Rows(y, backend, dtype, "y")
         outputs = model.output_shape()
         leading = self.X.shape[:-1]
         if len(self.y) != len(self.X):
@@ -217,8 +218,8 @@ class Samples(Measuring):
         if weight is not None:
             given = Rows(weight, backend, "float64", "sample_weight")
             self._host_weight = _ratios(given, leading, weight_exponent)
-            there = backend.asarray(self._host_weight, wide) if given.on_device else self._host_weight
-            self.weight = Rows(there, backend, wide, "sample_weight")
+            there = backend.asarray(self._host_weight, dtype) if given.on_device else self._host_weight
+            self.weight = Rows(there, backend, dtype, "sample_weight")
         self._loss_weight = self._host_weight
         if type(self.loss).sample_weights is not Loss.sample_weights:
             own = self.loss.sample_weights(to_numpy(self.y.data), len(leading) + 1)
