@@ -18,7 +18,7 @@ from array_api_compat import array_namespace, device
 
 from dense_xp.backend import Array, to_numpy
 from dense_xp.layers.dense import product
-from dense_xp.layers.layer import Layer
+from dense_xp.layers.fitted import FromData, check_finite, rows_to_learn_from
 from dense_xp.support.checks import integer, real, several
 from dense_xp.support.dtypes import in_dtype
 from dense_xp.support.seeds import Rng
@@ -28,7 +28,7 @@ IDENTITY = (0.0, 1.0)
 """The edges of one bin in which every number is itself."""
 
 
-class PiecewiseLinear(Layer):
+class PiecewiseLinear(FromData):
     r"""Piecewise-linear encoding of numbers, a first layer; :meth:`PiecewiseLinear.from_data` learns its bins.
 
     Each feature becomes as many numbers as it has bins. They rise from 0 to 1 one after the other, as the feature rises
@@ -67,13 +67,13 @@ class PiecewiseLinear(Layer):
 
     buffers = ("column", "start", "width", "least", "most")
     integers = ("column",)
+    does = "has edges for"
 
     def __init__(self, edges: Sequence[Sequence[float]], **kwargs: Any) -> None:
         self.edges = tuple(_checked(i, own) for i, own in enumerate(several("edges", edges)))
         if not self.edges:
             raise ValueError("edges must have those of at least one feature, and is empty")
-        shape = kwargs.pop("input_shape", None) or (len(self.edges),)
-        super().__init__(input_shape=shape, **kwargs)
+        super().__init__(len(self.edges), **kwargs)
 
     @classmethod
     def from_data(
@@ -83,14 +83,8 @@ class PiecewiseLinear(Layer):
 
         Parameters
         ----------
-        X : array or sparse matrix, shape (n_samples, n_features)
-            The rows of the training, wherever they lie.
-        n_bins : int, default 48
-            How many bins a feature has at most.
-        columns : sequence of int, optional
-            The features that are encoded; the others pass as they are. By default all are.
-        sample_weight : array_like, shape (n_samples,), optional
-            How much each row counts.
+        X, n_bins, columns, sample_weight
+            As in :func:`quantile_edges`.
         **kwargs
             See :class:`Layer`.
 
@@ -111,17 +105,6 @@ class PiecewiseLinear(Layer):
         ((1.0, 2.0, 4.0), (0.0, 1.0))
         """
         return cls(quantile_edges(X, n_bins, columns=columns, sample_weight=sample_weight), **kwargs)
-
-    def set_input_shape(self, shape: tuple[int, ...]) -> None:
-        """Set the shape of one sample; ValueError unless it has as many features as there are edges."""
-        before = self.input_shape
-        super().set_input_shape(shape)
-        if self.input_shape != (len(self.edges),):
-            given, self.input_shape = self.input_shape, before
-            raise ValueError(
-                f"{self.layer_name()} has edges for {len(self.edges)} features, and the input has {given}: "
-                "make it from data of that shape, PiecewiseLinear.from_data(X)"
-            )
 
     def output_shape(self) -> tuple[int, ...]:
         """Return ``(n_bins,)``, those of all features."""
@@ -226,21 +209,14 @@ def quantile_edges(
     [(1.0, 2.0, 9.0, 11.0)]
     """
     n_bins = integer("n_bins", n_bins)
-    X = X.tocsc() if hasattr(X, "tocsc") else to_numpy(X)
-    if len(X.shape) != 2 or not X.shape[0]:
-        raise ValueError(f"X has shape {X.shape}, and bins are learned from (n_samples, n_features) with a sample")
-    weight = None if sample_weight is None else to_numpy(sample_weight).astype("float64")
-    if weight is not None and (weight.shape != X.shape[:1] or not (weight >= 0).all() or not weight.any()):
-        raise ValueError(f"sample_weight must be {X.shape[0]} numbers, not negative, and not all zero")
-    n = X.shape[1]
+    read, weight, (_, n) = rows_to_learn_from(X, sample_weight, "bins")
     wanted = range(n) if columns is None else [integer("columns", column, 0) for column in columns]
     if missing := [column for column in wanted if column >= n]:
         raise ValueError(f"X has {n} columns, and these are not there: {missing}")
     edges: list[tuple[float, ...]] = [IDENTITY] * n
     for column in wanted:
-        values = X[:, [column]].toarray()[:, 0] if hasattr(X, "toarray") else X[:, column]
-        if not np.isfinite(values).all():
-            raise ValueError(f"column {column} of X has numbers that are not finite: fill them or drop these rows")
+        values = read(column)
+        check_finite(values, column)
         edges[column] = _quantiles(values, n_bins, weight)
     return edges
 

@@ -13,19 +13,18 @@ from typing import Any, Self
 import numpy as np
 from array_api_compat import array_namespace
 
-from dense_xp.backend import Array, to_numpy
-from dense_xp.layers.layer import Layer
+from dense_xp.backend import Array
+from dense_xp.layers.fitted import FromData, check_finite, rows_to_learn_from
 from dense_xp.learning.special import clipped, row_for
 from dense_xp.support.checks import real, several
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
-_FARTHEST = (
-    100.0  # limits: from there on an output differs from the limit by less than 1/10,000, and its square fits 16 bits
-)
+_FARTHEST = 100.0
+"""Limits: from there on an output differs from the limit by less than 1/10,000, and its square fits 16 bits."""
 
 
-class RobustScale(Layer):
+class RobustScale(FromData):
     r"""Robust scaling with smooth clipping, a first layer; :meth:`RobustScale.from_data` learns its units.
 
     .. math:: t = \frac{x - m}{s}, \quad y = \frac{t}{\sqrt{1 + (t/c)^2}}
@@ -65,6 +64,7 @@ class RobustScale(Layer):
     """
 
     buffers = ("center", "scale")
+    does = "scales"
 
     def __init__(self, center: Sequence[float], scale: Sequence[float], *, limit: float = 3.0, **kwargs: Any) -> None:
         self.center = tuple(real("each of center", value) for value in several("center", center))
@@ -74,8 +74,7 @@ class RobustScale(Layer):
             raise ValueError(
                 f"center has {len(self.center)} numbers and scale {len(self.scale)}: give both one for each feature"
             )
-        shape = kwargs.pop("input_shape", None) or (len(self.center),)
-        super().__init__(input_shape=shape, **kwargs)
+        super().__init__(len(self.center), **kwargs)
 
     @classmethod
     def from_data(cls, X: Any, *, sample_weight: Any = None, **kwargs: Any) -> Self:
@@ -100,22 +99,19 @@ class RobustScale(Layer):
         Raises
         ------
         ValueError
-            If X has no rows or numbers that are not finite.
+            If X has no rows or numbers that are not finite, or the weights do not fit.
 
         Examples
         --------
         >>> RobustScale.from_data([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 1.0]]).scale
         (2.0, 0.5)
         """
-        X = X.tocsc() if hasattr(X, "tocsc") else to_numpy(X)
-        if len(X.shape) != 2 or not X.shape[0]:
-            raise ValueError(f"X has shape {X.shape}, and units are learned from (n_samples, n_features) with a sample")
-        weight = np.ones(X.shape[0]) if sample_weight is None else to_numpy(sample_weight).astype("float64")
+        read, weight, (n, n_features) = rows_to_learn_from(X, sample_weight, "units")
+        weight = np.ones(n) if weight is None else weight
         rows = np.flatnonzero(weight > 0)
         center, scale = [], []
-        for column in range(X.shape[1]):
-            values = X[:, [column]].toarray()[:, 0] if hasattr(X, "toarray") else X[:, column]
-            middle, unit = _units(values[rows].astype("float64"), weight[rows], column)
+        for column in range(n_features):
+            middle, unit = _units(read(column)[rows].astype("float64"), weight[rows], column)
             center.append(middle)
             scale.append(unit)
         return cls(center, scale, **kwargs)
@@ -135,23 +131,10 @@ class RobustScale(Layer):
         >>> RobustScale([1.0], [2.0]).edges_of(0, [1.0, 1e300, 1e301])
         [0.0, 2.99...]
         """
-        out = np.asarray(edges) / (self.limit * self.scale[column]) - self.center[column] / (
-            self.limit * self.scale[column]
-        )
-        out = np.clip(out, -_FARTHEST, _FARTHEST)
+        unit = self.limit * self.scale[column]
+        out = np.clip(np.asarray(edges) / unit - self.center[column] / unit, -_FARTHEST, _FARTHEST)
         within = np.unique(self.limit * out / np.sqrt(1.0 + out * out)).tolist()
         return within if len(within) > 1 else [within[0], within[0] + 1.0]
-
-    def set_input_shape(self, shape: tuple[int, ...]) -> None:
-        """Set the shape of one sample; ValueError unless it has as many features as there are centers."""
-        before = self.input_shape
-        super().set_input_shape(shape)
-        if self.input_shape != (len(self.center),):
-            given, self.input_shape = self.input_shape, before
-            raise ValueError(
-                f"{self.layer_name()} scales {len(self.center)} features, and the input has {given}: "
-                "make it from data of that shape, RobustScale.from_data(X)"
-            )
 
     # ------------------------------------------------------------------ the mathematics
 
@@ -193,8 +176,7 @@ class RobustScale(Layer):
 
 def _units(values: np.ndarray[Any, Any], weight: np.ndarray[Any, Any], column: int) -> tuple[float, float]:
     """Return median and interquartile range of one feature, or what stands in for the latter."""
-    if not np.isfinite(values).all():
-        raise ValueError(f"column {column} of X has numbers that are not finite: fill them or drop these rows")
+    check_finite(values, column)
     distinct, which = np.unique(values, return_inverse=True)
     mass = np.cumsum(np.bincount(which, weights=weight))
     # of equal halves the middle, as always: so each quantile is the mean of its two sides
