@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from dense_xp.learning.metrics import AUC
+from dense_xp.learning.metrics import AUC, R2
 from dense_xp.learning.special import log_softmax
 from dense_xp.tables import Classes, Encoder
 
@@ -21,11 +21,9 @@ def scores(encoder: Encoder, output: Host, y: Host) -> dict[str, Any]:
     """Return measures as plain values, in the target's unit."""
     target = encoder.target
     if not isinstance(target, Classes):
-        spread = float(np.square((y - y.mean()) * target.scale).mean())
         residuals = errors(encoder, output, y)
-        mean_square = float(np.square(residuals).mean())
-        found = {"rmse": mean_square**0.5, "mae": float(np.abs(residuals).mean())}
-        return {"r2": 1.0 - mean_square / spread, **found} if spread else found
+        found = {"rmse": float(np.square(residuals).mean() ** 0.5), "mae": float(np.abs(residuals).mean())}
+        return {"r2": R2()(output.astype("float64"), y[:, None]), **found} if np.ptp(y) else found
     counts = confusion(target, output, y)
     classes = {}
     for i, label in enumerate(target.labels):

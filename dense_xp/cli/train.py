@@ -230,7 +230,7 @@ def _take_over(arguments: argparse.Namespace, about: Mapping[str, Any]) -> None:
             raise ValueError(f"{option} is what {arguments.resume} has already: leave {option} or --resume out")
     settings = about.get("training", {})
     for name in _KEPT:
-        setattr(arguments, name, getattr(arguments, name) if name not in settings else settings[name])
+        setattr(arguments, name, settings.get(name, getattr(arguments, name)))
     arguments.missing, arguments.value = about["missing"], about.get("values", [])
     arguments.decimal = about.get("decimals", {})
 

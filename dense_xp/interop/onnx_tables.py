@@ -20,7 +20,7 @@ from dense_xp.tables.columns import Category, Number, free_name
 from dense_xp.tables.dates import YEAR, Dates
 from dense_xp.tables.encoder import Encoder
 from dense_xp.tables.targets import Classes
-from dense_xp.tables.texts import mark_numbers
+from dense_xp.tables.texts import ZERO_DECIMALS, mark_numbers
 
 
 def input_kinds(encoder: Encoder) -> dict[str, str]:
@@ -238,7 +238,7 @@ def _places(column: Category, missing: Sequence[str]) -> dict[Any, int]:
             raise ValueError(f"{column.name} has numbers that float64 does not tell apart: export without its table")
         return {**dict.fromkeys([math.nan, *numbers], absent), **places}
     marks = ["", *missing, *(text for n in numbers if n.is_integer() for text in _with_zeros(str(int(n))))]
-    plain = [re.sub(r"^([+-]?[0-9]+)\.0*$", r"\1", level) for level in column.levels]
+    plain = [re.sub(ZERO_DECIMALS, r"\1", level) for level in column.levels]
     spelled: dict[Any, int] = {}
     for place, level in enumerate(plain if len(set(plain)) == len(plain) else ()):
         texts = [level]

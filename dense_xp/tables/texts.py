@@ -31,6 +31,9 @@ def _pattern(point: str, comma: str) -> str:
 
 _POINT, _COMMA = _pattern(".", ","), _pattern(",", ".")
 _PLAIN = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+ZERO_DECIMALS = r"^([+-]?[0-9]+)\.0*$"
+"""A whole number with decimals that say nothing."""
+
 _ZEROS = r"^[+-]?0[0-9]"  # of codes, and not of numbers
 _OPEN = r"[+-]?[1-9][0-9]{0,2}\.[0-9]{3}"
 _NUMERAL = rf"^\(?[+-]? *{_UNIT}? *(?:{_POINT}|{_COMMA}) *{_UNIT}?\)?$"
@@ -147,7 +150,7 @@ def are_dates(texts: pl.Series) -> bool:
 
 def without_zero_decimals(texts: Texts) -> Texts:
     """Return texts with 8001.0 as 8001, as which a file without a gap in the column has it."""
-    return cast("Texts", texts.str.replace(r"^([+-]?[0-9]+)\.0*$", "$1"))
+    return cast("Texts", texts.str.replace(ZERO_DECIMALS, "$1"))
 
 
 def mark_numbers(marks: Sequence[str]) -> set[float]:

@@ -32,7 +32,6 @@ class EpilogueStage(DenseStage):
     def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, space: Workspace) -> None:
         super().__init__(path, layer, learns, space)
         self.masked = self.sums_with_weights = False
-
         self.apart = len(self.tiles) == 1 and not space.keeps_gradients
 
     def largest_tile(self) -> int:
