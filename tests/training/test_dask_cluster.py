@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dense_xp import Dense, Sequential
+from dense_xp import Adam, Dense, Sequential
 
 da = pytest.importorskip("dask.array")
 
@@ -84,7 +84,7 @@ def test_partial_fit_over_blocks_is_a_stream_without_shuffling() -> None:
     estimators = pytest.importorskip("dense_xp.estimators")
     y = (X[:, 0] > 0).astype("int64")
     parts = [(X[start : start + 100], y[start : start + 100]) for start in range(0, 600, 100)]
-    learner = estimators.DenseClassifier((8,), random_state=0, batch_size=100)
+    learner = estimators.DenseClassifier((8,), scaling=None, random_state=0, batch_size=100, optimizer=Adam(0.003))
     for _ in range(3):
         for rows, labels in parts:
             learner.partial_fit(rows, labels, classes=[0, 1])
@@ -92,5 +92,5 @@ def test_partial_fit_over_blocks_is_a_stream_without_shuffling() -> None:
     layers = [Dense(8, activation="relu", kernel_initializer="glorot_uniform"),
               Dense(2, kernel_initializer="glorot_uniform")]  # fmt: skip
     model = Sequential(layers, rng=seed)
-    model.fit(parts, epochs=3, optimizer="adam", verbose=False)
+    model.fit(parts, epochs=3, optimizer=Adam(0.003), verbose=False)
     np.testing.assert_allclose(learner.decision_function(X), np.diff(model.predict(X))[:, 0], rtol=1e-3, atol=1e-4)
