@@ -11,6 +11,11 @@ from dense_xp.backend import Backend, backend_of, to_numpy
 UNIT_ROUNDOFF = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 
 
+def name_of(thing: Any) -> str:
+    """Return what names a case: the same in every process, where repr tells an address."""
+    return getattr(thing, "__name__", None) or repr(thing)
+
+
 def assert_same_kind(actual: Any, backend: Backend, dtype: str, shape: tuple[int, ...]) -> None:
     """Namespace, device, dtype and shape, before any value is looked at."""
     assert backend_of(actual) == backend, f"on {backend_of(actual)}, not on {backend}"

@@ -48,6 +48,7 @@ from dense_xp.learning.metrics import accuracy
 from dense_xp.learning.optimizers import Adam, Lion
 from dense_xp.support.trees import flatten, unflatten
 from dense_xp.training.step import LOSS_SCALE, train_step
+from tests.comparing import name_of
 from tests.stand_ins import compat_on_host
 from tests.stand_ins.compat_on_host import Counted
 
@@ -158,7 +159,7 @@ METRICS = [
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("metric", METRICS, ids=repr)
+@pytest.mark.parametrize("metric", METRICS, ids=name_of)
 def test_metrics(metric: Any, dtype: str) -> None:
     prediction, labels, weight = put(RNG.normal(size=(6, 3)), dtype), put(np.arange(6) % 3), put(np.ones(6))
     rows = isinstance(metric, R2) or getattr(metric, "multilabel", False)

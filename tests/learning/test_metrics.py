@@ -34,7 +34,7 @@ from dense_xp import (
 )
 from dense_xp.backend import Backend, to_numpy
 from dense_xp.learning.metrics import better, get_metric, named_metrics
-from tests.comparing import assert_same_kind
+from tests.comparing import assert_same_kind, name_of
 from tests.training.test_sequential import Doubling
 
 LOGITS = np.asarray([[0.1, 2.0, -1.0], [3.0, 1.0, 0.0], [0.0, 0.5, 1.0], [9.0, -9.0, 0.0]])
@@ -80,7 +80,7 @@ def test_shares_of_16_bits_are_32() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 1), (4, 2), (2, 2)])
-@pytest.mark.parametrize("metric", [accuracy, TopK(2), F1(), AUC(), R2()], ids=repr)
+@pytest.mark.parametrize("metric", [accuracy, TopK(2), F1(), AUC(), R2()], ids=name_of)
 def test_shapes_that_do_not_fit_are_refused(metric: Any, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"the prediction has shape \(4, 3\) and the target"):
         metric(LOGITS, np.zeros(shape, "int64"))
@@ -571,7 +571,7 @@ def test_one_hot_rows_have_no_label_to_leave_out() -> None:
 MEASURES = [accuracy, Accuracy(0.5), TopK(2), F1(), F1("micro"), Precision("weighted"), Recall(), AUC(), R2()]
 
 
-@pytest.mark.parametrize("measure", MEASURES, ids=repr)
+@pytest.mark.parametrize("measure", MEASURES, ids=name_of)
 def test_a_prediction_that_is_nan_measures_nan(backend: Backend, measure: Any) -> None:
     put = backend.asarray
     prediction = RNG.normal(size=(6, 1 if measure in (R2(), Accuracy(0.5)) else 3))

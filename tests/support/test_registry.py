@@ -41,7 +41,6 @@ def test_each_is_made_by_name_and_written_as_its_name(registry: Registry[Any]) -
         (INITIALIZERS, Constant(0.5), {"name": "constant", "value": 0.5}),
         (LOSSES, Huber(2.0), {"name": "huber", "delta": 2.0}),
     ],
-    ids=repr,
 )
 def test_plain_values_come_back(registry: Registry[Any], thing: Any, plain: Any) -> None:
     assert registry.written(thing) == plain
