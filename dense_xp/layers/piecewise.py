@@ -96,7 +96,7 @@ class PiecewiseLinear(FromData):
         Raises
         ------
         ValueError
-            If X has no rows or numbers that are not finite, or a column is not there.
+            As in :func:`quantile_edges`.
 
         Examples
         --------

@@ -27,6 +27,27 @@ SUMS = "gradient.sums"
 """Where the state of a step keeps the sums; no layer's name has a dot."""
 
 
+class Accumulating:
+    """A step whose parameters move after so many batches; how they move is its own."""
+
+    model: Layer
+    accumulate: int
+    waiting: int
+    whole: bool
+
+    def move(self) -> None:
+        """Let the sums of the gradients move the parameters."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Let the batches since the last update move the parameters, if that has not been done."""
+        if not self.waiting:
+            return
+        self.move()
+        self.model.steps += 1
+        self.waiting, self.whole = 0, True
+
+
 def total_weight(loss: Loss) -> Statistics:
     """Return the function of (prediction, target, weight) that sums what the samples of a batch count for a loss.
 

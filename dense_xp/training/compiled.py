@@ -17,7 +17,7 @@ from dense_xp.learning.optimizer import Optimizer
 from dense_xp.support.dtypes import wide
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params, copied, flatten
-from dense_xp.training.accumulation import SUMS, accumulating, no_sums
+from dense_xp.training.accumulation import SUMS, Accumulating, accumulating, no_sums
 from dense_xp.training.feeding import NoiseFeeder
 from dense_xp.training.moments import Moment
 from dense_xp.training.step import LOSS_SCALE, train_step
@@ -94,7 +94,7 @@ def _common_counts(optimizer: Optimizer, backend: Backend, state: Params) -> tup
     return optimizer.counts if counted and len(set(backend.scalars(counted).tolist())) == 1 else ()
 
 
-class CompiledStep:
+class CompiledStep(Accumulating):
     """Steps a pure model by one function of arrays, or by one for each batch and one for each update.
 
     It holds the arrays, and gives them to the model after each epoch.
@@ -184,14 +184,10 @@ class CompiledStep:
         self.whole = True
         return values
 
-    def finish(self) -> None:
-        """Let the batches since the last update move the parameters, if that has not been done."""
-        if not self.waiting:
-            return
+    def move(self) -> None:
+        """Let the sums of the gradients move the parameters."""
         for update in self.update:
             self._run(update)
-        self.model.steps += 1
-        self.waiting, self.whole = 0, True
 
     def _run(self, function: Callable[..., Any], *arrays: Any) -> tuple[Array, ...]:
         """Call one of the functions of a step, which gives parameters and state new arrays; return its values."""

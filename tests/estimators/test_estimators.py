@@ -85,7 +85,8 @@ def _checks() -> Iterator[Any]:
         for variant, params, left_out in VARIANTS:
             if kind is DenseClassifier and "loss" in params:
                 continue
-            for number, (estimator, check) in enumerate(estimator_checks_generator(kind(**params))):
+            short = {"max_epochs": 40} | params if params else {}
+            for number, (estimator, check) in enumerate(estimator_checks_generator(kind(**short))):
                 name = getattr(check, "func", check).__name__
                 if name not in left_out and (SINCE_1_9 or name != "check_array_api_input"):
                     yield pytest.param(estimator, check, id=f"{kind.__name__}-{variant}-{name}-{number}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from array_api_compat import array_namespace, device
@@ -18,8 +18,6 @@ from dense_xp.kernels import kernels_for, optional
 from dense_xp.layers.contract import with_inner
 from dense_xp.layers.layer import Layer
 from dense_xp.layers.normalization import BatchNorm
-from dense_xp.learning.losses import Loss
-from dense_xp.learning.metric import Measure, in_step
 from dense_xp.support.batches import shared
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import copied, flatten
@@ -41,16 +39,8 @@ class ReducedStep(CompiledStep):
 
     sums_up = True
 
-    def __init__(
-        self,
-        model: Layer,
-        loss: Loss,
-        metrics: Mapping[str, Measure],
-        accumulate: int,
-        part: Part,
-        interrupts: SharedInterrupts,
-    ) -> None:
-        super().__init__(model, loss, metrics, accumulate)
+    def __init__(self, model: Layer, *of_step: Any, part: Part, interrupts: SharedInterrupts) -> None:
+        super().__init__(model, *of_step)
         self.part, self.interrupts = part, interrupts
         self.noise = PartOfNoise(self.backend, part)
         self.places: list[int] = list(flatten(self.packing[1].places[SUMS]).values())
@@ -83,12 +73,11 @@ class ReducedStep(CompiledStep):
         for place, array in zip(self.places, sums, strict=True):
             self.state[place] = array
 
-    def finish(self) -> None:
-        """Add up the sums of all ranks, and let them move the parameters; see :meth:`CompiledStep.finish`."""
-        if self.waiting:
-            flat = self.join([self.state[place] for place in self.places])
-            self._put(self.split(self.part.reduction.sum(flat, self.interrupts)))
-        super().finish()
+    def move(self) -> None:
+        """Add up the sums of all ranks, and let them move the parameters."""
+        flat = self.join([self.state[place] for place in self.places])
+        self._put(self.split(self.part.reduction.sum(flat, self.interrupts)))
+        super().move()
 
 
 def joined(arrays: Sequence[Array]) -> Array:
@@ -128,17 +117,8 @@ class ReducedFusedStep(FusedStep):
 
     sums_up = True
 
-    def __init__(
-        self,
-        model: Layer,
-        loss: Loss,
-        metrics: Mapping[str, Measure],
-        batch_size: int,
-        accumulate: int,
-        part: Part,
-        interrupts: SharedInterrupts,
-    ) -> None:
-        super().__init__(model, loss, in_step(metrics), batch_size, accumulate)
+    def __init__(self, *of_step: Any, part: Part, interrupts: SharedInterrupts) -> None:
+        super().__init__(*of_step)
         self.part, self.interrupts = part, interrupts
         self.noise = PartOfNoise(self.space.backend, part)
 
@@ -166,10 +146,9 @@ class ReducedFusedStep(FusedStep):
             self.gradients[...] = 0.0
         super().add()
 
-    def finish(self) -> None:
-        """Add up the sums of all ranks, and let them move the parameters; see :meth:`FusedStep.finish`."""
-        if self.waiting:
-            total = self.part.reduction.sum(self.sums, self.interrupts)
-            if total is not self.sums:
-                self.sums[...] = total
-        super().finish()
+    def move(self) -> None:
+        """Add up the sums of all ranks, and let them move the parameters."""
+        total = self.part.reduction.sum(self.sums, self.interrupts)
+        if total is not self.sums:
+            self.sums[...] = total
+        super().move()

@@ -11,7 +11,7 @@ import numpy as np
 from dense_xp.layers.contract import is_pure
 from dense_xp.layers.layer import Layer
 from dense_xp.learning.losses import Loss
-from dense_xp.learning.metric import Measure
+from dense_xp.learning.metric import Measure, in_step
 from dense_xp.support.seeds import Rng
 from dense_xp.training.alone import Alone
 from dense_xp.training.distributed.callbacks import Led, plain_moment, take
@@ -104,8 +104,10 @@ class Together(Alone):
         part = self._part(model)
         if ReducedFusedStep.serves(model, X_ndim):
             rows = -(-batch_size // self.size)
-            return ReducedFusedStep(model, loss, metrics, rows, accumulate, part, self.interrupts)
-        return ReducedStep(model, loss, metrics, accumulate, part, self.interrupts)
+            return ReducedFusedStep(
+                model, loss, in_step(metrics), rows, accumulate, part=part, interrupts=self.interrupts
+            )
+        return ReducedStep(model, loss, metrics, accumulate, part=part, interrupts=self.interrupts)
 
     def callbacks(self, hooks: Sequence[Callback]) -> Sequence[Callback]:
         """Return those that each rank calls, and as one those that rank 0 calls and all follow."""

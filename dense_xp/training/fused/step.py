@@ -25,7 +25,7 @@ from dense_xp.learning.metric import Statistics
 from dense_xp.support.products import taken_by
 from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params, at_path, copied, tree_of
-from dense_xp.training.accumulation import divisor, total_weight
+from dense_xp.training.accumulation import Accumulating, divisor, total_weight
 from dense_xp.training.feeding import NoiseFeeder
 from dense_xp.training.fused.epilogues import EpilogueStage, linked
 from dense_xp.training.fused.stages import DenseStage, chained, leaves, stages_of
@@ -37,7 +37,7 @@ ROOM = 64
 """So many numbers lie before the gradients; the last is what the samples of the batch count."""
 
 
-class FusedStep:
+class FusedStep(Accumulating):
     """Steps a model; its arrays are here while it trains, and copies of them in the model.
 
     Parameters
@@ -145,16 +145,12 @@ class FusedStep:
         self.whole = True
         return values
 
-    def finish(self) -> None:
-        """Let the batches since the last update move the parameters, if that has not been done."""
-        if not self.waiting:
-            return
+    def move(self) -> None:
+        """Let the sums of the gradients move the parameters."""
         if self.recorder is None:
             self.move_by_sums()
         else:
             self._recorded(self.move_by_sums)
-        self.model.steps += 1
-        self.waiting, self.whole = 0, True
 
     def _recorded(self, work: Callable[..., Any], *arrays: Any) -> tuple[Any, ...]:
         assert self.recorder is not None
