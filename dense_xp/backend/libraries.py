@@ -190,12 +190,15 @@ class CuPy(Library):
         runtime = importlib.import_module("cupy").cuda.runtime
         return tuple(str(i) for i in range(runtime.getDeviceCount()))
 
+    def no_device(self, text: str, why: str = "") -> NoDeviceError:
+        return super().no_device(text, why and f"{why}; check the driver with  nvidia-smi")
+
     def device(self, text: str) -> Any:
         cupy = importlib.import_module("cupy")
         try:
             count = cupy.cuda.runtime.getDeviceCount()
         except Exception as error:
-            raise self.no_device(text, f" ({first_line(error)}); check the driver with  nvidia-smi") from error
+            raise self.no_device(text, f" ({first_line(error)})") from error
         index = text.removeprefix("cuda").removeprefix("gpu").removeprefix(":")
         number = cupy.cuda.runtime.getDevice() if not index and count else index
         if not str(number).isdigit() or int(number) >= count:

@@ -79,9 +79,12 @@ __device__ T column_sum(T value, T* shared) {
 }
 
 // The sums of columns: each block adds up some columns over its share of the rows, and column_totals over the shares.
-#define EACH_ROW                                                                                              \
+// A thread takes four rows at a time: it asks for the numbers of all before it waits for those of the first.
+#define FOUR_ROWS                                                                                             \
     long long j = (long long)blockIdx.x * blockDim.x + threadIdx.x, step = (long long)gridDim.y * blockDim.y; \
-    _Pragma("unroll 4") for (long long i = blockIdx.y * blockDim.y + threadIdx.y; i < rows && j < columns; i += step)
+    for (long long i = blockIdx.y * blockDim.y + threadIdx.y; i < rows && j < columns; i += 4 * step)
+#define EACH_ROW _Pragma("unroll") for (int k = 0; k < 4; ++k) if (i + k * step < rows)
+#define AT (i + k * step) * columns + j
 
 extern "C" __global__ void __launch_bounds__(1024) column_totals(
     const T* __restrict__ parts, T* __restrict__ sums, long long rows, long long columns
@@ -97,11 +100,13 @@ extern "C" __global__ void __launch_bounds__(1024) linear_backward(
     const T* grad, T* z, T* sums, long long rows, long long columns
 ) {
     __shared__ T shared[1024];
-    T sum = 0;
-    EACH_ROW {
-        T g = grad[i * columns + j];
-        if (grad != z) z[i * columns + j] = g;
-        sum += g;
+    T sum = 0, g[4];
+    FOUR_ROWS {
+        EACH_ROW g[k] = grad[AT];
+        EACH_ROW {
+            if (grad != z) z[AT] = g[k];
+            sum += g[k];
+        }
     }
     sum = column_sum(sum, shared);
     if (threadIdx.y == 0 && j < columns) sums[blockIdx.y * columns + j] = sum;
@@ -150,11 +155,10 @@ extern "C" __global__ void __launch_bounds__(1024) layer_norm_sums(
     long long columns
 ) {
     __shared__ T shared[1024];
-    T sum = 0, along = 0;
-    EACH_ROW {
-        T g = grad[i * columns + j];
-        sum += g;
-        along += g * normed[i * columns + j];
+    T sum = 0, along = 0, g[4], x[4];
+    FOUR_ROWS {
+        EACH_ROW g[k] = grad[AT], x[k] = normed[AT];
+        EACH_ROW sum += g[k], along += g[k] * x[k];
     }
     sum = column_sum(sum, shared);
     along = column_sum(along, shared);
@@ -214,12 +218,13 @@ extern "C" __global__ void __launch_bounds__(1024) NAME_backward(
     const T* __restrict__ grad, T* __restrict__ outputs, T* sums, long long rows, long long columns
 ) {
     __shared__ T shared[1024];
-    T sum = 0;
-    EACH_ROW {
-        T g = grad[i * columns + j], y = outputs[i * columns + j];
-        g = GRADIENT;
-        outputs[i * columns + j] = g;
-        sum += g;
+    T sum = 0, grads[4], ys[4];
+    FOUR_ROWS {
+        EACH_ROW grads[k] = grad[AT], ys[k] = outputs[AT];
+        EACH_ROW {
+            T g = grads[k], y = ys[k];
+            sum += outputs[AT] = GRADIENT;
+        }
     }
     sum = column_sum(sum, shared);
     if (threadIdx.y == 0 && j < columns) sums[blockIdx.y * columns + j] = sum;

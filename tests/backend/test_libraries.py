@@ -573,7 +573,8 @@ def test_what_a_driver_says_is_passed_on(cupy: Any) -> None:
             get_backend(text)
     found = available_backends()["cupy"]
     assert (found.version, found.devices) == ("14.0", ())
-    assert str(found.error).startswith("the backend 'cupy' has no usable device (no driver). Usable here: none; ")
+    says = "the backend 'cupy' has no usable device (no driver); check the driver with  nvidia-smi. Usable here: none; "
+    assert str(found.error).startswith(says)
     assert isinstance(found.error, NoDeviceError)
     assert isinstance(found.error.__cause__, RuntimeError)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import socket
 import subprocess
@@ -75,6 +76,29 @@ def test_the_lock_names_a_version_for_all_that_the_tests_need() -> None:
         version = versions.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not in the lock: make it again, see CONTRIBUTING.md"
         assert requirement.specifier.contains(version), f"{requirement}, and the lock has {version}"
+
+
+COMES_AS = {"cuda": "cuda-pathfinder", "cupy": "cupy-cuda13x", "cupyx": "cupy-cuda13x", "sklearn": "scikit-learn"}
+"""The packages that bring a module of another name."""
+
+WITH_NUMBA = {"llvmlite"}
+"""numba names the one version of it that it works with."""
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    specs = [*project["dependencies"], *(spec for extra in project["optional-dependencies"].values() for spec in extra)]
+    declared = {canonicalize_name(Requirement(spec).name) for spec in specs}
+    found: set[str] = set()
+    for path in (ROOT / "dense_xp").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(str(node.module).partition(".")[0])
+    found -= {*sys.stdlib_module_names, *WITH_NUMBA, "dense_xp"}
+    assert found > {"numpy", "cuda", "cupy", "torch"}
+    assert {name for name in found if canonicalize_name(COMES_AS.get(name, name)) not in declared} == set()
 
 
 def test_the_lock_is_one_of_the_index_alone() -> None:

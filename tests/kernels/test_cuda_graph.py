@@ -301,6 +301,25 @@ def test_every_activation_is_a_part_of_its_layer(kernels: Any) -> None:
         assert {type(stage).__name__ for stage in step.stages} == {"DenseStage"}
 
 
+@pytest.mark.parametrize(
+    "name", ["linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", "mish", "softplus"]
+)
+def test_an_activation_is_one_launch_each_way(kernels: Any, name: str) -> None:
+    if kernels is not cuda_on_host.kernels():
+        pytest.skip("the stand-in alone counts")
+    grad, Z, Y, bias = (get_backend().asarray(np.ones(shape, "float32")) for shape in ((3, 5), (3, 5), (3, 5), (1, 5)))
+    launched, counts = cuda_on_host.machine.launched, [len(cuda_on_host.machine.launched)]
+    if hasattr(kernels, name):
+        getattr(kernels, name)(Z, bias)
+        counts.append(len(launched))
+        getattr(kernels, f"{name}_backward")(grad, Z, bias)
+    else:
+        kernels.activation(name, {"leaky_relu": (0.1,), "elu": (1.0, 1.0)}.get(name, ()), Z, bias, Y)
+        counts.append(len(launched))
+        kernels.activation_backward(grad, Z, bias)
+    assert np.diff([*counts, len(launched)]).tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("shape", [(300, 5), (700, 40), (16, 3), (64, 1)])
 def test_the_rows_of_tall_arrays_are_shared_out(kernels: Any, shape: tuple[int, int]) -> None:
     """Some blocks a column; their shares are added up in an order that is always the same."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.conftest import REQUIRED
 from tests.stand_ins import cuda_on_host, cupy_on_host
 
 PACKAGE = Path(__file__).parents[2] / "dense_xp"
@@ -112,8 +113,10 @@ def check(call: Call) -> None:
         owner, found = found, getattr(found, name)
     if call.arguments < 0:
         return
-    itself = [None] if isinstance(owner, type) else []
-    signature_of(found).bind(*itself, *[None] * call.arguments, **dict.fromkeys(call.keywords))
+    itself, signature = [None] if isinstance(owner, type) else [], signature_of(found)
+    # what takes any keyword says in its documentation alone which it knows
+    named = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    signature.replace(parameters=named).bind(*itself, *[None] * call.arguments, **dict.fromkeys(call.keywords))
 
 
 def everything() -> list[Call]:
@@ -137,7 +140,7 @@ def test_the_real_library_takes_it(call: Call) -> None:
     if call.name.startswith("cuda.nccl."):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if not importlib.import_module("cupy.cuda.nccl").available:
+            if not importlib.import_module("cupy.cuda.nccl").available and "nccl" not in REQUIRED:
                 pytest.skip("CuPy finds no NCCL: pip install nvidia-nccl-cu13")
     check(call)
 
@@ -172,6 +175,13 @@ def offered(module: Any, real: Any, path: str) -> Iterator[tuple[str, Any, Any]]
         yield f"{path}.{name}", value, actual
         if isinstance(value, SimpleNamespace):
             yield from offered(value, actual, f"{path}.{name}")
+
+
+@pytest.mark.parametrize("source", ["torch.cuda.Stream(device, importance=1)", "torch.cuda.Event(timing=False)"])
+def test_a_wrong_argument_of_torch_is_found(source: str) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(TypeError):
+        list(map(check, calls(PACKAGE / "kernels/torch_lane.py", source)))
 
 
 def test_the_stand_in_offers_nothing_that_cupy_lacks() -> None:
