@@ -61,7 +61,10 @@ def run_epochs(
     history, batches = run.history, samples.count(batch_size)
     started = time.perf_counter() - history.seconds
     # disable=None: tqdm is silent where standard error is not a terminal
-    bar = tqdm(total=batches and run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
+    with interrupts, interrupts.held():  # tqdm has a lock for all threads, and would keep it
+        bar = tqdm(
+            total=batches and run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose
+        )
     try:
         with interrupts:
             for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):

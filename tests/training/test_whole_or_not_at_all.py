@@ -67,6 +67,26 @@ def test_an_interrupt_ends_after_the_step(backend: Backend, n: int, monkeypatch:
     model.fit(X, Y, 1, 4)  # it goes on
 
 
+def test_an_interrupt_leaves_the_lock_of_the_progress_bar_to_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, model = tqdm.get_lock(), network(get_backend("numpy"))
+    acquire, calls = type(lock).acquire, [0]
+
+    def interrupting(self: Any, *args: Any, **kwargs: Any) -> None:
+        acquire(self, *args, **kwargs)
+        calls[0] += 1
+        if calls[0] == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(type(lock), "acquire", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, 1, 4)
+    monkeypatch.undo()
+    other = threading.Thread(target=lambda: network(get_backend("numpy")).fit(X, Y, 1, 4), daemon=True)
+    other.start()
+    other.join(60)
+    assert not other.is_alive()
+
+
 @pytest.mark.parametrize("name", ["numpy", "torch"])
 def test_an_interrupt_within_a_step_waits_for_its_end(name: str) -> None:
     pytest.importorskip(name)
