@@ -32,18 +32,21 @@ class SharedInterrupts(Interrupts):
         super().__init__()
         self.asked = [0.0] * len(SIGNALS)
         self._agreed: Sequence[float] = self.asked[:]
-        self._before: list[tuple[signal.Signals, Any]] = []
+        self._before: list[list[tuple[signal.Signals, Any]]] = []  # for each block that was entered
 
     def __enter__(self) -> SharedInterrupts:
+        self._before.append([])
         if threading.current_thread() is threading.main_thread():
             for number, default in zip(SIGNALS, (signal.default_int_handler, signal.SIG_DFL), strict=True):
                 if signal.getsignal(number) is default:
-                    self._before.append((number, signal.signal(number, self._handle)))
+                    self._before[-1].append((number, signal.signal(number, self._handle)))
         return self
 
-    def __exit__(self, *_: object) -> None:
-        while self._before:
-            signal.signal(*self._before.pop())
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for number, before in self._before.pop():
+            signal.signal(number, before)
+            if kind is None and self.asked[SIGNALS.index(number)] and not self.agreed:  # too late for all to know
+                signal.raise_signal(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         which = SIGNALS.index(signal.Signals(number))

@@ -120,7 +120,7 @@ class Together(Alone):
         """Train, within the block, with an eye on the others; see :meth:`Alone.running`."""
         self.ranks.meet(quiet)
         try:
-            with watched(self.ranks):
+            with self.interrupts, watched(self.ranks):  # until nobody asks the others any more
                 yield self.interrupts
                 self.interrupts.check()
         except Terminated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import numpy as np
@@ -58,3 +59,19 @@ def test_it_is_compiled_unless_layers_ask_other_ranks_and_asks_once_for_each_upd
     _, want = trained(CompiledStep, backend, layers)
     for name, value in want.items():
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_signal_that_comes_too_late_for_all_is_raised_when_nobody_waits_any_more() -> None:
+    interrupts, reached = SharedInterrupts(), []
+
+    def late() -> None:
+        with interrupts:
+            with interrupts:
+                pass
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        late()
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
