@@ -10,6 +10,7 @@ So many kills in all, and so many interrupts of each library. ``numba`` is NumPy
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import os
@@ -135,8 +136,8 @@ def started(name: str, folder: Path) -> tuple[int, int]:
     return pid, told
 
 
-def kills_of(name: str, count: int, seed: int) -> str:
-    """Kill trainings of a library so often, at random moments, and hold their ends against one left in peace."""
+def kills_of(name: str, enough: Callable[[int], bool], seed: int) -> str:
+    """Kill trainings of a library until there are enough, at random moments; hold their ends against one in peace."""
     rng, killed, trainings = random.Random(seed), 0, 0
     with tempfile.TemporaryDirectory() as root:
         peace = Path(root) / "peace"
@@ -151,13 +152,13 @@ def kills_of(name: str, count: int, seed: int) -> str:
         one = (time.perf_counter() - begun) / epochs
         assert expected["files"] == ["final", "log.csv", "model"]
         assert 2 < expected["best"] < epochs < EPOCHS
-        while killed < count:
+        while not enough(killed):
             trainings += 1
             folder = Path(root) / str(trainings)
             folder.mkdir()
             while True:
                 pid, told = started(name, folder)
-                for _ in range(rng.randrange(epochs + 3) if killed < count else 2 * EPOCHS):
+                for _ in range(2 * EPOCHS if enough(killed) else rng.randrange(epochs + 3)):
                     if not os.read(told, 1):
                         break
                 else:
@@ -195,60 +196,87 @@ def digest(model: Sequential) -> tuple[int, str]:
     return model.steps, found.hexdigest()
 
 
-def interrupts_of(name: str, count: int, seed: int) -> str:
-    """Interrupt trainings of a library so often, at random moments; look at what they leave."""
-    rng, model = random.Random(seed), network(name)
-    beginning, epochs = Moment.of(model), 3
+class Alarm:
+    """Interrupts what is called, once and at a random moment; in the main thread."""
 
-    def train() -> None:
-        model.fit(*LEARNED, epochs, BATCH, shuffle=False, rng=1, callbacks=[lambda run: run.model.predict(HELD_OUT[0])])
+    def __init__(self, rng: random.Random) -> None:
+        self.rng, self.rings = rng, 0
+        signal.signal(signal.SIGALRM, self._ring)
 
-    whole, noise = [digest(model)], np.random.default_rng(1)
-    for at in [*range(0, len(LEARNED[0]), BATCH)] * epochs:
-        model.fit(LEARNED[0][at : at + BATCH], LEARNED[1][at : at + BATCH], 1, BATCH, shuffle=False, rng=noise)
-        whole.append(digest(model))
-    beginning.restore(model, Exception())
-    train()  # what is compiled is compiled now
-    assert digest(model) == whole[-1]
-    begun = time.perf_counter()
-    beginning.restore(model, Exception())
-    train()
-    took = time.perf_counter() - begun
-
-    rings = [0]
-
-    def ring(*_: object) -> None:
-        if rings[0]:
-            rings[0] -= 1
+    def _ring(self, *_: object) -> None:
+        if self.rings:
+            self.rings -= 1
             signal.raise_signal(signal.SIGINT)
 
-    def interrupted() -> bool:
-        rings[0] = 1
+    def interrupts(self, function: Callable[[Callable[[], None]], object], seconds: float) -> bool:
+        """Call a function, which says when it begins what takes so long; return whether it was interrupted."""
+
+        def begins() -> None:
+            after, again = self.rng.uniform(1e-5, 1.1 * seconds), self.rng.uniform(1e-5, seconds / 5)
+            signal.setitimer(signal.ITIMER_REAL, after, again)
+
+        self.rings = 1
         try:
-            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 1.1 * took), rng.uniform(1e-5, took / 5))
-            train()
-            rings[0] = 0
+            function(begins)
+            self.rings = 0
         except KeyboardInterrupt:
-            try:
-                while rings[0]:
+            with contextlib.suppress(KeyboardInterrupt):
+                while self.rings:
                     time.sleep(1e-4)
-            except KeyboardInterrupt:
-                pass
             return True
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         return False
 
-    signal.signal(signal.SIGALRM, ring)
-    landed, seen = 0, set()
+
+class Interrupted:
+    """A training of a library that is interrupted again and again, and all that it may leave."""
+
+    def __init__(self, name: str, rng: random.Random) -> None:
+        self.model, self.alarm, self.epochs = network(name), Alarm(rng), 3
+        self.beginning = Moment.of(self.model)
+        self.whole, noise = [digest(self.model)], np.random.default_rng(1)
+        for at in [*range(0, len(LEARNED[0]), BATCH)] * self.epochs:
+            rows = slice(at, at + BATCH)
+            self.model.fit(LEARNED[0][rows], LEARNED[1][rows], 1, BATCH, shuffle=False, rng=noise)
+            self.whole.append(digest(self.model))
+        self._begin_again()
+        self.train()  # what is compiled is compiled now
+        assert digest(self.model) == self.whole[-1]
+        begun = time.perf_counter()
+        self._begin_again()
+        self.train()
+        self.seconds = time.perf_counter() - begun
+
+    def _begin_again(self) -> None:
+        self.beginning.restore(self.model, Exception())
+
+    def train(self, begins: Callable[[], None] = lambda: None) -> None:
+        begins()
+        watch = [lambda run: run.model.predict(HELD_OUT[0])]
+        self.model.fit(*LEARNED, self.epochs, BATCH, shuffle=False, rng=1, callbacks=watch)
+
+    def once(self) -> int | None:
+        """Train and interrupt; return the steps that were taken, or None if it came too late."""
+        self._begin_again()
+        landed = self.alarm.interrupts(self.train, self.seconds)
+        left = digest(self.model)
+        assert left in self.whole, f"a part of a step, after {left[0]}"
+        self.model.fit(*LEARNED, 1, BATCH)
+        assert np.isfinite(self.model.predict(HELD_OUT[0])).all()
+        return left[0] if landed else None
+
+
+def interrupts_of(name: str, count: int, seed: int) -> str:
+    """Interrupt trainings of a library so often, at random moments; look at what they leave."""
+    trainings, landed, seen = Interrupted(name, random.Random(seed)), 0, set()
     while landed < count:
-        beginning.restore(model, Exception())
-        landed += interrupted()
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        left = digest(model)
-        assert left in whole, f"interrupt {landed}: a part of a step, after {left[0]}"
-        seen.add(left[0])
-        model.fit(*LEARNED, 1, BATCH)
-        assert np.isfinite(model.predict(HELD_OUT[0])).all()
-    return f"{name}: {landed} interrupts, which left {len(seen)} of {len(whole)} moments, each after a whole step"
+        steps = trainings.once()
+        landed += steps is not None
+        seen.add(steps)
+    seen.discard(None)
+    total = len(trainings.whole)
+    return f"{name}: {landed} interrupts, which left {len(seen)} of {total} moments, each after a whole step"
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -262,9 +290,13 @@ def main(what: str, *rest: str) -> None:
     if what == "train":
         name, folder, tell = rest
         trained(name, Path(folder), lambda: os.write(int(tell), b"."))
-    elif what in ("kills-of", "interrupts-of"):
-        name, count, seed = rest
-        print({"kills-of": kills_of, "interrupts-of": interrupts_of}[what](name, int(count), int(seed)))
+    elif what == "interrupts-of":
+        print(interrupts_of(rest[0], int(rest[1]), int(rest[2])))
+    elif what == "kills-of":
+        print(kills_of(rest[0], int(rest[1]).__le__, int(rest[2])))
+    elif what == "kills-for":
+        until = time.monotonic() + float(rest[1])
+        print(kills_of(rest[0], lambda _: time.monotonic() > until, int(rest[2])))
     else:
         count, seed = int(rest[0]), int(rest[1]) if len(rest) > 1 else 0
         for name in LIBRARIES:
