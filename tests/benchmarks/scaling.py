@@ -29,7 +29,6 @@ Sizes = tuple[int, ...]
 DIGITS: Sizes = (784, 512, 512, 10)
 CASES: tuple[tuple[Sizes, int], ...] = ((DIGITS, 128), (DIGITS, 512), (DIGITS, 1024), ((64, 100, 10), 512))
 SETTINGS = ((1, 2), (1, 1), (2, 1), (4, 1))  # ranks, threads of each
-BYTES = tuple(4**k for k in range(5, 13))  # 1 KiB to 16 MiB
 STEPS, EPOCHS = 6, 4  # the first epoch is not counted
 
 
@@ -52,6 +51,9 @@ def passed(sizes: Sizes, rows: float) -> float:
     written forward, and read twice and written backward; inputs are gathered.
     """
     return 4.0 * (7 * parameters(sizes) + rows * (5 * sum(sizes[1:]) + 2 * sizes[0]))
+
+
+BYTES = (*(4**k for k in range(5, 13)), 4 * parameters(DIGITS))  # 1 KiB to 16 MiB, and gradients
 
 
 # ------------------------------------------------------------------------------------- measured
