@@ -138,7 +138,7 @@ def threads(seconds: float, seed: int, folder: Path, names: str = "numpy") -> st
 
     def repeat(work: Callable[[random.Random], object], seed: float, end: float) -> Counter[str]:
         own, done = random.Random(seed), Counter[str]()
-        while time.monotonic() < end:
+        while not done or time.monotonic() < end:
             work(own)
             done[work.__name__] += 1
         return done

@@ -201,7 +201,6 @@ class Alarm:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng, self.rings = rng, 0
-        signal.signal(signal.SIGALRM, self._ring)
 
     def _ring(self, *_: object) -> None:
         if self.rings:
@@ -215,6 +214,7 @@ class Alarm:
             after, again = self.rng.uniform(1e-5, 1.1 * seconds), self.rng.uniform(1e-5, seconds / 5)
             signal.setitimer(signal.ITIMER_REAL, after, again)
 
+        signal.signal(signal.SIGALRM, self._ring)
         self.rings = 1
         try:
             function(begins)

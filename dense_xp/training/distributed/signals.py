@@ -42,10 +42,10 @@ class SharedInterrupts(Interrupts):
                     self._before[-1].append((number, signal.signal(number, self._handle)))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *raised: object) -> None:
         for number, before in self._before.pop():
             signal.signal(number, before)
-            if kind is None and self.asked[SIGNALS.index(number)] and not self.agreed:  # too late for all to know
+            if raised[0] is None and self.asked[SIGNALS.index(number)] and not self.agreed:  # too late for all to know
                 signal.raise_signal(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
