@@ -22,16 +22,22 @@ class SharedInterrupts(Interrupts):
 
     A second Ctrl-C is raised where it arrives. Only handlers that nobody has replaced are, and only in the main thread.
 
+    Parameters
+    ----------
+    alone : bool, default False
+        Whether there is one rank: then what arrives here is known to all.
+
     Attributes
     ----------
     asked : list of float
         How many of each of :data:`SIGNALS` have arrived here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = False) -> None:
         super().__init__()
         self.asked = [0.0] * len(SIGNALS)
-        self._agreed: Sequence[float] = self.asked[:]
+        self.alone = alone
+        self._agreed: Sequence[float] = self.asked if alone else self.asked[:]
         self._before: list[list[tuple[signal.Signals, Any]]] = []  # for each block that was entered
 
     def __enter__(self) -> SharedInterrupts:
@@ -43,8 +49,10 @@ class SharedInterrupts(Interrupts):
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for number, before in self._before.pop():
-            signal.signal(number, before)
+        before = self._before.pop()
+        for number, handler in before:
+            signal.signal(number, handler)
+        for number, _ in before:
             if raised[0] is None and self.asked[SIGNALS.index(number)] and not self.agreed:  # too late for all to know
                 signal.raise_signal(number)
 
@@ -62,7 +70,8 @@ class SharedInterrupts(Interrupts):
         total : sequence of float
             As :attr:`asked`.
         """
-        self._agreed = total
+        if not self.alone:
+            self._agreed = total
 
     @property
     def agreed(self) -> bool:

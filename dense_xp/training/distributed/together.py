@@ -36,7 +36,7 @@ class Together(Alone):
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.size, self.root = ranks, ranks.size, ranks.root
-        self.interrupts = SharedInterrupts()
+        self.interrupts = SharedInterrupts(alone=self.size == 1)
 
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[dict[str, Any]]:
