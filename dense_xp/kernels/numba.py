@@ -16,19 +16,12 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from dense_xp.kernels import numpy as plain
 from dense_xp.kernels import one_minus_power
 from dense_xp.kernels.numba_int8 import int8_product
 from dense_xp.kernels.numba_panels import Panels
-from dense_xp.kernels.numpy import (
-    Array,
-    clip,
-    clip_norm,
-    columns_product,
-    dropout,
-    empty,
-    product,
-    sigmoid,
-)
+from dense_xp.kernels.numba_pieces import in_pieces, total
+from dense_xp.kernels.numpy import Array, clip, clip_norm, columns_product, empty, product
 
 __all__ = [
     "NAME", "Panels", "adagrad", "adam", "clip", "clip_norm", "columns_product", "compiles_first", "dropout", "empty",
@@ -71,7 +64,11 @@ def compiles_first() -> bool:
 
 # ------------------------------------------------------------------------------------- layers
 
+dropout = in_pieces(0, 1, 3)(plain.dropout)
+sigmoid = in_pieces(0)(plain.sigmoid)
 
+
+@in_pieces(0)
 @_compiled  # type: ignore[untyped-decorator]
 def linear(Z: Array, bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.linear`."""
@@ -82,11 +79,12 @@ def linear(Z: Array, bias: Array) -> None:
             z[j] += b[j]
 
 
+@in_pieces(0, 1, sums=(2,))
 @_compiled  # type: ignore[untyped-decorator]
 def linear_backward(grad: Array, Z: Array, grad_bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.linear_backward`."""
-    total = grad_bias[0]
-    total[:] = 0
+    sums = grad_bias[0]
+    sums[:] = 0
     elsewhere = grad.ctypes.data != Z.ctypes.data
     for i in range(grad.shape[0]):
         g, z = grad[i], Z[i]
@@ -94,9 +92,10 @@ def linear_backward(grad: Array, Z: Array, grad_bias: Array) -> None:
             for j in range(z.size):
                 z[j] = g[j]
         for j in range(z.size):
-            total[j] += z[j]
+            sums[j] += z[j]
 
 
+@in_pieces(0)
 @_compiled  # type: ignore[untyped-decorator]
 def relu(Z: Array, bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.relu`."""
@@ -109,51 +108,56 @@ def relu(Z: Array, bias: Array) -> None:
             z[j] = zero if y < zero else y  # a NaN stays one
 
 
+@in_pieces(0, 1, sums=(2,))
 @_compiled  # type: ignore[untyped-decorator]
 def relu_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.relu_backward`."""
-    total = grad_bias[0]
-    total[:] = 0
+    sums = grad_bias[0]
+    sums[:] = 0
     zero = Y.dtype.type(0)
     for i in range(Y.shape[0]):
         g, y = grad[i], Y[i]
         for j in range(y.size):
             y[j] = g[j] if y[j] > zero else zero
-            total[j] += y[j]
+            sums[j] += y[j]
 
 
+@in_pieces(0)
 def tanh(Z: Array, bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.tanh`."""
     linear(Z, bias)
     np.tanh(Z, out=Z)
 
 
+@in_pieces(0, 1, sums=(2,))
 @_compiled  # type: ignore[untyped-decorator]
 def tanh_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.tanh_backward`."""
-    total = grad_bias[0]
-    total[:] = 0
+    sums = grad_bias[0]
+    sums[:] = 0
     one = Y.dtype.type(1)
     for i in range(Y.shape[0]):
         g, y = grad[i], Y[i]
         for j in range(y.size):
             y[j] = g[j] * ((one - y[j]) * (one + y[j]))
-            total[j] += y[j]
+            sums[j] += y[j]
 
 
+@in_pieces(0, 1, sums=(2,))
 @_compiled  # type: ignore[untyped-decorator]
 def sigmoid_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.sigmoid_backward`."""
-    total = grad_bias[0]
-    total[:] = 0
+    sums = grad_bias[0]
+    sums[:] = 0
     one = Y.dtype.type(1)
     for i in range(Y.shape[0]):
         g, y = grad[i], Y[i]
         for j in range(y.size):
             y[j] = g[j] * (y[j] * (one - y[j]))
-            total[j] += y[j]
+            sums[j] += y[j]
 
 
+@in_pieces(0, 4, 5, 6)
 @_compiled  # type: ignore[untyped-decorator]
 def layer_norm(X: Array, gamma: Array, beta: Array, epsilon: float, normed: Array, inverse: Array, Y: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.layer_norm`."""
@@ -172,6 +176,7 @@ def layer_norm(X: Array, gamma: Array, beta: Array, epsilon: float, normed: Arra
             y[j] = h[j] * scale[j] + shift[j]
 
 
+@in_pieces(0, 2, 3, 6, sums=(4, 5))
 @_compiled  # type: ignore[untyped-decorator]
 def layer_norm_backward(
     grad: Array, gamma: Array, normed: Array, inverse: Array, grad_gamma: Array, grad_beta: Array, out: Array
@@ -196,6 +201,11 @@ def layer_norm_backward(
 #
 # Dense layers in a row, each W above its w0 in one flat array, all outputs in another. Layer i has widths[i] inputs
 # and widths[i + 1] units, and a ReLU if rectified[i].
+
+_linear: Any = linear.__wrapped__  # type: ignore[attr-defined]
+_linear_backward: Any = linear_backward.__wrapped__  # type: ignore[attr-defined]
+_relu: Any = relu.__wrapped__  # type: ignore[attr-defined]
+_relu_backward: Any = relu_backward.__wrapped__  # type: ignore[attr-defined]
 
 
 if importlib.util.find_spec("scipy") is not None:  # through which numba reaches BLAS
@@ -234,9 +244,9 @@ def _chain(X: Array, params: Array, widths: Array, rectified: Array, outputs: Ar
         Y = _matrix(outputs, start, n, widths[i + 1])
         np.dot(X, W, Y)
         if rectified[i]:
-            relu(Y, w0)
+            _relu(Y, w0)
         else:
-            linear(Y, w0)
+            _linear(Y, w0)
         at, start, X = at + W.size + w0.size, start + Y.size, Y
 
 
@@ -258,9 +268,9 @@ def _chain_backward(
         Y = _matrix(outputs, start, n, widths[i + 1])
         grad_W, grad_w0 = _layer(grads, at, widths[i], widths[i + 1])
         if rectified[i]:
-            relu_backward(grad, Y, grad_w0)
+            _relu_backward(grad, Y, grad_w0)
         else:
-            linear_backward(grad, Y, grad_w0)
+            _linear_backward(grad, Y, grad_w0)
         np.dot((_matrix(outputs, start - n * widths[i], n, widths[i]) if i else X).T, Y, grad_W)
         if i or wanted:
             grad = _matrix(scratch, 0, n, widths[i])
@@ -304,12 +314,12 @@ def _shift(Z: Array, largest: Array, labels: Array, share: float) -> float:
 
 
 @_compiled  # type: ignore[untyped-decorator]
-def _normalize(Z: Array, labels: Array, share: float) -> float:
+def _normalize(Z: Array, labels: Array, share: float, rows: int) -> float:
     """Turn exponentials into the gradient; return the sum of the logarithms of their totals."""
     loss = 0.0
     kind = Z.dtype.type
-    each = kind(1.0 / Z.shape[0])
-    less = kind(share / Z.shape[0])
+    each = kind(1.0 / rows)
+    less = kind(share / rows)
     for i in range(Z.shape[0]):
         z = Z[i]
         total = _total(z)
@@ -317,18 +327,22 @@ def _normalize(Z: Array, labels: Array, share: float) -> float:
         factor = each / total
         for j in range(z.size):
             z[j] = z[j] * factor - less
-        z[labels[i]] -= kind((1.0 - share * z.size) / Z.shape[0])
+        z[labels[i]] -= kind((1.0 - share * z.size) / rows)
     return loss
 
 
 def softmax_cross_entropy(Z: Array, labels: Array, smoothing: float) -> float:
     """As :func:`dense_xp.kernels.numpy.softmax_cross_entropy`."""
-    share = smoothing / Z.shape[1]
-    largest = np.max(Z, axis=1) if Z.shape[1] >= WIDE else Z[0, :0]
-    loss = _shift(Z, largest, labels, share)
-    np.exp(Z, out=Z)
-    loss += _normalize(Z, labels, share)
-    return float(loss / Z.shape[0])
+    n, share = len(Z), smoothing / Z.shape[1]
+
+    def part(rows: slice) -> float:
+        z, own = Z[rows], labels[rows]
+        largest = np.max(z, axis=1) if z.shape[1] >= WIDE else z[0, :0]
+        loss = _shift(z, largest, own, share)
+        np.exp(z, out=z)
+        return float(loss + _normalize(z, own, share, n))
+
+    return total(part, Z) / n
 
 
 def squared_error(Y: Array, target: Array) -> float:
@@ -354,6 +368,7 @@ def _squared_error(Y: Array, target: Array) -> float:
 # ------------------------------------------------------------------------------------- optimizers
 
 
+@in_pieces(0, 1)
 @_compiled  # type: ignore[untyped-decorator]
 def sgd(param: Array, grad: Array, rate: float, decay: float) -> None:
     """As :func:`dense_xp.kernels.numpy.sgd`."""
@@ -363,6 +378,7 @@ def sgd(param: Array, grad: Array, rate: float, decay: float) -> None:
         param[i] = param[i] * keep - eta * grad[i]
 
 
+@in_pieces(0, 1, 2)
 @_compiled  # type: ignore[untyped-decorator]
 def momentum(param: Array, grad: Array, velocity: Array, rate: float, decay: float, mu: float, nesterov: bool) -> None:
     """As :func:`dense_xp.kernels.numpy.momentum`."""
@@ -376,6 +392,7 @@ def momentum(param: Array, grad: Array, velocity: Array, rate: float, decay: flo
         param[i] = param[i] * keep - eta * (now * grad[i] + ahead * v)
 
 
+@in_pieces(0, 1, 2)
 @_compiled  # type: ignore[untyped-decorator]
 def rmsprop(
     param: Array, grad: Array, mean_square: Array, rate: float, decay: float, rho: float, epsilon: float
@@ -390,6 +407,7 @@ def rmsprop(
         param[i] = param[i] * keep - eta * (g / (np.sqrt(s) + small))
 
 
+@in_pieces(0, 1, 2, 3)
 @_compiled  # type: ignore[untyped-decorator]
 def rmsprop_momentum(
     param: Array,
@@ -432,6 +450,7 @@ def adam(
     _adam(param, grad, mean, mean_square, rate, decay, beta_1, beta_2, epsilon, inverse)
 
 
+@in_pieces(0, 1, 2, 3)
 @_compiled  # type: ignore[untyped-decorator]
 def _adam(
     param: Array,
@@ -459,6 +478,7 @@ def _adam(
         param[i] = param[i] * keep - eta * (m / (np.sqrt(v * inverse) + small))
 
 
+@in_pieces(0, 1, 2)
 @_compiled  # type: ignore[untyped-decorator]
 def adagrad(param: Array, grad: Array, total: Array, rate: float, decay: float, epsilon: float) -> None:
     """As :func:`dense_xp.kernels.numpy.adagrad`."""
@@ -471,6 +491,7 @@ def adagrad(param: Array, grad: Array, total: Array, rate: float, decay: float, 
         param[i] = param[i] * keep - eta * (g / (np.sqrt(s) + small))
 
 
+@in_pieces(0, 1, 2)
 @_compiled  # type: ignore[untyped-decorator]
 def lion(param: Array, grad: Array, momentum: Array, rate: float, decay: float, beta_1: float, beta_2: float) -> None:
     """As :func:`dense_xp.kernels.numpy.lion`."""

@@ -114,9 +114,9 @@ def closed(memory: int) -> None:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def entered(memory: int, me: int, seen: int) -> int:
-    """Enter a call that this thread has not seen, and return its number; 0 if none came for a while."""
-    for _ in range(SPINS):
+def entered(memory: int, me: int, seen: int, spins: int = SPINS) -> int:
+    """Enter a call that this thread has not seen, and return its number; 0 if none came while it looked."""
+    for _ in range(spins):
         number: int = look(memory + 8 * OPEN)
         if number and number != seen and me <= look(memory + 8 * WANTED):
             add(memory + 8 * ACTIVE, 1)
