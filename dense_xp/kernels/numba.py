@@ -21,6 +21,7 @@ from dense_xp.kernels import one_minus_power
 from dense_xp.kernels.numba_int8 import int8_product
 from dense_xp.kernels.numba_panels import Panels
 from dense_xp.kernels.numba_pieces import in_pieces, total
+from dense_xp.kernels.numba_team import flush_to_zero, put_back
 from dense_xp.kernels.numpy import Array, clip, clip_norm, columns_product, empty, product
 
 __all__ = [
@@ -320,6 +321,7 @@ def _normalize(Z: Array, labels: Array, share: float, rows: int) -> float:
     kind = Z.dtype.type
     each = kind(1.0 / rows)
     less = kind(share / rows)
+    before = flush_to_zero()
     for i in range(Z.shape[0]):
         z = Z[i]
         total = _total(z)
@@ -328,6 +330,7 @@ def _normalize(Z: Array, labels: Array, share: float, rows: int) -> float:
         for j in range(z.size):
             z[j] = z[j] * factor - less
         z[labels[i]] -= kind((1.0 - share * z.size) / rows)
+    put_back(before)
     return loss
 
 
@@ -366,6 +369,8 @@ def _squared_error(Y: Array, target: Array) -> float:
 
 
 # ------------------------------------------------------------------------------------- optimizers
+#
+# The mean of a dead unit fades for ever, and so does the square of a gradient of 1e-20: such numbers are slow.
 
 
 @in_pieces(0, 1)
@@ -374,8 +379,10 @@ def sgd(param: Array, grad: Array, rate: float, decay: float) -> None:
     """As :func:`dense_xp.kernels.numpy.sgd`."""
     kind = param.dtype.type
     eta, keep = kind(rate), kind(decay)
+    before = flush_to_zero()
     for i in range(param.size):
         param[i] = param[i] * keep - eta * grad[i]
+    put_back(before)
 
 
 @in_pieces(0, 1, 2)
@@ -386,10 +393,12 @@ def momentum(param: Array, grad: Array, velocity: Array, rate: float, decay: flo
     eta, keep, part = kind(rate), kind(decay), kind(mu)
     ahead = part if nesterov else kind(1)
     now = kind(1) if nesterov else kind(0)
+    before = flush_to_zero()
     for i in range(param.size):
         v = part * velocity[i] + grad[i]
         velocity[i] = v
         param[i] = param[i] * keep - eta * (now * grad[i] + ahead * v)
+    put_back(before)
 
 
 @in_pieces(0, 1, 2)
@@ -400,11 +409,13 @@ def rmsprop(
     """As :func:`dense_xp.kernels.numpy.rmsprop`."""
     kind = param.dtype.type
     eta, keep, old, new, small = kind(rate), kind(decay), kind(rho), kind(1.0 - rho), kind(epsilon)
+    before = flush_to_zero()
     for i in range(param.size):
         g = grad[i]
         s = old * mean_square[i] + new * (g * g)
         mean_square[i] = s
         param[i] = param[i] * keep - eta * (g / (np.sqrt(s) + small))
+    put_back(before)
 
 
 @in_pieces(0, 1, 2, 3)
@@ -424,6 +435,7 @@ def rmsprop_momentum(
     kind = param.dtype.type
     eta, keep, old, new, small = kind(rate), kind(decay), kind(rho), kind(1.0 - rho), kind(epsilon)
     part = kind(mu)
+    before = flush_to_zero()
     for i in range(param.size):
         g = grad[i]
         s = old * mean_square[i] + new * (g * g)
@@ -431,6 +443,7 @@ def rmsprop_momentum(
         v = part * velocity[i] + g / (np.sqrt(s) + small)
         velocity[i] = v
         param[i] = param[i] * keep - eta * v
+    put_back(before)
 
 
 def adam(
@@ -467,15 +480,15 @@ def _adam(
     kind = param.dtype.type
     old_1, new_1, old_2, new_2 = kind(beta_1), kind(1.0 - beta_1), kind(beta_2), kind(1.0 - beta_2)
     eta, keep, small, inverse = kind(rate), kind(decay), kind(epsilon), kind(correction)
-    zero, least = kind(0), np.finfo(param.dtype).tiny
+    before = flush_to_zero()
     for i in range(param.size):
         g = grad[i]
         m = old_1 * mean[i] + new_1 * g
-        m = zero if abs(m) < least else m  # that of a dead unit fades for ever, and such numbers are slow
         v = old_2 * mean_square[i] + new_2 * (g * g)
         mean[i] = m
         mean_square[i] = v
         param[i] = param[i] * keep - eta * (m / (np.sqrt(v * inverse) + small))
+    put_back(before)
 
 
 @in_pieces(0, 1, 2)
@@ -484,11 +497,13 @@ def adagrad(param: Array, grad: Array, total: Array, rate: float, decay: float, 
     """As :func:`dense_xp.kernels.numpy.adagrad`."""
     kind = param.dtype.type
     eta, keep, small = kind(rate), kind(decay), kind(epsilon)
+    before = flush_to_zero()
     for i in range(param.size):
         g = grad[i]
         s = total[i] + g * g
         total[i] = s
         param[i] = param[i] * keep - eta * (g / (np.sqrt(s) + small))
+    put_back(before)
 
 
 @in_pieces(0, 1, 2)
@@ -498,9 +513,11 @@ def lion(param: Array, grad: Array, momentum: Array, rate: float, decay: float, 
     kind = param.dtype.type
     eta, keep = kind(rate), kind(decay)
     old_1, new_1, old_2, new_2 = kind(beta_1), kind(1.0 - beta_1), kind(beta_2), kind(1.0 - beta_2)
+    before = flush_to_zero()
     for i in range(param.size):
         m, g = momentum[i], grad[i]
         direction = old_1 * m + new_1 * g
         sign = kind(direction > 0) - kind(direction < 0)
         momentum[i] = old_2 * m + new_2 * g
         param[i] = param[i] * keep - eta * sign
+    put_back(before)

@@ -15,11 +15,14 @@ import numpy as np
 from dense_xp.kernels.numba_team import Team, closed, entered, left, opened
 from dense_xp.kernels.numpy import Array
 
-PIECE = 1 << 16
-"""Numbers in a piece: some twenty microseconds of work, or more. To share it out costs a few for each."""
+PIECE = 1 << 18
+"""Numbers in a piece: a tenth of a millisecond of work or more. Between two, threads wait for Python's lock."""
 
-LEAST = 4 * PIECE
+LEAST = 2 * PIECE
 """Numbers below which nothing is shared out: a thread is awake only after some tens of microseconds."""
+
+ROWS = 32
+"""The fewest rows of a piece that has sums over rows, which must be added up in the end."""
 
 
 class Pieces(Team):
@@ -69,11 +72,11 @@ class Pieces(Team):
 _PIECES = Pieces()
 
 
-def parts_of(array: Array) -> list[slice]:
+def parts_of(array: Array, least: int = 1) -> list[slice]:
     """Return the pieces of an array along its first axis; one where more do not pay."""
     if array.size < LEAST:
         return [slice(None)]
-    size = max(1, PIECE * len(array) // array.size)
+    size = max(least, PIECE * len(array) // array.size)
     return [slice(start, start + size) for start in range(0, len(array), size)]
 
 
@@ -91,7 +94,7 @@ def in_pieces(*cut: int, sums: Sequence[int] = ()) -> Callable[[Callable[..., No
     def of(kernel: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(kernel)
         def shared(*args: Any) -> None:
-            parts = parts_of(args[cut[0]])
+            parts = parts_of(args[cut[0]], ROWS if sums else 1)
             if len(parts) == 1:
                 kernel(*args)
                 return

@@ -1,4 +1,4 @@
-"""Loops in pieces: the bits of one thread on any number of them, and those of the whole loop where nothing is summed."""
+"""Loops in pieces: the bits of one thread on any number of them, and those of the whole loop where nothing is added."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytest.importorskip("numba")
 
 from dense_xp.kernels import numba, numba_pieces, numba_team
 
-ROWS, COLUMNS = 1000, 600
+ROWS, COLUMNS = 1000, 1200
 assert ROWS * COLUMNS > 2 * numba_pieces.LEAST
 
 
@@ -150,3 +150,18 @@ def test_an_error_of_any_thread_reaches_the_caller(monkeypatch: pytest.MonkeyPat
     done: list[int] = []
     pieces.run(done.append, 8)
     assert sorted(done) == list(range(8))
+
+
+@pytest.mark.skipif(not numba_team._X86, reason="other processors are as fast with such numbers")
+def test_numbers_that_are_slow_are_zero_in_a_kernel_and_nowhere_else() -> None:
+    for size in (1000, numba_pieces.LEAST):
+        param, grad, mean, square = (np.full(size, value, "float32") for value in (1.0, 1e-20, 1e-38, 1e-38))
+        numba.adam(param, grad, mean, square, 0.1, 1.0, 0.9, 0.999, 1e-8, 3)
+        assert np.all(square == 0)  # 0.999e-38 + 1e-43
+        assert np.all(mean == np.float32(0.1 * np.float32(1e-20)))
+        assert np.all(param == 1)
+        velocity = np.full(size, 1.2e-38, "float32")
+        numba.momentum(param, np.zeros_like(param), velocity, 0.1, 1.0, 0.9, False)
+        assert np.all(velocity == 0)
+    small = np.full(1000, 1e-38, "float32")
+    assert np.all(small * np.float32(0.1) > 0)
