@@ -1,7 +1,6 @@
-"""Kernels compiled by numba: one pass over memory each, vectorised, on one thread.
+"""Kernels compiled by numba: one pass over memory each, vectorised, and in pieces on several threads if it is long.
 
-One thread is enough: such a loop waits for memory, not for arithmetic, and a second pool of threads beside
-that of the matrix products slows those down. The loops run over slices that start at 0, because LLVM
+The loops run over slices that start at 0, because LLVM
 vectorises only where no index can be negative. Compiled code is kept on disk, beside this file or in numba's cache
 directory. The exponential stays NumPy's, which is vectorised and numba's is not.
 """
@@ -65,9 +64,6 @@ def compiles_first() -> bool:
 
 # ------------------------------------------------------------------------------------- layers
 
-dropout = in_pieces(0, 1, 3)(plain.dropout)
-sigmoid = in_pieces(0)(plain.sigmoid)
-
 
 @in_pieces(0)
 @_compiled  # type: ignore[untyped-decorator]
@@ -128,6 +124,18 @@ def tanh(Z: Array, bias: Array) -> None:
     """As :func:`dense_xp.kernels.numpy.tanh`."""
     linear(Z, bias)
     np.tanh(Z, out=Z)
+
+
+@in_pieces(0)
+def sigmoid(Z: Array, bias: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.sigmoid`."""
+    plain.sigmoid(Z, bias)
+
+
+@in_pieces(0, 1, 3)
+def dropout(X: Array, keep: Array, scale: float, out: Array) -> None:
+    """As :func:`dense_xp.kernels.numpy.dropout`."""
+    plain.dropout(X, keep, scale, out)
 
 
 @in_pieces(0, 1, sums=(2,))
