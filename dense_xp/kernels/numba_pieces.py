@@ -15,8 +15,8 @@ import numpy as np
 from dense_xp.kernels.numba_team import Team, closed, entered, left, opened
 from dense_xp.kernels.numpy import Array
 
-PIECE = 1 << 18
-"""Numbers in a piece: a tenth of a millisecond of work or more. Between two, threads wait for Python's lock."""
+PIECE = 1 << 17
+"""Numbers in a piece: some fifty microseconds of work or more. Between two, threads wait for Python's lock."""
 
 LEAST = 2 * PIECE
 """Numbers below which nothing is shared out: a thread is awake only after some tens of microseconds."""
@@ -72,11 +72,11 @@ class Pieces(Team):
 _PIECES = Pieces()
 
 
-def parts_of(array: Array, least: int = 1) -> list[slice]:
+def parts_of(array: Array, least: int = 1, piece: int = PIECE) -> list[slice]:
     """Return the pieces of an array along its first axis; one where more do not pay."""
     if array.size < LEAST:
         return [slice(None)]
-    size = max(least, PIECE * len(array) // array.size)
+    size = max(least, piece * len(array) // array.size)
     return [slice(start, start + size) for start in range(0, len(array), size)]
 
 
@@ -119,7 +119,7 @@ def in_pieces(*cut: int, sums: Sequence[int] = ()) -> Callable[[Callable[..., No
 
 def total(part: Callable[[slice], float], array: Array) -> float:
     """Return the sum of ``part(rows)`` over the pieces of an array, added in order."""
-    parts = parts_of(array)
+    parts = parts_of(array, piece=2 * PIECE)  # of several calls each
     if len(parts) == 1:
         return part(parts[0])
     values = [0.0] * len(parts)
