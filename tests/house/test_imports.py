@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -159,7 +160,10 @@ def _without_docstrings(file: Path) -> ast.Module:
 
 def test_the_import_is_light() -> None:
     """NumPy and array-api-compat, and no other array library, also where those are installed."""
-    code = f"import sys, dense_xp\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}} & {HEAVY}))"
+    code = (
+        "import sys\nfrom dense_xp import *\n"
+        f"print(*sorted({{name.partition('.')[0] for name in sys.modules}} & {HEAVY}))"
+    )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert done.stderr == ""
@@ -167,7 +171,7 @@ def test_the_import_is_light() -> None:
 
 def test_the_import_brings_nothing_that_few_programs_need() -> None:
     rare = {"numpy.random", "concurrent.futures", "logging", "html", "dense_xp.tables", "dense_xp.training.distributed"}
-    code = f"import sys, dense_xp; print(*sorted(set(sys.modules) & {rare}))"
+    code = f"import sys; from dense_xp import Dense, Sequential; print(*sorted(set(sys.modules) & {rare}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert done.stdout.split() == []
 
@@ -182,7 +186,27 @@ def test_the_ways_across_are_imported_when_they_are_asked_for() -> None:
     assert not set(loaded) & HEAVY
 
 
+def test_the_package_itself_brings_nothing_before_a_name_is_asked_for() -> None:
+    code = "import sys, dense_xp; print('numpy' in sys.modules, dense_xp.Dense.__name__, dense_xp.layers.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stdout.split() == ["False", "Dense", "dense_xp.layers"]
+
+
+def test_type_checkers_are_told_of_the_same_names() -> None:
+    told = {}
+    for node in ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            told |= {alias.asname: (node.module, alias.name) for alias in node.names}
+    assert set(told) == set(dense_xp.__all__)
+    for own, (where, name) in told.items():
+        assert own == name
+        assert getattr(dense_xp, own) is getattr(importlib.import_module(str(where)), name)
+
+
 def test_the_public_names_are_all_there() -> None:
+    assert set(dense_xp.__all__) <= set(dir(dense_xp))
+    with pytest.raises(AttributeError, match="nope"):
+        getattr(dense_xp, "nope")  # noqa: B009
     assert len(set(dense_xp.__all__)) == len(dense_xp.__all__)
     for name in dense_xp.__all__:
         assert getattr(dense_xp, name).__doc__
