@@ -88,10 +88,8 @@ def decoded(xp: Any, encoder: Encoder, output: Any) -> dict[str, Any]:
 
     Parameters
     ----------
-    xp : module
-        The namespace of the output: ndonnx.
-    encoder : Encoder
-        What was learned from the table.
+    xp, encoder
+        As in :func:`encoded`.
     output : array, shape (n_rows, n_outputs)
         Logits, or a standardised number.
 

@@ -39,6 +39,13 @@ class Accumulating:
         """Let the sums of the gradients move the parameters."""
         raise NotImplementedError
 
+    def count(self) -> None:
+        """Count one batch more; with the last one for an update, take it."""
+        self.waiting += 1
+        if self.waiting == self.accumulate:
+            self.finish()
+        self.whole = True
+
     def finish(self) -> None:
         """Let the batches since the last update move the parameters, if that has not been done."""
         if not self.waiting:

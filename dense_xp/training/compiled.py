@@ -178,10 +178,7 @@ class CompiledStep(Accumulating):
         """Take one step on a batch; return the loss and what the metrics keep."""
         noise = self.noise.drawn(self.model, rng, tuple(X.shape))
         values = self._run(self.step, X, y, weight, noise)
-        self.waiting += 1
-        if self.waiting == self.accumulate:
-            self.finish()
-        self.whole = True
+        self.count()
         return values
 
     def move(self) -> None:

@@ -135,14 +135,12 @@ class FusedStep(Accumulating):
             values = self.work(X, y, weight, noise)
         else:
             values = self._recorded(self.work, X, y, weight, noise)
-        if not space.accumulates:
-            self.model.steps += 1
-        else:
+        if space.accumulates:
             self.add()
-            self.waiting += 1
-            if self.waiting == self.accumulate:
-                self.finish()
-        self.whole = True
+            self.count()
+        else:
+            self.model.steps += 1
+            self.whole = True
         return values
 
     def move(self) -> None:
