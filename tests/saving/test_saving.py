@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import dense_xp
 from dense_xp import (
     SGD,
     Adam,
@@ -422,6 +423,22 @@ def test_limits_are_a_choice(path: Path) -> None:
     same(load(path), model)
     written(path, nested(20))
     load(path)
+
+
+def test_whoever_only_loads_knows_all_kinds_of_layers() -> None:
+    """Nothing but `load` is asked for, in a process of its own."""
+    kinds = [name for name in dense_xp.__all__ if name != "Layer" and _is_layer(name)]
+    assert len(kinds) > 20
+    code = (
+        "import dense_xp; dense_xp.load\nfrom dense_xp.layers.configured import layer_class\n"
+        f"for name in {kinds}: assert layer_class(name).__name__ == name"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _is_layer(name: str) -> bool:
+    kind = getattr(dense_xp, name)
+    return isinstance(kind, type) and issubclass(kind, Layer)
 
 
 def test_only_the_backend_that_was_asked_for_is_imported(path: Path) -> None:
