@@ -330,19 +330,19 @@ def test_ctrl_c_during_the_imports_leaves_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import builtins, os, signal\n"
         "load = builtins.__import__\n"
-        "def ask(name, *rest):\n"
-        "    if name == 'dense_xp.backend':\n"
+        "def ask(name, *rest, **more):\n"
+        "    if name == 'argparse':\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return load(name, *rest)\n"
+        "    return load(name, *rest, **more)\n"
         "builtins.__import__ = ask\n"
     )
     (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "__init__.py").write_text("import dense_xp\n")  # another program, also started by -m
+    (tmp_path / "theirs" / "__init__.py").write_text("import dense_xp, argparse\n")  # another program, also started by -m
     (tmp_path / "theirs" / "__main__.py").write_text("")
     root = Path(__file__).parents[2]
     for command, traced in (
         (["-m", "dense_xp", "info"], False),
-        (["-c", "import dense_xp"], True),
+        (["-c", "import dense_xp, argparse"], True),
         (["-m", "theirs", "-m", "dense_xp"], True),
     ):
         done = subprocess.run(
