@@ -337,7 +337,7 @@ def test_ctrl_c_during_the_imports_leaves_no_traceback(tmp_path: Path) -> None:
         "builtins.__import__ = ask\n"
     )
     (tmp_path / "theirs").mkdir()
-    (tmp_path / "theirs" / "__init__.py").write_text("import dense_xp, argparse\n")  # another program, also started by -m
+    (tmp_path / "theirs" / "__init__.py").write_text("import dense_xp, argparse\n")  # started by -m too
     (tmp_path / "theirs" / "__main__.py").write_text("")
     root = Path(__file__).parents[2]
     for command, traced in (
