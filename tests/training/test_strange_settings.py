@@ -54,9 +54,8 @@ OBJECTS: list[Any] = [
 ]  # fmt: skip
 KINDS = [
     kind
-    for name, kind in vars(dense_xp).items()
-    if name in dense_xp.__all__
-    and isinstance(kind, type)
+    for kind in (getattr(dense_xp, name) for name in dense_xp.__all__)
+    if isinstance(kind, type)
     and not issubclass(kind, BaseException)
     and kind.__module__.split(".")[1] in ("layers", "learning", "training", "saving")
     and kind not in (Layer, Loss, Metric, Optimizer, dense_xp.Callback, dense_xp.Run, dense_xp.History)
