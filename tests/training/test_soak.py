@@ -52,8 +52,11 @@ def leave_a_descriptor(shared: soak.Shared) -> None:
     os.dup(0)
 
 
+GOES_ON = threading.Event()
+
+
 def leave_a_thread(shared: soak.Shared) -> None:
-    threading.Thread(target=time.sleep, args=(5,), daemon=True).start()
+    threading.Thread(target=GOES_ON.wait, daemon=True).start()
 
 
 KEPT: list[Any] = []
@@ -68,6 +71,7 @@ def change_a_weight(shared: soak.Shared) -> None:
     shared.model.layers[0].params["W"][0, 0] *= 1.000001
 
 
+@pytest.mark.slow  # what grows within a second can be late where other processes keep the cores busy
 @pytest.mark.parametrize(
     ("fault", "complaint"),
     [
@@ -95,3 +99,4 @@ def test_eight_threads_and_a_fault(
         soak.threads(1.0, 0, tmp_path)
     assert time.monotonic() - began < 60
     KEPT.clear()
+    GOES_ON.set()
