@@ -15,13 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
 
-from dense_xp import Dense, Sequential
-from dense_xp.kernels import kernels_for
-from dense_xp.training.fitting import repeated_step
+from dense_xp.kernels.numpy import empty
+from tests.benchmarks.peers import CONTENDERS, Task, bare_products
 
 CASES = (
     ((784, 512, 512, 10), 128),
@@ -46,40 +44,13 @@ def median(function: Callable[[], object], seconds: float = 1.0) -> float:
     return statistics.median(times)
 
 
-def products(sizes: tuple[int, ...], batch: int) -> Callable[[], None]:
-    """Return a function that computes the products of a step, into memory that is there."""
-    empty, rng = kernels_for("host").empty, np.random.default_rng(0)
-
-    def drawn(*shape: int) -> np.ndarray:
-        array = empty(shape, np.dtype("float32"), None)
-        array[...] = rng.standard_normal(shape, dtype="float32")
-        return array
-
-    X = [drawn(batch, n) for n in sizes]
-    W = [drawn(*pair) for pair in pairwise(sizes)]
-    grads = [np.empty_like(w) for w in W]
-
-    def run() -> None:
-        for i, w in enumerate(W):
-            np.matmul(X[i], w, out=X[i + 1])
-        for i in reversed(range(len(W))):
-            np.matmul(X[i].T, X[i + 1], out=grads[i])
-            if i:
-                np.matmul(X[i + 1], W[i].T, out=X[i])
-
-    return run
-
-
 def measure() -> list[tuple[float, float]]:
     """Return, for each case, the seconds of the products and of the step."""
     found = []
     for sizes, batch in CASES:
-        rng = np.random.default_rng(0)
-        X, y = rng.standard_normal((batch, sizes[0]), dtype="float32"), rng.integers(0, sizes[-1], batch)
-        layers = [*(Dense(n, activation="relu") for n in sizes[1:-1]), Dense(sizes[-1])]
-        model = Sequential(layers, input_shape=(sizes[0],), backend="numpy", rng=0)
-        model.initialize("adam")
-        found.append((median(products(sizes, batch)), median(repeated_step(model, X, y))))
+        task = Task.make(sizes, batch)
+        multiplied = median(bare_products(task, lambda shape: empty(shape, np.dtype("float32"), None)))
+        found.append((multiplied, median(CONTENDERS["dense_xp on numpy"](task))))
     return found
 
 

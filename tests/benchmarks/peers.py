@@ -77,19 +77,22 @@ def contender(name: str) -> Callable[[Callable[[Task], Step]], Callable[[Task], 
     return put
 
 
-def bare_products(task: Task) -> Step:
-    """The products of a step, with fresh outputs: what every one of them has to compute."""
+def bare_products(task: Task, memory: Callable[..., Any] | None = None) -> Step:
+    """The products of a step, with fresh outputs, or in memory of shapes that is there: what all have to compute."""
     rng = np.random.default_rng(1)
     inputs = [rng.standard_normal((len(task.X), n), dtype="float32") for n in task.sizes]
     weights = [W for W, _ in task.weights]
+    place = memory or (lambda shape: None)
+    outputs, below = ([place(x.shape) for x in half] for half in (inputs[1:], inputs[:-1]))
+    grads = [place(W.shape) for W in weights]
 
     def step() -> None:
         for i, W in enumerate(weights):
-            inputs[i] @ W
+            np.matmul(inputs[i], W, out=outputs[i])
         for i in reversed(range(len(weights))):
-            inputs[i].T @ inputs[i + 1]
+            np.matmul(inputs[i].T, inputs[i + 1], out=grads[i])
             if i:
-                inputs[i + 1] @ weights[i].T
+                np.matmul(inputs[i + 1], weights[i].T, out=below[i])
 
     return step
 
