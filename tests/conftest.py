@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from dense_xp import backend as backends
-from dense_xp.backend import Backend, BackendError, get_backend, libraries, lookup
-from dense_xp.backend import backend as handle
+from dense_xp.backend import Backend, BackendError, backend as handle, get_backend, libraries, lookup
 
 # the parity runs of these backends need float64, which JAX has only in its 64-bit mode
 os.environ.setdefault("JAX_ENABLE_X64", "1")

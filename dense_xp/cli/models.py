@@ -28,8 +28,7 @@ from dense_xp.layers.layer import Layer
 from dense_xp.saving import ModelFileError, describe, load
 from dense_xp.support.pictures import check_picture
 from dense_xp.support.texts import plain
-from dense_xp.tables import Classes, Encoder, Quantity, counted, free_name, some_of
-from dense_xp.tables import files as table_files
+from dense_xp.tables import Classes, Encoder, Quantity, counted, files as table_files, free_name, some_of
 from dense_xp.tables.errors import TableError
 from dense_xp.tables.files import Table
 from dense_xp.training.history import History

@@ -38,8 +38,7 @@ from dense_xp.learning.optimizers import OPTIMIZERS
 from dense_xp.saving import save
 from dense_xp.support.files import write_atomically
 from dense_xp.support.pictures import check_picture, require_matplotlib
-from dense_xp.tables import MAX_LEVELS, Classes, Encoder, Quantity, Target, counted, some_of
-from dense_xp.tables import files as table_files
+from dense_xp.tables import MAX_LEVELS, Classes, Encoder, Quantity, Target, counted, files as table_files, some_of
 from dense_xp.tables.errors import TableError
 from dense_xp.tables.leaks import leaks
 from dense_xp.tables.parquet import EncodedRows, ParquetTable

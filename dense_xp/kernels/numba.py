@@ -1,8 +1,8 @@
 """Kernels compiled by numba: one pass over memory each, vectorised, and in pieces on several threads if it is long.
 
-The loops run over slices that start at 0, because LLVM
-vectorises only where no index can be negative. Compiled code is kept on disk, beside this file or in numba's cache
-directory. The exponential stays NumPy's, which is vectorised and numba's is not.
+The loops run over slices that start at 0, because LLVM vectorises only where no index can be negative. Compiled code is
+kept on disk, beside this file or in numba's cache directory. The exponential stays NumPy's, which is vectorised and
+numba's is not.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from dense_xp.kernels import numpy as plain
-from dense_xp.kernels import one_minus_power
+from dense_xp.kernels import numpy as plain, one_minus_power
 from dense_xp.kernels.numba_int8 import int8_product
 from dense_xp.kernels.numba_panels import Panels
 from dense_xp.kernels.numba_pieces import in_pieces, total

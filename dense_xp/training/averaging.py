@@ -127,9 +127,8 @@ class AveragedStep(Around):
             flat = flatten(params)
             arrays = [flat[name] for name in self.average]
             home = self.model.built()
-            rate = (
-                home.asarray(share, wide(self.model.dtype)) if home.compiles else share
-            )  # a device would get it at each step
+            # elsewhere a device would get it at each step
+            rate = home.asarray(share, wide(self.model.dtype)) if home.compiles else share
             new = self.update(list(self.average.values()), arrays, rate)
             self.average = dict(zip(self.average, new, strict=True))
             return

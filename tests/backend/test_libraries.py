@@ -23,8 +23,7 @@ import numpy as np
 import pytest
 
 import dense_xp
-from dense_xp import Adam, Dense, Dropout, LayerNorm, Sequential
-from dense_xp import backend as module
+from dense_xp import Adam, Dense, Dropout, LayerNorm, Sequential, backend as module
 from dense_xp.backend import (
     Backend,
     ForeignArrayError,

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from dense_xp import SGD, Adam, Dense, Dropout, Layer, LayerNorm, Sequential, Tanh, cli, get_backend
 from dense_xp.backend import Backend, to_numpy

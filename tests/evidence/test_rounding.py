@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from array_api_compat import array_namespace
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from dense_xp import Dense
 from dense_xp.evidence import rounding
