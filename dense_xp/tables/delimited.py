@@ -83,7 +83,8 @@ def cells(path: str, data: bytes) -> tuple[pl.DataFrame, str, list[str]]:
         f"{path} has a row with more than the {len(header)} values that its first line names: is there a "
         "separator in a text that has no quotes around it?"
     )
-    quote = '"' if re.search(rb'(?:\A(?:\xef\xbb\xbf)?|[\r\n%b]) *"' % re.escape(separator).encode(), data) else None
+    opening = rb'(?:\A(?:\xef\xbb\xbf)?|[\r\n%b]) *"' % re.escape(separator).encode()
+    quote = '"' if b'"' in data and re.search(opening, data) else None  # the search alone reads 50 MB in a second
     try:
         if quote and not _keeps_to_the_rules(data, separator):
             data = _mended(data.decode("utf-8-sig"), separator, end).encode()

@@ -172,11 +172,11 @@ class ParquetRows:
         own = [name for name in (self.target, self.weight) if name is not None]
         for row, batch in self.groups.read(pieces, list(dict.fromkeys([*self.features, *own]))):
             columns = {name: _numbers(name, batch.column(name), row) for name in batch.schema.names}
-            X = np.empty((batch.num_rows, len(self.features)), dtype=self.dtype)
-            for i, name in enumerate(self.features):
-                X[:, i] = columns[name]
+            X = np.empty((len(self.features), batch.num_rows), dtype=self.dtype)
+            for values, name in zip(X, self.features, strict=True):
+                values[...] = columns[name]
             y, weight = (None if name is None else columns[name] for name in (self.target, self.weight))
-            yield X, y, weight
+            yield X.T, y, weight
 
 
 class ParquetTable:

@@ -124,12 +124,15 @@ class Pieces:
         n = self.source.n_pieces
         order = np.arange(n) if rng is None else rng.permutation(n)  # here: the thread that reads draws no numbers
         wanted = 1 if rng is None else self.source.shuffle_buffer
+        return _read_ahead(self._cut(order, max(wanted, batch_size), batch_size))
+
+    def _cut(self, order: np.ndarray[Any, Any], wanted: int, batch_size: int) -> Iterator[Part]:
         held: list[Part] = []
         rows = 0
-        for part in _read_ahead(self.source.read_pieces(order)):
+        for part in self.source.read_pieces(order):
             held.append(Part(*part))
             rows += len(held[-1].X)
-            if rows >= max(wanted, batch_size):
+            if rows >= wanted:
                 joined, cut = _joined(held), rows - rows % batch_size
                 yield Part(*(None if values is None else values[:cut] for values in joined))
                 held, rows = [Part(*(None if values is None else values[cut:] for values in joined))], rows - cut
@@ -184,9 +187,15 @@ def _part(batch: Any) -> Part:
 
 
 def _joined(parts: list[Part]) -> Part:
-    if len(parts) == 1:
-        return parts[0]
-    return Part(*(None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)))
+    return Part(*(None if column[0] is None else _in_rows(column) for column in zip(*parts, strict=True)))
+
+
+def _in_rows(pieces: Sequence[Any]) -> Any:
+    """Return pieces in one array, row after row: some are stored by columns, and gathering rows of those is slow."""
+    if len(pieces) == 1:
+        return np.ascontiguousarray(pieces[0])
+    rows = np.empty((sum(map(len, pieces)), *pieces[0].shape[1:]), np.result_type(*pieces))
+    return np.concatenate(pieces, out=rows)
 
 
 def _read_ahead(parts: Iterator[Any]) -> Iterator[Any]:
