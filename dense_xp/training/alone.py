@@ -24,6 +24,10 @@ class Alone:
     size = 1
     root = True
 
+    def holding(self) -> contextlib.AbstractContextManager[object]:
+        """Hold signals back, within the block, until all can end together."""
+        return contextlib.nullcontext()
+
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[dict[str, Any]]:
         """Check what was asked for; in the dict is put what must be the same for all.

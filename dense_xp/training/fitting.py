@@ -128,64 +128,66 @@ def fit(
         If another process cannot go on.
     """
     group = _group(distributed)
-    with unchanged_on_failure(model):  # everything is checked before anything is learned
-        with group.agreeing() as facts:
-            epochs, batch_size = int(integer("epochs", epochs)), int(integer("batch_size", batch_size))
-            accumulate = int(integer("accumulate", accumulate))
-            named = suited(named_metrics(metrics), gives_probabilities(model))
-            history = _continued(history, named, validation_data is not None)
-            hooks = [
-                hook if isinstance(hook, Callback) else _OnEpochEnd(hook) for hook in several("callbacks", callbacks)
-            ]
-            stream = _stream(X, y, sample_weight, epochs, steps_per_epoch)
-            _prepare(model, X if stream is None else stream.first().X, optimizer)
-            backend = model.built()
-            if not is_pure(model):  # its layers step by themselves, at each gradient
-                if stream is not None and accumulate > 1:
-                    raise ValueError(
-                        "layers that write the stateful methods alone step at each batch: let the stream give batches "
-                        "that are accumulate times as large"
-                    )
-                batch_size, accumulate = batch_size * accumulate, 1
-            generator: Rng = model.rng if rng is None else as_rng(rng)
+    with group.holding():
+        with unchanged_on_failure(model):  # everything is checked before anything is learned
+            with group.agreeing() as facts:
+                epochs, batch_size = int(integer("epochs", epochs)), int(integer("batch_size", batch_size))
+                accumulate = int(integer("accumulate", accumulate))
+                named = suited(named_metrics(metrics), gives_probabilities(model))
+                history = _continued(history, named, validation_data is not None)
+                hooks = [
+                    hook if isinstance(hook, Callback) else _OnEpochEnd(hook)
+                    for hook in several("callbacks", callbacks)
+                ]
+                stream = _stream(X, y, sample_weight, epochs, steps_per_epoch)
+                _prepare(model, X if stream is None else stream.first().X, optimizer)
+                backend = model.built()
+                if not is_pure(model):  # its layers step by themselves, at each gradient
+                    if stream is not None and accumulate > 1:
+                        raise ValueError(
+                            "layers that write the stateful methods alone step at each batch: let the stream give "
+                            "batches that are accumulate times as large"
+                        )
+                    batch_size, accumulate = batch_size * accumulate, 1
+                generator: Rng = model.rng if rng is None else as_rng(rng)
+                with backend.scope():
+                    samples = group.samples(model, stream, (X, y, sample_weight), loss, steps_per_epoch)
+                    validation = None
+                    if validation_data is not None:
+                        given = _three(validation_data)
+                        validation = group.samples(model, _stream(*given, epochs), given, samples.loss)
+                if group.size > 1:
+                    facts |= {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
+                    facts |= {"shuffle": bool(shuffle), "the model": repr(model), **samples.facts}
+                    facts |= {"validation_data": None if validation is None else validation.facts}
+                    facts |= {"metrics": list(named), "loss": repr(samples.loss), "rng": type(generator).__name__}
+                    facts |= {"past epochs": history.epochs, "steps_per_epoch": steps_per_epoch}
+            hooks = list(group.callbacks(hooks))
             with backend.scope():
-                samples = group.samples(model, stream, (X, y, sample_weight), loss, steps_per_epoch)
-                validation = None
-                if validation_data is not None:
-                    given = _three(validation_data)
-                    validation = group.samples(model, _stream(*given, epochs), given, samples.loss)
-            if group.size > 1:
-                facts |= {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate}
-                facts |= {"shuffle": bool(shuffle), "the model": repr(model), **samples.facts}
-                facts |= {"validation_data": None if validation is None else validation.facts}
-                facts |= {"metrics": list(named), "loss": repr(samples.loss), "rng": type(generator).__name__}
-                facts |= {"past epochs": history.epochs, "steps_per_epoch": steps_per_epoch}
-        hooks = list(group.callbacks(hooks))
-        with backend.scope():
-            group.prepare(model, generator)
+                group.prepare(model, generator)
 
-            def made(rows: int) -> Step:
-                ndim = 1 + len(samples.sample_shape)
-                return group.stepper(model, samples.loss, named, ndim, rows, accumulate)
+                def made(rows: int) -> Step:
+                    ndim = 1 + len(samples.sample_shape)
+                    return group.stepper(model, samples.loss, named, ndim, rows, accumulate)
 
-            def make_step() -> Step:
-                return made(largest) if stream is None else GrowingStep(made, largest, group.batch_rows)
+                def make_step() -> Step:
+                    return made(largest) if stream is None else GrowingStep(made, largest, group.batch_rows)
 
-            largest = samples.largest(batch_size)
-            run = Run(model, history, epochs, named, make_step=make_step, step=make_step())
-        for hook in hooks:
-            hook.begin(run)
-        assert run.step is not None
-        if not isinstance(run.step, AveragedStep):
-            history.moving_average = None  # it would grow old
-        step = asking(run.step, hooks, run)
-    if not group.root:
-        verbose = False
-    rows = -(-largest // group.size) * math.prod(samples.sample_shape[:-1])
-    with backend.scope(), few_threads(model, rows), group.running(verbose is False) as interrupts:
-        return run_epochs(
-            run, step, samples, validation, named, hooks, batch_size, shuffle, generator, interrupts, verbose
-        )
+                largest = samples.largest(batch_size)
+                run = Run(model, history, epochs, named, make_step=make_step, step=make_step())
+            for hook in hooks:
+                hook.begin(run)
+            assert run.step is not None
+            if not isinstance(run.step, AveragedStep):
+                history.moving_average = None  # it would grow old
+            step = asking(run.step, hooks, run)
+        if not group.root:
+            verbose = False
+        rows = -(-largest // group.size) * math.prod(samples.sample_shape[:-1])
+        with backend.scope(), few_threads(model, rows), group.running(verbose is False) as interrupts:
+            return run_epochs(
+                run, step, samples, validation, named, hooks, batch_size, shuffle, generator, interrupts, verbose
+            )
 
 
 def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = None) -> Callable[[], Any]:

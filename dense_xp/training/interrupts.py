@@ -39,7 +39,7 @@ class Interrupts:
             self._raise()
 
     def _raise(self) -> None:
-        self._raised = self._holding  # what the block does now to leave something whole is not disturbed
+        self.close()
         raise KeyboardInterrupt
 
     @contextlib.contextmanager
@@ -51,6 +51,10 @@ class Interrupts:
         finally:
             self._holding = self._raised = False
         self.check()
+
+    def close(self) -> None:
+        """Hold back every Ctrl-C from here to the end of the block: what follows is quick, and left whole."""
+        self._raised = self._holding
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if one was held back."""

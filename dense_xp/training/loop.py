@@ -71,7 +71,7 @@ def run_epochs(
                 if history.stopped:
                     break
                 before = step.moment()
-                with interrupts.held(), _whole_steps(step, before):
+                with interrupts.held(), _whole_steps(step, before, interrupts):
                     step.begin_epoch()
                     values, taken = [], []
                     for rows, batch in samples.epoch(batch_size, rng, shuffle):
@@ -82,6 +82,7 @@ def run_epochs(
                         if history.stopped:
                             break
                     means = samples.measured(values, taken, metrics)
+                    interrupts.close()
                     if not math.isfinite(means["loss"]):
                         losses = samples.losses(values)
                         step.hand_over()
@@ -106,11 +107,12 @@ def run_epochs(
 
 
 @contextlib.contextmanager
-def _whole_steps(step: Step, before: Moment) -> Iterator[None]:
+def _whole_steps(step: Step, before: Moment, interrupts: Interrupts) -> Iterator[None]:
     """Leave the model with whole steps: those up to an interrupt; after any other error, those before the epoch."""
     try:
         yield
     except BaseException as error:
+        interrupts.close()
         if isinstance(error, KeyboardInterrupt) and step.whole:
             step.hand_over()
         else:

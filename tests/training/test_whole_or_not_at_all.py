@@ -16,6 +16,7 @@ from dense_xp import Adam, Dense, Dropout, ReduceLROnPlateau, Sequential
 from dense_xp.backend import Backend, get_backend, to_numpy
 from dense_xp.learning.metrics import accuracy
 from dense_xp.support.trees import flatten
+from dense_xp.training.accumulation import Accumulating
 from dense_xp.training.interrupts import Interrupts
 
 RNG = np.random.default_rng(0)
@@ -122,6 +123,31 @@ def test_what_breaks_a_step_brings_the_epoch_before_it_back(name: str, error: An
         model.fit(X, Y, 1, 4, metrics=[broken], shuffle=False, rng=1)
     assert_same(everything(model), before)
     model.fit(X, Y, 1, 4)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
+def test_while_the_model_gets_its_arrays_no_interrupt_is_raised(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches that wait for their update move the parameters there, once."""
+    pytest.importorskip(name)
+    model, calls = network(get_backend(name)), [0]
+    finish = Accumulating.finish
+
+    def interrupting(self: Any) -> None:
+        if self.waiting == 1:  # of 3: at the end of the epoch
+            for _ in range(3):
+                signal.raise_signal(signal.SIGINT)
+            calls[0] += 1
+        finish(self)
+
+    monkeypatch.setattr(Accumulating, "finish", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, 2, 4, shuffle=False, rng=1, accumulate=3)
+    monkeypatch.undo()
+    assert calls == [1]
+    assert model.steps == 4
+    other = network(get_backend(name))
+    other.fit(X, Y, 1, 4, shuffle=False, rng=1, accumulate=3)
+    assert_same(everything(model), everything(other))
 
 
 REFUSED: dict[str, dict[str, Any]] = {

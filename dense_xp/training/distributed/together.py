@@ -38,6 +38,10 @@ class Together(Alone):
         self.ranks, self.size, self.root = ranks, ranks.size, ranks.root
         self.interrupts = SharedInterrupts(alone=self.size == 1)
 
+    def holding(self) -> contextlib.AbstractContextManager[object]:
+        """Hold signals back until the first step tells the others; see :meth:`Alone.holding`."""
+        return super().holding() if self.size == 1 else self.interrupts
+
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[dict[str, Any]]:
         """Check what was asked for; see :meth:`Alone.agreeing`."""

@@ -57,6 +57,17 @@ def main(way: str, folder: str) -> None:
         if way == "terminate after the last step" and run.epoch == EPOCHS:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    class Early:
+        on_every_rank = True
+
+        def begin(self, run: Any) -> None:
+            if way == "interrupt before the first step" and last:
+                happen("interrupt")
+
+        def epoch_end(self, run: Any) -> None: ...
+
+        def end(self, run: Any) -> None: ...
+
     if way == "before" and last:
         raise LookupError("the file is somewhere else")
     if way == "data" and last:
@@ -73,7 +84,7 @@ def main(way: str, folder: str) -> None:
         try:
             model.fit(
                 X, y, EPOCHS, BATCH, optimizer=optimizer, metrics=[trouble],
-                callbacks=[Checkpoint(path), callback], distributed=ranks,
+                callbacks=[Checkpoint(path), callback, Early()], distributed=ranks,
             )  # fmt: skip
         except (DivergenceError, KeyboardInterrupt) as error:
             # every rank is here, so that they can go on together

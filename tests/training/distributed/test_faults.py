@@ -83,7 +83,12 @@ def test_what_one_rank_cannot_do_is_said_and_ends_all(way: str, why: str, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("way", "error", "steps"), [("diverge", "DivergenceError", 0), ("interrupt", "KeyboardInterrupt", faults.WHEN)]
+    ("way", "error", "steps"),
+    [
+        ("diverge", "DivergenceError", 0),
+        ("interrupt", "KeyboardInterrupt", faults.WHEN),
+        ("interrupt before the first step", "KeyboardInterrupt", 1),
+    ],
 )
 def test_what_all_ranks_know_of_can_be_caught(way: str, error: str, steps: int, tmp_path: Path) -> None:
     done = launching.run(2, "-m", MODULE, way, str(tmp_path))
