@@ -197,7 +197,7 @@ def digest(model: Sequential) -> tuple[int, str]:
 
 
 class Alarm:
-    """Interrupts what is called, once and at a random moment; in the main thread."""
+    """Interrupts what is called at a random moment, once or twice in a row; in the main thread."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng, self.rings = rng, 0
@@ -205,7 +205,8 @@ class Alarm:
     def _ring(self, *_: object) -> None:
         if self.rings:
             self.rings -= 1
-            signal.raise_signal(signal.SIGINT)
+            for _ in range(self.rng.choice((1, 2))):  # the second one does not wait for the end of a step
+                signal.raise_signal(signal.SIGINT)
 
     def interrupts(self, function: Callable[[Callable[[], None]], object], seconds: float) -> bool:
         """Call a function, which says when it begins what takes so long; return whether it was interrupted."""
