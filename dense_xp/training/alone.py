@@ -65,4 +65,5 @@ class Alone:
     @contextlib.contextmanager
     def running(self, quiet: bool) -> Iterator[Interrupts]:
         """Train, within the block, until a signal ends it."""
-        yield Interrupts()
+        with Interrupts() as interrupts:
+            yield interrupts

@@ -184,7 +184,7 @@ def fit(
         if not group.root:
             verbose = False
         rows = -(-largest // group.size) * math.prod(samples.sample_shape[:-1])
-        with backend.scope(), few_threads(model, rows), group.running(verbose is False) as interrupts:
+        with group.running(verbose is False) as interrupts, backend.scope(), few_threads(model, rows):
             return run_epochs(
                 run, step, samples, validation, named, hooks, batch_size, shuffle, generator, interrupts, verbose
             )

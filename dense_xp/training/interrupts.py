@@ -6,58 +6,78 @@ Who cannot wait for the end of a step asks again, and gets back what the model w
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 
 class Interrupts:
-    """Holds a first Ctrl-C back while :meth:`held`; a second one is raised where it arrives, and is its last.
+    """Notes each Ctrl-C within its block, and raises none, but where that does no harm.
 
-    Only Python's own way of handling it, in the main thread, is replaced, and put back at the end.
+    A KeyboardInterrupt may come up between any two instructions of Python: a lock that was just taken is then never
+    given back. So what must not be cut in two is the rule, and :meth:`held` and :meth:`open` are the exceptions. One
+    that was noted is raised by :meth:`check`, or at the end of the block.
+
+    Only Python's own way of handling it, in the main thread, is replaced, and put back at the end; and that of an outer
+    block, while a callback trains another model.
     """
 
     def __init__(self) -> None:
-        self._holding = self._asked = self._raised = False
+        self._noted = 0
+        self._patience: float = math.inf  # how many are noted before one is raised where it arrives
+        self._before: Any = None
 
     def __enter__(self) -> Interrupts:
-        main = threading.current_thread() is threading.main_thread()
-        self._mine = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if self._mine:
-            signal.signal(signal.SIGINT, self._handle)
+        if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if before is signal.default_int_handler or isinstance(getattr(before, "__self__", None), Interrupts):
+                self._before = before
+                signal.signal(signal.SIGINT, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._mine:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+    def __exit__(self, *raised: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if raised[0] is None:
+            self.check()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._raised or (self._holding and not self._asked):
-            self._asked = True
-        else:
+        self._noted += 1
+        if self._noted > self._patience:
             self._raise()
 
     def _raise(self) -> None:
-        self.close()
+        self._noted, self._patience = 0, math.inf  # what is done about it is not disturbed
         raise KeyboardInterrupt
 
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Raise a second Ctrl-C where it arrives, within the block that this returns."""
+        return self._patient(1)
+
+    def open(self) -> contextlib.AbstractContextManager[None]:
+        """Raise each Ctrl-C where it arrives, and one that was noted before, within the block that this returns."""
+        return self._patient(0)
+
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold a Ctrl-C back until :meth:`check` or the end of the block."""
-        self._holding = True
+    def _patient(self, patience: float) -> Iterator[None]:
+        before, self._patience = self._patience, patience
         try:
+            if self._noted > patience:
+                self._raise()
             yield
         finally:
-            self._holding = self._raised = False
-        self.check()
+            self._patience = before
 
-    def close(self) -> None:
-        """Hold back every Ctrl-C from here to the end of the block: what follows is quick, and left whole."""
-        self._raised = self._holding
+    def undisturbed(self, function: Callable[[], object]) -> None:
+        """Call a function in the midst of a block, and raise nothing within it."""
+        before, self._patience = self._patience, math.inf
+        function()
+        self._patience = before
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if one was held back."""
-        if self._asked:
-            self._asked = False
+        """Raise KeyboardInterrupt if one was noted."""
+        if self._noted:
             self._raise()

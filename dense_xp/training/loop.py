@@ -6,6 +6,7 @@ The losses stay on the device until the epoch ends.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,50 +55,50 @@ def run_epochs(
     batch_size, shuffle, rng, verbose
         As in :func:`~dense_xp.training.fitting.fit`.
     interrupts : Interrupts
-        Looked at after each step.
+        Entered; looked at after each step.
     """
     from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
 
     history, batches = run.history, samples.count(batch_size)
     started = time.perf_counter() - history.seconds
     # disable=None: tqdm is silent where standard error is not a terminal
-    with interrupts, interrupts.held():  # tqdm has a lock for all threads, and would keep it
-        bar = tqdm(
-            total=batches and run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose
-        )
+    bar = tqdm(total=batches and run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
+    # tqdm has a lock for all threads; a silent bar does not take it
+    advance = bar.update if bar.disable else functools.partial(interrupts.undisturbed, bar.update)
     try:
-        with interrupts:
-            for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
-                if history.stopped:
-                    break
-                before = step.moment()
-                with interrupts.held(), _whole_steps(step, before, interrupts):
+        for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
+            if history.stopped:
+                break
+            before = step.moment()
+            with _whole_steps(step, before):
+                with interrupts.held():
                     step.begin_epoch()
                     values, taken = [], []
                     for rows, batch in samples.epoch(batch_size, rng, shuffle):
                         values.append(step(*batch, rng))
                         taken.append(rows)
-                        bar.update()
+                        advance()
                         interrupts.check()
                         if history.stopped:
                             break
                     means = samples.measured(values, taken, metrics)
-                    interrupts.close()
-                    if not math.isfinite(means["loss"]):
-                        losses = samples.losses(values)
-                        step.hand_over()
-                        raise diverged(run.model, losses, epoch, history)
+                if not math.isfinite(means["loss"]):
+                    losses = samples.losses(values)
                     step.hand_over()
-                if validation is not None:
+                    raise diverged(run.model, losses, epoch, history)
+                step.hand_over()
+            if validation is not None:
+                with interrupts.open():
                     scores = score(run.model, validation, metrics, max(batch_size, 256))
-                    means |= {f"val_{name}": score for name, score in scores.items()}
-                history.record(means)
-                history.unrecorded = step.unrecorded
-                history.samples += samples.counted(taken)
-                history.seconds = time.perf_counter() - started
-                run.learning_rate = _last_rate(run.model)
-                bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
-                for hook in hooks:
+                means |= {f"val_{name}": score for name, score in scores.items()}
+            history.record(means)
+            history.unrecorded = step.unrecorded
+            history.samples += samples.counted(taken)
+            history.seconds = time.perf_counter() - started
+            run.learning_rate = _last_rate(run.model)
+            bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
+            for hook in hooks:
+                with interrupts.open():
                     hook.epoch_end(run)
     finally:
         bar.close()
@@ -107,12 +108,11 @@ def run_epochs(
 
 
 @contextlib.contextmanager
-def _whole_steps(step: Step, before: Moment, interrupts: Interrupts) -> Iterator[None]:
+def _whole_steps(step: Step, before: Moment) -> Iterator[None]:
     """Leave the model with whole steps: those up to an interrupt; after any other error, those before the epoch."""
     try:
         yield
     except BaseException as error:
-        interrupts.close()
         if isinstance(error, KeyboardInterrupt) and step.whole:
             step.hand_over()
         else:

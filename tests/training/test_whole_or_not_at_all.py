@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import signal
 import threading
@@ -69,20 +70,28 @@ def test_an_interrupt_ends_after_the_step(backend: Backend, n: int, monkeypatch:
     model.fit(X, Y, 1, 4)  # it goes on
 
 
-def test_an_interrupt_leaves_the_lock_of_the_progress_bar_to_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", range(1, 8))
+def test_interrupts_leave_the_lock_of_the_progress_bar_to_other_threads(
+    call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of them come while the lock is taken: for a new bar, to draw it, and when it is closed."""
     lock, model = tqdm.get_lock(), network(get_backend("numpy"))
     acquire, calls = type(lock).acquire, [0]
 
     def interrupting(self: Any, *args: Any, **kwargs: Any) -> None:
         acquire(self, *args, **kwargs)
         calls[0] += 1
-        if calls[0] == 1:
-            signal.raise_signal(signal.SIGINT)
+        if calls[0] == call:
+            for _ in range(3):
+                signal.raise_signal(signal.SIGINT)
 
+    monkeypatch.setattr(tqdm, "monitor_interval", 0)
     monkeypatch.setattr(type(lock), "acquire", interrupting)
     with pytest.raises(KeyboardInterrupt):
-        model.fit(X, Y, 1, 4)
+        model.fit(X, Y, 8, 4, verbose=True)
     monkeypatch.undo()
+    assert calls[0] >= call
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     other = threading.Thread(target=lambda: network(get_backend("numpy")).fit(X, Y, 1, 4), daemon=True)
     other.start()
     other.join(60)
@@ -185,13 +194,65 @@ def test_a_refused_fit_changes_nothing(backend: Backend, wrong: str, built: bool
 
 
 def test_the_second_interrupt_is_raised_at_once() -> None:
+    reached: list[str] = []
     with Interrupts() as interrupts:
         with pytest.raises(KeyboardInterrupt), interrupts.held():  # noqa: PT012
             signal.raise_signal(signal.SIGINT)
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):  # outside, it is what it always is
+            reached.append("the second one")
             signal.raise_signal(signal.SIGINT)
+            reached.append("beyond it")
+        with pytest.raises(KeyboardInterrupt), interrupts.open():  # noqa: PT012
+            reached.append("where it does no harm")
+            signal.raise_signal(signal.SIGINT)
+            reached.append("beyond that")
+    assert reached == ["the second one", "where it does no harm"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_was_noted_is_raised_at_the_end_or_where_it_does_no_harm() -> None:
+    for ends in (False, True):
+        reached = False
+        with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:  # noqa: PT012
+            interrupts.undisturbed(lambda: signal.raise_signal(signal.SIGINT))
+            reached = True
+            with contextlib.nullcontext() if ends else interrupts.open():
+                pass
+            assert ends
+        assert reached
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_while_the_handler_is_put_in_place_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    put = signal.signal
+
+    def interrupted(number: int, handler: Any) -> Any:
+        before = put(number, handler)
+        if handler is not signal.default_int_handler:
+            signal.raise_signal(signal.SIGINT)
+        return before
+
+    model = network(get_backend("numpy"))
+    monkeypatch.setattr(signal, "signal", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, 1, 4)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert model.steps == 1
+
+
+def test_a_training_within_a_callback_is_not_cut_in_two_either() -> None:
+    model, inner = network(get_backend("numpy")), network(get_backend("numpy"))
+
+    def trains(run: Any) -> None:
+        def interrupting(prediction: Any, target: Any, weight: Any = None) -> Any:
+            signal.raise_signal(signal.SIGINT)
+            return accuracy(prediction, target, weight)
+
+        inner.fit(X, Y, 1, 4, shuffle=False, rng=1, metrics=[interrupting])
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, 2, 4, callbacks=[trains])
+    assert_same(everything(inner), after_steps(get_backend("numpy"), 1))
+    assert model.steps == 10
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

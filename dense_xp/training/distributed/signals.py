@@ -59,9 +59,8 @@ class SharedInterrupts(Interrupts):
     def _handle(self, number: int, frame: FrameType | None) -> None:
         which = SIGNALS.index(signal.Signals(number))
         self.asked[which] += 1.0
-        if number == signal.SIGINT and self.asked[which] > 1.0 and not self._raised:
-            self.close()
-            raise KeyboardInterrupt
+        if number == signal.SIGINT and self.asked[which] > max(1.0, self._patience):
+            self._raise()
 
     def agree(self, total: Sequence[float]) -> None:
         """Take what arrived at all ranks together.
