@@ -84,5 +84,6 @@ def test_where_there_is_one_rank_a_signal_ends_the_step_that_it_is_in(number: in
         with interrupts.held():
             signal.raise_signal(number)
             reached.append("the end of the step")
+        interrupts.check()
         reached.append("the next one")
     assert reached == ["the end of the step"]
