@@ -6,7 +6,6 @@ The losses stay on the device until the epoch ends.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from dense_xp.training.history import Callback, History, Run, diverged
 from dense_xp.training.interrupts import Interrupts
 from dense_xp.training.moments import Moment
 from dense_xp.training.prediction import score
+from dense_xp.training.progress import Progress
 from dense_xp.training.samples import Samples
 from dense_xp.training.steps import Step
 from dense_xp.training.streamed import StreamedSamples
@@ -57,14 +57,9 @@ def run_epochs(
     interrupts : Interrupts
         Entered; looked at after each step.
     """
-    from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
-
     history, batches = run.history, samples.count(batch_size)
     started = time.perf_counter() - history.seconds
-    # disable=None: tqdm is silent where standard error is not a terminal
-    bar = tqdm(total=batches and run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose)
-    # tqdm has a lock for all threads; a silent bar does not take it
-    advance = bar.update if bar.disable else functools.partial(interrupts.undisturbed, bar.update)
+    progress = Progress(batches and run.epochs * batches, verbose, interrupts)
     try:
         for epoch in range(run.epoch + 1, run.epoch + run.epochs + 1):
             if history.stopped:
@@ -77,7 +72,7 @@ def run_epochs(
                     for rows, batch in samples.epoch(batch_size, rng, shuffle):
                         values.append(step(*batch, rng))
                         taken.append(rows)
-                        advance()
+                        progress.advance()
                         interrupts.check()
                         if history.stopped:
                             break
@@ -96,12 +91,12 @@ def run_epochs(
             history.samples += samples.counted(taken)
             history.seconds = time.perf_counter() - started
             run.learning_rate = _last_rate(run.model)
-            bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
+            progress.show(means)
             for hook in hooks:
                 with interrupts.open():
                     hook.epoch_end(run)
     finally:
-        bar.close()
+        progress.close()
         for hook in hooks:
             hook.end(run)
     return history

@@ -46,6 +46,7 @@ PIECES = st.sampled_from(
      "٣", "\ufeff", "sep=;", "P(a)", "id", "Mar 14, 2021", "\x85", "\u2028", "💥", "−5", "1'234", "' '",
      "0x1F", "1_000", "."]
 )  # fmt: skip
+BEGINNINGS = st.sampled_from([b"", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x\x01", b"x\x9c", b"x\xda", b"PAR1", b"PK"])
 CELLS = st.lists(PIECES, max_size=3).map("".join)
 SEPARATORS = st.sampled_from([",", ";", "\t", "|"])
 
@@ -111,7 +112,7 @@ def test_texts_of_all_kinds(tmp_path: Path, text: str, which: int, options: dict
 
 @FUZZED
 @given(
-    data=st.binary(max_size=200),
+    data=st.tuples(BEGINNINGS, st.binary(max_size=200)).map(b"".join),
     which=st.integers(0, 9),
     ending=st.sampled_from([".csv", ".parquet", ".npz", ".csv.gz"]),
 )

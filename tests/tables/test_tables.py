@@ -6,6 +6,8 @@ import contextlib
 import gzip
 import json
 import time
+import zlib
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -359,9 +361,20 @@ def test_columns_without_a_name_at_the_end(tmp_path: Path) -> None:
     assert set(encoder.left_out.values()) == {"no values"}
 
 
-def test_compressed_csv(tmp_path: Path) -> None:
-    path = csv(tmp_path, gzip.compress(b"a;b\n1;x\n"), "table.csv.gz")
+@pytest.mark.parametrize("name", ["table.csv.gz", "table.csv"])
+def test_compressed_csv(tmp_path: Path, name: str) -> None:
+    path = csv(tmp_path, gzip.compress(b"a;b\n1;x\n"), name)
     assert read(path).rows() == [(1, "x")]
+
+
+@pytest.mark.parametrize("compress", [zlib.compress, lambda data: b"\x28\xb5\x2f\xfd" + data, gzip.compress])
+def test_what_polars_would_unpack_by_itself_is_refused(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    """Its size would not be known before."""
+    for name in ("table.csv", "table.csv.gz"):
+        data = compress(b"a,b\n" + b"1,2\n" * 1000)
+        path = csv(tmp_path, gzip.compress(data) if name.endswith("gz") or compress is gzip.compress else data, name)
+        with pytest.raises(TableError, match="is compressed in a way that is not read here: unpack it first"):
+            read(path)
 
 
 @pytest.mark.parametrize(

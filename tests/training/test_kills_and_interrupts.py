@@ -197,15 +197,15 @@ def digest(model: Sequential) -> tuple[int, str]:
 
 
 class Alarm:
-    """Interrupts what is called at a random moment, once or twice in a row; in the main thread."""
+    """Interrupts what is called at a random moment, once or more often in a row; in the main thread."""
 
-    def __init__(self, rng: random.Random) -> None:
-        self.rng, self.rings = rng, 0
+    def __init__(self, rng: random.Random, most: int = 2) -> None:
+        self.rng, self.most, self.rings = rng, most, 0
 
     def _ring(self, *_: object) -> None:
         if self.rings:
             self.rings -= 1
-            for _ in range(self.rng.choice((1, 2))):  # the second one does not wait for the end of a step
+            for _ in range(self.rng.randint(1, self.most)):  # the second one does not wait for the end of a step
                 signal.raise_signal(signal.SIGINT)
 
     def interrupts(self, function: Callable[[Callable[[], None]], object], seconds: float) -> bool:

@@ -7,6 +7,7 @@ import gc
 import signal
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_an_interrupt_ends_after_the_step(backend: Backend, n: int, monkeypatch:
 
     monkeypatch.setattr(tqdm, "update", interrupting)
     with pytest.raises(KeyboardInterrupt):
-        model.fit(X, Y, 1, 4, shuffle=False, rng=1)
+        model.fit(X, Y, 1, 4, shuffle=False, rng=1, verbose=True)
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert_same(everything(model), after_steps(backend, n))
@@ -92,10 +93,29 @@ def test_interrupts_leave_the_lock_of_the_progress_bar_to_other_threads(
     monkeypatch.undo()
     assert calls[0] >= call
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    other = threading.Thread(target=lambda: network(get_backend("numpy")).fit(X, Y, 1, 4), daemon=True)
+    assert ends(lambda: network(get_backend("numpy")).fit(X, Y, 1, 4, verbose=True))
+
+
+def ends(function: Callable[[], object]) -> bool:
+    """Whether another thread comes to the end of it."""
+    other = threading.Thread(target=function, daemon=True)
     other.start()
     other.join(60)
-    assert not other.is_alive()
+    return not other.is_alive()
+
+
+def test_what_nobody_sees_does_not_wait_for_the_lock_of_progress_bars() -> None:
+    """A process that forks has it in common with its children, and one of those may be killed while it draws."""
+    with tqdm.get_lock():
+        assert ends(lambda: network(get_backend("numpy")).fit(X, Y, 1, 4))
+
+
+def test_a_bar_is_drawn_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for verbose, drawn in ((None, False), (False, False), (True, True)):
+        network(get_backend("numpy")).fit(X, Y, 2, 4, verbose=verbose)
+        said = capsys.readouterr().err
+        assert ("20/20" in said and "loss=" in said) == drawn
+        assert bool(said) == drawn
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch"])
