@@ -1,4 +1,4 @@
-"""What is asked of targets that are classes, looked at once, before training."""
+"""Checks of class targets and class weights, once before training."""
 
 from __future__ import annotations
 
