@@ -19,7 +19,7 @@ def dispatches(X: Any) -> bool:
 
 
 def home_of(X: Any) -> Backend:
-    """Return where X is, once scikit-learn has read it."""
+    """Return the backend of X after scikit-learn's validation."""
     return (backend_of(X) if dispatches(X) else None) or get_backend("numpy")
 
 
@@ -43,7 +43,7 @@ def checked_weight(weight: Any, n: int) -> Any:
 
 
 def taken(data: Any, rows: Any) -> Any:
-    """Return some rows, wherever they lie."""
+    """Return some rows, on any backend."""
     backend = backend_of(data)
     if backend is None or backend.name == "numpy":
         return data[rows]
