@@ -24,7 +24,7 @@ def home_of(X: Any) -> Backend:
 
 
 def on_host(y: Any) -> Any:
-    """Return an array on the host; what is no array stays as it is."""
+    """Return an array on the host; anything else stays as it is."""
     return to_numpy(y) if is_array_api_obj(y) else y
 
 

@@ -69,14 +69,14 @@ def export_onnx(
         ``"float16"``, ``"float32"`` or ``"float64"``; by default that of the model. ONNX files of bfloat16
         are not written: export them as float32, which holds all their values.
     metadata : mapping of str to str, optional
-        Further metadata, beside class and name of the model.
+        Further metadata, besides class and name of the model.
     table : Encoder, optional
         The encoder between a table and the model. The graph then has one input of shape (batch, 1) for each column that
         is used, under its name: numbers as float64, texts, yes and no as strings, dates as days since 1970 in float64.
         Its outputs are the class of each row as a string, shape (batch,), and ``probabilities``, or the number in its
         unit, shape (batch, 1).
     missing : sequence of str
-        With a table: which values, beside NaN and the empty text, stand for a missing one.
+        With a table: which values, besides NaN and the empty text, stand for a missing one.
 
     Raises
     ------

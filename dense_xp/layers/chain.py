@@ -264,7 +264,7 @@ class Chain(Layer):
     # ------------------------------------------------------------------ the two passes, and the arrays
 
     def parameters(self) -> int:
-        """Count the scalars that training moves, over all layers."""
+        """Count the scalars of the parameters of all layers."""
         return sum(layer.parameters() for layer in self.layers)
 
     def _forward(self, X: Array, training: bool) -> Array:

@@ -38,7 +38,7 @@ def layer_of(spec: Any, custom: Sequence[type[Any]] = ()) -> Any:
     Raises
     ------
     TypeError, ValueError
-        If it is no such mapping, or the class or a setting is unknown.
+        If it is not such a mapping, or the class or a setting is unknown.
     """
     known = settings_of("a layer", spec, "class", "config")
     kind = layer_class(known["class"], custom)

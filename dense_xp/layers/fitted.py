@@ -58,7 +58,7 @@ def rows_to_learn_from(X: Any, sample_weight: Any, what: str) -> tuple[Callable[
     Raises
     ------
     ValueError
-        If X is no matrix with rows, or the weights do not fit.
+        If X is not a matrix with rows, or the weights do not fit.
     """
     X = X.tocsc() if hasattr(X, "tocsc") else to_numpy(X)
     if len(X.shape) != 2 or not X.shape[0]:

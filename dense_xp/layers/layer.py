@@ -1,7 +1,7 @@
 """The base class of layers: stateful passes on top of pure functions.
 
 A kind of layer writes the pure half: :meth:`Layer.init_params`, :meth:`Layer.forward`, :meth:`Layer.backward`,
-:meth:`Layer.output_shape`. :class:`Layer` builds the stateful half on them, once for all: ``initialize``,
+:meth:`Layer.output_shape`. :class:`Layer` builds the stateful half on them: ``initialize``,
 ``forward_pass``, ``backward_pass``.
 
 A layer may instead override the stateful methods alone, with any library; models then call those.
@@ -49,7 +49,7 @@ class Layer(Ruled):
     regularizers : mapping of str to Regularizer
         What parameters add to the loss; see :meth:`regularized`.
     constraints : mapping of str to callable
-        What parameters are held to after each step; see :meth:`constrained`.
+        What is applied to parameters after each step; see :meth:`constrained`.
     """
 
     _draws_noise: ClassVar[bool] = False  # whether the class defines draw_noise, and updated_buffers:

@@ -194,7 +194,7 @@ class Placed(Configured):
         return self.optimizer.for_parameter(name).resumed(state, self.steps)
 
     def parameters(self) -> int:
-        """Count the scalars that training moves.
+        """Count the scalars of the parameters.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Penalties on the weights of a layer, and constraints that they are held to."""
+"""Penalties and constraints on the weights of a layer."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Ruled(Placed):
         Raises
         ------
         TypeError
-            If one is no regularizer, or the layer has no parameters of its own in its pure half.
+            If one is not a regularizer, or the layer has no parameters of its own in its pure half.
         ValueError
             If the layer has no such parameter; if it is not initialized yet, ``initialize`` raises this.
 
@@ -106,7 +106,7 @@ class Ruled(Placed):
         Raises
         ------
         TypeError, ValueError
-            As :meth:`regularized`; if one is no function.
+            As :meth:`regularized`; or if one is not a function.
 
         Examples
         --------

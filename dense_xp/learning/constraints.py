@@ -33,7 +33,7 @@ class MaxNorm(Checked):
     Raises
     ------
     ValueError
-        If it is no positive number.
+        If it is not a positive number.
 
     References
     ----------
@@ -68,7 +68,7 @@ class MinMaxNorm(Checked):
     Raises
     ------
     ValueError
-        If they are no numbers, or not 0 ≤ low ≤ high, or high is 0.
+        Unless they are numbers with 0 ≤ low ≤ high and high > 0.
 
     Examples
     --------
@@ -128,7 +128,7 @@ class NonNegative:
 def _with_norms_between(W: Array, low: float, high: float) -> Array:
     xp = array_namespace(W)
     norm = euclidean(W, axis=0)
-    norm = xp.where(norm > 0, norm, 1.0)  # a column of zeros stays one, whatever it is scaled by
+    norm = xp.where(norm > 0, norm, 1.0)  # a column of zeros stays zero under any scale
     return W * (clipped(norm, low, high) / norm)
 
 

@@ -212,7 +212,7 @@ class Optimizer(Checked):
         return self._with(learning_rate=scaled(self.learning_rate, factor))
 
     def resumed(self, state: Any, steps: int) -> Any:
-        """Return a copy whose :meth:`update` goes on with one parameter.
+        """Return a copy whose :meth:`update` continues from a state of one parameter.
 
         Parameters
         ----------

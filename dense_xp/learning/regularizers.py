@@ -138,7 +138,7 @@ class L1L2(Regularizer):
     Raises
     ------
     ValueError
-        If one is no number or negative.
+        If one is negative or not a number.
 
     References
     ----------

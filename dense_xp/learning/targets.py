@@ -23,7 +23,7 @@ def checked_class_weight(given: Any) -> tuple[float, ...]:
     Raises
     ------
     ValueError
-        If it is no such sequence, a number is negative, or all are zero.
+        If it is not such a sequence, a number is negative, or all are zero.
     """
     try:
         by_class = isinstance(given, Mapping | str | bytes)  # whose keys or letters would be taken for weights

@@ -50,7 +50,7 @@ _RULES: Registry[Any] = Registry(
 
 
 class ModelFileError(ValueError):
-    """The file is no model, is damaged, or does not fit together; the message says which."""
+    """The file is not a model, is damaged, or contradicts itself; the message says which."""
 
 
 # ------------------------------------------------------------------------------------- writing
@@ -201,7 +201,7 @@ def load(
     path : path-like
         The file.
     backend : str or module or Backend, optional
-        Where the model shall live, whatever it was trained on; by default the setting in force.
+        Where the model lives, whatever it was trained on; by default the setting in force.
     custom : sequence of Layer classes
         Classes of your own that may occur in it.
     limits : bool, default True

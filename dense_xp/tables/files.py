@@ -108,14 +108,14 @@ def read_table(
     texts : sequence of str
         Columns of a CSV file whose values stay texts, though they may look like numbers.
     missing : sequence of str
-        Marks of a missing value, beside the usual ones of a CSV file; one that is a number stands for that number.
+        Marks of a missing value, besides the usual ones of a CSV file; one that is a number stands for that number.
     values : sequence of str
         Which of the usual marks are values here: ``"NA"``.
     decimals : str or mapping of str to str, optional
         The decimal sign, ``"."`` or ``","``, of all columns or of some. It counts where a column leaves it open, as
         ``1,234`` does; by default the other columns tell.
     keep : sequence of str
-        Columns that are returned as they stand in the file too, if they are there.
+        Columns that are also returned as they stand in the file, if they exist.
     encoding : str, default "utf-8"
         That of a CSV file.
     unlimited : bool, default False
