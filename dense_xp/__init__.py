@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-import dense_xp.starting  # noqa: F401  before all that takes time
+import dense_xp.starting  # noqa: F401  before the slow imports
 
 __version__ = "0.1.0"
 
@@ -47,7 +47,7 @@ _CHAPTERS = {
     "training.history": "Callback DivergenceError History Run",
     "training.sequential": "Sequential",
 }
-"""Where the public names are. A module is imported when one of them is asked for; ``__init__.pyi`` has them too."""
+"""The public names of each module, which is imported at their first use; ``__init__.pyi`` lists them too."""
 
 _WHERE = {name: chapter for chapter, names in _CHAPTERS.items() for name in names.split()}
 

@@ -1,7 +1,6 @@
-"""Ctrl-C while the command line is still being imported ends it without a traceback.
+"""Ctrl-C during the imports of the command line ends it without a traceback.
 
-The package is imported before anything of the command line runs, so this is the first thing that it imports. Where it
-is not started as a command, nothing changes.
+The package imports this module first. When it is not started as a command, nothing changes.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ import threading
 def _is_command() -> bool:
     """Whether Python was started as ``python -m dense_xp``, or as the script ``dense-xp``."""
     name = os.path.basename(str((getattr(sys, "argv", None) or [""])[0]))
-    if name == "-m":  # so it is while the package of any module is imported
+    if name == "-m":  # as Python has it while it imports the package of the module to run
         given = sys.orig_argv
         return given[given.index("-m") + 1 :][:1] == ["dense_xp"]
     return name.removesuffix(".exe") == "dense-xp"
 
 
 def catches_interrupts() -> None:
-    """From here on Ctrl-C is a KeyboardInterrupt, as it is without this module."""
+    """Let Ctrl-C raise KeyboardInterrupt again, as it does without this module."""
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -32,4 +31,4 @@ if (
     and threading.current_thread() is threading.main_thread()
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the process ends, as any other does
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the process at once

@@ -1,4 +1,4 @@
-"""The command line, ``dense-xp`` or ``python -m dense_xp``: the parser, and one line for what cannot be done."""
+"""The command line, ``dense-xp`` or ``python -m dense_xp``: the parser, and errors in one line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BackendError as error:
         return _refused(*map(str, (error, *getattr(error, "__notes__", ()))))
-    except BrokenPipeError:  # the reader, such as head, has seen enough: nothing is left to flush at exit
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe: leave nothing to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ImportError, ValueError, ArithmeticError) as error:  # their messages name the remedy

@@ -1,4 +1,4 @@
-"""What every command of the command line is given: options, their types, and one line when one is wrong."""
+"""What the commands share: options, their types, and errors in one line."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _TEXTS = ("--missing", "--value", "--target", "--drop", "--category", "--number"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line; the usage is one ``--help`` away."""
+    """An argument parser whose errors are one line, without the usage."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse arguments; what follows an option that takes a text may begin with a dash, and be ``--``."""
+        """Parse arguments; the value of an option for texts may begin with a dash, or be ``--``."""
         rest, joined = list(sys.argv[1:] if args is None else args), []
         while rest:
             option, equals, value = rest.pop(0).partition("=")
             if option in _TEXTS and not equals and rest and not re.match("--[a-z]", rest[0]):
                 equals, value = "=", rest.pop(0)
-            # argparse drops a text that is "--"; no argument of a process has a NUL
+            # argparse drops the value "--": mark values with NUL, which no argument of a process has
             joined.append(option + equals + ("\0" if option in _TEXTS and equals else "") + value)
         return super().parse_args(joined, namespace)
 
@@ -43,14 +43,14 @@ class Parser(argparse.ArgumentParser):
 def add_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], *parents: Parser, example: str, **about: Any
 ) -> Parser:
-    """Add a command: what runs it, and how it is called, for the end of its help text."""
+    """Add a command that calls `run`, with an example at the end of its help text."""
     parser: Parser = commands.add_parser(name, parents=parents, epilog=f"example: dense-xp {example}", **about)
     parser.set_defaults(run=run)
     return parser
 
 
 def backend_options() -> Parser:
-    """Return the parent of every command that computes on one backend."""
+    """Return the parent parser of the commands that compute on one backend."""
     parser = Parser(add_help=False)
     parser.add_argument(
         "--backend",
@@ -82,7 +82,7 @@ def on_device(backend: str | None, device: str | None) -> str | None:
     Raises
     ------
     ValueError
-        If there is a device and no backend, or one that has its device.
+        If there is a device and no backend, or the backend names a device already.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def on_device(backend: str | None, device: str | None) -> str | None:
 
 
 def file_options(parser: argparse._ActionsContainer) -> None:
-    """Add what says how a table is read: ``--encoding`` and ``--unlimited``."""
+    """Add the options for reading a table: ``--encoding`` and ``--unlimited``."""
     parser.add_argument("--encoding", metavar="NAME", default="utf-8", help="of a CSV file, such as latin-1 or cp1252")
     parser.add_argument(
         "--unlimited",
@@ -143,7 +143,7 @@ def _number(text: str, kind: type[T], low: float, high: float, what: str) -> T:
 
 
 def widths(text: str) -> list[int]:
-    """Return whole numbers with commas between them; ``none`` is none.
+    """Return whole numbers with commas between them; ``none`` is an empty list.
 
     Examples
     --------

@@ -168,7 +168,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _raced(names: str, device: str | None) -> list[Backend]:
-    """Return the backends of a race: NumPy has but one device, and the others are on the one that is named."""
+    """Return the backends to compare, on the device if one is named; NumPy has only one."""
     return [get_backend(name if name == "numpy" else on_device(name, device)) for name in names.split(",")]
 
 

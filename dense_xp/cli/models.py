@@ -34,7 +34,7 @@ from dense_xp.tables.files import Table
 from dense_xp.training.history import History
 from dense_xp.training.sequential import Sequential
 
-_MOST_CLASSES = 10  # whose confusion is printed
+_MOST_CLASSES = 10  # for which the confusion matrix is printed
 _CHUNK = 2**16  # rows that are encoded at a time
 
 
@@ -115,7 +115,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     model, encoder, table = _model_and_table(arguments)
     frame = table.frame
     tables.check_columns(frame, [encoder.target.name], ", which the model predicts")
-    encoder.target.encode(frame[encoder.target.name])  # a row with a class that the model does not know is counted here
+    encoder.target.encode(frame[encoder.target.name])  # first: the error for an unknown class has its row in the file
     frame = with_target(frame, encoder.target.name, note)
     y = encoder.encode_target(frame)
     output = _output(model, encoder, frame, may_be_absent=False)
@@ -156,7 +156,7 @@ class Loaded(NamedTuple):
 
 
 def load_with_table(path: str) -> Loaded:
-    """Load a model, and what stands between it and a table; raise ModelFileError if nothing does."""
+    """Load a model with the encoder of its table; raise ModelFileError if it has none."""
     model, encoder, about = _load(path)
     if encoder is None:
         raise ModelFileError(
@@ -187,7 +187,7 @@ def _model_and_table(arguments: argparse.Namespace) -> tuple[Layer, Encoder, Tab
 
 
 def _load(path: str) -> tuple[Any, Encoder | None, dict[str, Any]]:
-    """Return a model, what stands between it and a table, and what else was saved with it."""
+    """Return a model, the encoder of its table if it has one, and what else was saved with it."""
     model, about = load(path), describe(path).get("extra", {})
     if "table" not in about:
         return model, None, about
@@ -227,7 +227,7 @@ def _output(model: Any, encoder: Encoder, frame: Any, *, may_be_absent: bool) ->
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Write a model as ONNX, with how a table becomes its input in the metadata."""
+    """Write a model as ONNX, with its table in the graph, or with ``--encoded`` in the metadata alone."""
     from dense_xp.interop import export_onnx
 
     if not arguments.output.endswith(".onnx"):

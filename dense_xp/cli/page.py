@@ -46,21 +46,21 @@ def page(
     Parameters
     ----------
     title : str
-        Above it.
+        Its heading.
     said : sequence of (str, str)
-        What was printed, with the names in front.
+        The printed lines, each with its label in front.
     encoder : Encoder
         That of the model.
     history : History
         Of one epoch at least.
     rows : polars.DataFrame
-        What is measured on.
+        The rows to measure on.
     measured : str
         Which rows these are, in words.
     data : tuple of numpy.ndarray
         The same, encoded: X and y.
     predict : callable
-        What the model gives for X.
+        Returns the outputs of the model for X.
     """
     X, y = data
     output = predict(X)
@@ -101,7 +101,7 @@ def _text(text: str) -> str:
 
 
 def _picture(figure: Any, about: str) -> str:
-    """Return a figure as an image within the page; as one of its own, its names do not meet those of others."""
+    """Return a figure as an embedded image, in which SVG names cannot clash with those of other figures."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     data = base64.b64encode(file.getvalue()).decode()
@@ -113,7 +113,7 @@ def _first(rows: Sequence[Sequence[str]], most: int = 100) -> list[Sequence[str]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return rows of texts; what reads as a number stands on the right."""
+    """Return rows of texts as a table; numbers are right-aligned."""
 
     def cell(text: str) -> str:
         return f'<td class="number">{_text(text)}</td>' if _is_number(text) else f"<td>{_text(text)}</td>"

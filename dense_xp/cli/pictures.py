@@ -1,4 +1,4 @@
-"""Predictions beside the truth, as pictures."""
+"""Figures that compare predictions with the truth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dense_xp.support.texts import plain
 from dense_xp.tables import Classes, Encoder
 
 _BINS = 10
-_MOST_CLASSES = 20  # whose names can still be read
+_MOST_CLASSES = 20  # with more, their names cannot be read
 _MOST_POINTS = 5000
 
 
@@ -25,9 +25,9 @@ def prediction_quality(encoder: Encoder, output: Host, y: Host) -> Any:
     encoder : Encoder
         That of the model.
     output : numpy.ndarray, shape (n_rows, n_outputs)
-        What the model gave.
+        What the model returned.
     y : numpy.ndarray, shape (n_rows,)
-        What it should have given, encoded.
+        The true targets, encoded.
     """
     figure = new_figure(10, 4.5)
     left, right = figure.subplots(1, 2)
@@ -66,7 +66,7 @@ def importance(growth: Mapping[str, float], unit: str, most: int = 20) -> Any:
 
 
 def _reliability(axes: Any, labels: Sequence[str], p: Host, y: Host) -> None:
-    """Draw how often what is said with a probability is true: of the second of two classes, else of the likeliest."""
+    """Draw a calibration curve: of the second of two classes, or else of the most likely class."""
     if len(labels) == 2:
         said, true, what = p[:, 1], y == 1, _short(labels[1])
     else:

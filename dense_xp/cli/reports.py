@@ -1,4 +1,4 @@
-"""What the commands say: lines with a name in front, epochs in words, and where they may write."""
+"""What the commands print: labelled lines, and epochs in words; and checks of where they may write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dense_xp.training.history import History
 
 
 class Lines:
-    """Prints lines with a name in front, and keeps them; a name that stands in the line above is not printed."""
+    """Prints lines with a label in front, and keeps them; the label of the line above is not repeated."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -34,7 +34,7 @@ class Lines:
             self("columns", line)
 
     def inputs(self, encoder: Encoder) -> None:
-        """Print what a graph that takes the columns of a table wants of each."""
+        """Print the type of each column that an ONNX graph takes."""
         kinds = {
             "number": "double, NaN where it is missing",
             "category": "string, empty where it is missing",
@@ -80,7 +80,7 @@ def epochs(history: History, wanted: int | None = None) -> str:
 
 
 def check_place(path: str | None, *others: str | None) -> None:
-    """Raise if a file cannot be written there, or one of the others stands there: better before the work than after."""
+    """Raise, before the work, if a file cannot be written there or would replace one of the others."""
     if path is None:
         return
     for other in others:

@@ -1,4 +1,4 @@
-"""How good predictions are: of all rows, of each row, and what each column has to do with it."""
+"""Measures of predictions: of all rows, of each row, and of the importance of each column."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def probabilities(output: Host) -> Host:
 
 
 def errors(encoder: Encoder, output: Host, y: Host) -> Host:
-    """Return of each row its cross-entropy, or by how much the prediction is too large, in the target's unit."""
+    """Return the cross-entropy of each row, or its prediction minus the truth in the target's unit."""
     target = encoder.target
     if isinstance(target, Classes):
         return -np.asarray(log_softmax(output.astype("float64"))[0])[np.arange(len(y)), y]
@@ -77,10 +77,10 @@ def errors(encoder: Encoder, output: Host, y: Host) -> Host:
 
 
 def importances(encoder: Encoder, predict: Callable[[Host], Host], X: Host, y: Host) -> dict[str, float]:
-    """Return by how much the mean error grows if a column is shuffled among the rows, for each column.
+    """Return the permutation importance of each column: by how much the error grows if its values are shuffled.
 
-    The error is the cross-entropy, or the root of the mean square. A column is shuffled three times, with all its
-    features; of many rows 2,000 are taken, always the same.
+    The error is the cross-entropy, or the root mean square error. A column is shuffled three times, with all its
+    features. Of more than 2,000 rows a fixed sample of 2,000 is used.
 
     References
     ----------

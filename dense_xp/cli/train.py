@@ -55,10 +55,10 @@ _OF_THE_MODEL = (
     "hidden", "activation", "dropout", "normalization", "bins", "optimizer", "learning_rate", "weight_decay",
     "class_weight", "metric",
 )  # fmt: skip
-"""Options that a model which is learned on with has already."""
+"""Options that ``--resume`` takes from the model."""
 
 _KEPT = ("optimizer", "seed", "validation", "class_weight", "metric")
-"""Those that its file keeps, and the measure to stop by."""
+"""Those of them that are saved in the model file under their own names."""
 
 _RECTIFIERS = ("relu", "leaky_relu", "elu", "gelu", "silu", "softplus")
 
@@ -146,7 +146,7 @@ def train(arguments: argparse.Namespace) -> int:
         return _train(arguments, None)
     ranks = Ranks()
     set_backend(ranks.backend(get_backend().spec))
-    if not ranks.root:  # it works with the others, and leaves words and files to rank 0
+    if not ranks.root:  # it trains with the others; only rank 0 prints and writes
         arguments.quiet, arguments.plot, arguments.report, arguments.log = True, None, None, None
     try:
         return _train(arguments, ranks)
@@ -222,7 +222,7 @@ def _train(arguments: argparse.Namespace, ranks: Ranks | None) -> int:
 
 
 def _take_over(arguments: argparse.Namespace, about: Mapping[str, Any]) -> None:
-    """Let the model that is learned on with say what it has already; raise if an option says otherwise."""
+    """Take options from the model to resume; raise if one is given that the model has already."""
     for name, default in arguments.own.items():
         if getattr(arguments, name) != default:
             option = "--" + name.replace("_", "-")
@@ -239,7 +239,7 @@ class _Data(NamedTuple):
     learn: tuple[Any, Any]
     validation: tuple[Any, Any] | None
     measured: Any
-    """The rows that are held out, or else those of the training, as a table."""
+    """The rows that are held out, or else the training rows, as a table."""
     rows: int
     held_out: int
     decimals: Mapping[str, str]
@@ -247,7 +247,7 @@ class _Data(NamedTuple):
 
 
 def _read(arguments: argparse.Namespace, known: Encoder | None, say: reports.Lines) -> _Data:
-    """Read a table, divide its rows, and learn from those of the training how all are encoded, if that is not known."""
+    """Read a table, split its rows, and fit an encoder to the training rows if none is known."""
     streams = arguments.stream or os.path.isdir(arguments.data)
     if streams:
         if arguments.bins:
@@ -301,7 +301,7 @@ def _read(arguments: argparse.Namespace, known: Encoder | None, say: reports.Lin
 
 
 def _network(arguments: argparse.Namespace, data: _Data) -> Sequential:
-    """Return what is to learn."""
+    """Return the network to train."""
     activation = arguments.activation
     first = [PiecewiseLinear.from_data(data.learn[0], arguments.bins)] if arguments.bins else []
     hidden = hidden_layers(
@@ -316,7 +316,7 @@ def _network(arguments: argparse.Namespace, data: _Data) -> Sequential:
 
 
 def _introduce(arguments: argparse.Namespace, encoder: Encoder, model: Sequential, say: reports.Lines) -> None:
-    """Say what learns, and that it has to be compiled first."""
+    """Say what is trained, and whether kernels are compiled first."""
     target = encoder.target
     names = {PiecewiseLinear: "bins", Dense: arguments.activation if not arguments.resume else "units"}
     inside = [f"{layer.output_shape()[0]} {names[type(layer)]}" for layer in model.layers[:-1] if type(layer) in names]
@@ -406,7 +406,7 @@ def _target_name(name: str | None, path: str, drop: Sequence[str], frame: Any) -
 def _divided(
     column: Any, known: Encoder | None, arguments: argparse.Namespace, say: reports.Lines
 ) -> tuple[Target, Rows, Rows]:
-    """Return what is predicted, and which rows are learned from and which held out."""
+    """Return the target, the training rows and the held-out rows."""
     asked, seed = arguments.task, arguments.seed
     target = tables.make_target(column, asked) if known is None else known.target
     codes = target.encode(column) if isinstance(target, Classes) else None
@@ -437,7 +437,7 @@ def _fit(
     ranks: Ranks | None,
 ) -> tuple[History, BaseException | None]:
     """Train; return the history, and the error or the Ctrl-C that ended the training early."""
-    runs: list[Run] = []  # called with the run after each epoch, it knows what was measured before Ctrl-C
+    runs: list[Run] = []  # as a callback it collects the run, whose history survives Ctrl-C
     callbacks: list[Any] = [runs.append]
     if data.validation is not None:
         callbacks.append(stopping)
@@ -445,7 +445,7 @@ def _fit(
         callbacks.append(CSVLog(log, append=history is not None))
     failure: BaseException | None = None
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # a loss that is no number is an error of its own
+        with np.errstate(over="ignore", invalid="ignore"):  # a NaN loss has its own error
             model.fit(
                 *data.learn,
                 n_epochs,
@@ -467,7 +467,7 @@ def _fit(
     history = runs[0].history if runs else history or History()
     if isinstance(failure, DivergenceError):
         if not runs or (data.validation is not None and history.best_epoch is None):
-            raise failure  # no epoch gave weights that are worth a file
+            raise failure  # no epoch gave weights worth saving
         history.stopped = "the loss was no longer finite"
     elif failure is not None:
         history.stopped = "interrupted"

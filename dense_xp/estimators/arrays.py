@@ -19,12 +19,12 @@ def dispatches(X: Any) -> bool:
 
 
 def home_of(X: Any) -> Backend:
-    """Return where X is, once scikit-learn has read it."""
+    """Return the backend of X after scikit-learn's validation."""
     return (backend_of(X) if dispatches(X) else None) or get_backend("numpy")
 
 
 def on_host(y: Any) -> Any:
-    """Return an array on the host; what is no array stays as it is."""
+    """Return an array on the host; anything else stays as it is."""
     return to_numpy(y) if is_array_api_obj(y) else y
 
 
@@ -43,7 +43,7 @@ def checked_weight(weight: Any, n: int) -> Any:
 
 
 def taken(data: Any, rows: Any) -> Any:
-    """Return some rows, wherever they lie."""
+    """Return some rows, on any backend."""
     backend = backend_of(data)
     if backend is None or backend.name == "numpy":
         return data[rows]

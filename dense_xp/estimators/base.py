@@ -1,4 +1,4 @@
-"""What both estimators are: scikit-learn's rules around a :class:`~dense_xp.Sequential`."""
+"""The base class of both estimators: scikit-learn's rules around a :class:`~dense_xp.Sequential`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from dense_xp.learning.schedules import Schedule
 from dense_xp.training.history import History
 from dense_xp.training.sequential import Sequential
 
-_FEW = 100  # rows of which a tenth would say too little, and whose training takes no time
+_FEW = 100  # fewer rows are too few to hold out a tenth, and train fast
 
 
 @dataclass(eq=False, repr=False)
 class DenseEstimator(BaseEstimator):  # type: ignore[misc]
-    """Base class of the two: what they have in common; the parameters are documented there."""
+    """Base class of both estimators, which document the parameters."""
 
     hidden_layer_sizes: int | Sequence[int] = (100,)
     _: KW_ONLY
@@ -62,7 +62,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     dtype: str = "auto"
 
     # what fit learns
-    network_: Sequential = field(init=False)  # in the units in which it learns
+    network_: Sequential = field(init=False)  # with the targets in scaled units
     history_: History = field(init=False)
     n_iter_: int = field(init=False)
     loss_: float = field(init=False)
@@ -71,8 +71,8 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
     n_layers_: int = field(init=False)
     n_outputs_: int = field(init=False)
     out_activation_: str = field(init=False)
-    _shape: str = field(init=False)  # of the bins and the hidden layers
-    _on_device: bool = field(init=False)  # whether X was, and not only the model
+    _shape: str = field(init=False)  # settings of scaling, bins and hidden layers
+    _on_device: bool = field(init=False)  # whether the training X was on a device
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -82,7 +82,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         "n_members": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "normalization": [StrOptions({"layer", "batch"}), None],
-        "optimizer": "no_validation",  # as_optimizer says more
+        "optimizer": "no_validation",  # as_optimizer has better messages
         "learning_rate": [Interval(Real, 0, None, closed="neither"), Schedule, None],
         "weight_decay": [Interval(Real, 0, None, closed="left"), None],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
@@ -128,8 +128,8 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         sample_weight : array-like, shape (n_samples,), optional
             How much each sample counts; not negative.
         X_val, y_val, sample_weight_val : optional
-            Rows to watch for early stopping, in place of a share of `X`; all of `X` is learned from. As `X`, `y` and
-            `sample_weight`, and by scikit-learn's names for them.
+            Validation rows for early stopping, in place of a share of `X`, which is then trained on as a whole. Of the
+            form of `X`, `y` and `sample_weight`.
 
         Returns
         -------
@@ -227,15 +227,15 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         backend = resolve(self.backend, *([X] if dispatches(X) else []))
         if self.dtype != "auto":
             return backend, self.dtype
-        # data that have to travel do so as float32, in which devices are fast
+        # data that move to another backend do so as float32, in which devices are fast
         return backend, None if backend == home else "float32"
 
     def _accepted(self, X: Any, dtype: str | None) -> dict[str, Any]:
-        """Return what scikit-learn's validation shall let through."""
+        """Return which formats and dtypes scikit-learn's validation accepts."""
         on_device = home_of(X).name != "numpy"
         xp = array_namespace(X) if on_device else np
         floats = (xp.float32, xp.float64)
-        # the first is that of numbers that are neither: float64 where scikit-learn has it so
+        # other dtypes are converted to the first: to float64 where scikit-learn does so
         wide = dtype == "float64" or (dtype is None and not on_device)
         return {"accept_sparse": "csr", "dtype": floats[::-1] if wide else floats}
 
@@ -247,7 +247,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         return self.network_.backend
 
     def _outputs(self, X: Any, method: str) -> Array:
-        """Return what the network says, on the host or on the device, wherever X is."""
+        """Return the outputs of the network, on the host or the device, where X is."""
         check_is_fitted(self, "network_")
         model, home = self.network_, home_of(X)
         fed = home.name == "numpy" and not (self._on_device and get_config()["array_api_dispatch"])
@@ -286,7 +286,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
         if "network_" in state:
             model = state["network_"]
             state["home_of"] = model.backend.spec
-            # a copy in which NumPy stands wherever that backend stood: no device is needed to read it
+            # a copy with NumPy in place of that backend: no device is needed to read it
             numpy = get_backend("numpy")
             state["network_"] = copy.deepcopy(model, {id(model.backend): numpy}).to(numpy)
         return state
@@ -298,7 +298,7 @@ class DenseEstimator(BaseEstimator):  # type: ignore[misc]
             return
         try:
             self.to(from_spec(home))
-        except Exception as error:  # whatever is wrong with the device, all that is needed is here
+        except Exception as error:  # whatever is wrong with the device, NumPy can compute
             self.to("numpy")
             warnings.warn(
                 f"this {type(self).__name__} was trained on {home}, which cannot be used here ({error}); "

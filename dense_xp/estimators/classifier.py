@@ -24,10 +24,10 @@ from dense_xp.training.sequential import Sequential
 
 @dataclass(eq=False, repr=False)
 class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
-    """A multi-layer perceptron that tells classes apart, with scikit-learn's interface.
+    """A multi-layer perceptron for classification, with scikit-learn's interface.
 
-    The last layer has an output for each class and learns by softmax and cross-entropy; where a sample has several
-    labels (a matrix of 0 and 1), it learns by a sigmoid for each.
+    The last layer has an output for each class. The loss is softmax cross-entropy; where a sample has several labels
+    (a matrix of 0 and 1), it is sigmoid cross-entropy.
 
     Parameters
     ----------
@@ -36,23 +36,23 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
     activation : str or Layer, or one for each hidden layer, default "relu"
         ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …, ``"linear"`` for none, or a layer such as ``ELU(0.5)``.
     scaling : {"robust"}, optional, default "robust"
-        What stands in front: :class:`~dense_xp.RobustScale`, so that features of any size and with outliers may come;
-        None for data that are scaled already.
+        First layer: :class:`~dense_xp.RobustScale`, for features of any size and with outliers; None for data that are
+        scaled already.
     n_bins : int, optional
-        How many bins each feature is encoded in at most, such as 16; see :class:`~dense_xp.PiecewiseLinear`.
+        Encode each feature in at most so many bins, such as 16; see :class:`~dense_xp.PiecewiseLinear`.
     n_members : int, default 1
-        How many networks learn side by side, each from its own initial weights. The mean of their probabilities
-        is what the classifier says, and what early stopping looks at.
+        How many networks learn side by side, each from its own initial weights. The classifier predicts the mean of
+        their probabilities, which early stopping uses too.
     dropout : float, default 0.0
         The share of each hidden layer that is left out in training.
     normalization : {"layer", "batch"}, optional
-        What stands between each hidden layer and its activation.
+        Between each hidden layer and its activation; by default none.
     optimizer : str or Optimizer or object with ``update``, default "adam"
         ``"adam"``, ``"sgd"`` …, or for instance ``SGD(0.1, momentum=0.9)``.
     learning_rate : float or Schedule, optional
-        In place of the optimizer's own; by default that, and 0.003 for ``"adam"`` by name.
+        By default that of the optimizer; 0.003 for the name ``"adam"``.
     weight_decay : float, optional
-        In place of the optimizer's own; by default that, and 0.3 for ``"adam"`` by name, where biases do not shrink.
+        By default that of the optimizer; 0.3 for the name ``"adam"``, where biases do not shrink.
     batch_size : int or "auto", default "auto"
         Samples in one step; ``"auto"`` is a hundredth of all, at least 64 and at most 512.
     max_epochs : int, default 200
@@ -63,12 +63,12 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
         Training ends when the loss has not fallen for more than so many epochs; None is never.
     early_stopping : bool or "auto", default "auto"
         Whether to hold back some data, stop when the loss on those no longer falls, and go back to the weights
-        with which it was lowest. ``"auto"`` is from 100 samples on, and never in ``partial_fit``.
+        with which it was lowest. ``"auto"`` does so from 100 samples on, and never in ``partial_fit``.
     validation_fraction : float, default 0.1
-        The share that is held back; of each class alike.
+        The share that is held back, the same of each class.
     stopping_metric : str, Metric or callable, optional
-        What must get better on the rows that are watched: by default the loss; ``"roc_auc"``, ``"log_loss"`` (the
-        loss), ``"accuracy"``, ``"f1"`` or any other metric of :meth:`dense_xp.Sequential.fit`.
+        What early stopping measures: by default the loss; ``"roc_auc"``, ``"log_loss"`` (the loss), ``"accuracy"``,
+        ``"f1"`` or any other metric of :meth:`dense_xp.Sequential.fit`.
     class_weight : dict or "balanced", optional
         How much each class counts; ``"balanced"`` lets all count alike, however many samples they have.
     warm_start : bool, default False
@@ -83,8 +83,8 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
         Where to train: ``"cupy"``, ``"torch:cuda"``, ``"jax"``, ``"auto"`` …. By default the setting in force; else,
         with ``array_api_dispatch``, where X is; else NumPy.
     dtype : {"auto", "float32", "float64"}, default "auto"
-        In which precision. ``"auto"`` is float32, and below 100 samples that of X unless X travels from the host to
-        another backend.
+        The precision. ``"auto"`` is float32; below 100 samples it is that of X, unless X moves from the host to another
+        backend.
 
     Attributes
     ----------
@@ -101,17 +101,17 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
     history_ : History
         What each epoch of the last ``fit`` measured.
     n_iter_ : int
-        How many epochs that had.
+        How many epochs the last ``fit`` had.
     loss_ : float
-        The loss over the training data in the last epoch, or in the one whose weights were brought back.
+        The loss over the training data in the last epoch, or in the one whose weights were restored.
     best_loss_ : float or None
-        The least of them, over all fits that went on from one another; None where it stopped early.
+        The least loss, over all fits that continued one another; None with early stopping.
     t_ : int
-        How many samples were learned from in these fits.
+        How many samples these fits trained on.
     n_layers_ : int
         How many layers there are, the input counted as one.
     out_activation_ : str
-        What makes probabilities of the outputs: ``"softmax"``, or ``"logistic"`` for several labels.
+        Turns outputs into probabilities: ``"softmax"``, or ``"logistic"`` for several labels.
 
     Examples
     --------
@@ -138,7 +138,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
         return self.network_
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, classes: Any = None) -> Self:
-        """Go once through these data, and keep what was learned before, the optimizer's state included.
+        """Train for one epoch on these data, from the current weights and optimizer state.
 
         Parameters
         ----------
@@ -247,7 +247,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):  # type: ignore[misc]
             return -softplus(-outputs) if self._multilabel else log_softmax(outputs)[0]
 
     def decision_function(self, X: Any) -> Array:
-        """Return the logits: what the last layer says.
+        """Return the logits.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""What the outputs of a regressor's network say: a mean or quantiles, and an interval around them.
+"""From the outputs of a regressor's network to a mean or quantiles, and an interval around them.
 
 An interval is ``[low - width · unit, high + width · unit]``. The width comes from the distribution that the loss
 assumes, or from rows that the network has not seen.
@@ -21,7 +21,7 @@ from dense_xp.learning.losses import Loss
 def units_of(
     loss: Loss, mean: np.ndarray[Any, Any], scale: np.ndarray[Any, Any]
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return what to add to each output of the network, and by what to multiply it first, for the units of the targets.
+    """Return shift and factor: ``output * factor + shift`` is in the units of the targets.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def units_of(
 
 
 def values_of(loss: Loss, outputs: Array) -> Array:
-    """Return what the outputs say of each target: a mean; a mean and the logarithm of a variance; ordered quantiles.
+    """Return for each target: a mean; a mean and the logarithm of a variance; or ordered quantiles.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def values_of(loss: Loss, outputs: Array) -> Array:
     Returns
     -------
     array, shape (n_samples, n_targets, outputs_per_target)
-        Where quantiles cross, they are exchanged, which brings them nearer to the true ones.
+        Quantiles that cross are sorted, which brings them nearer to the true ones.
     """
     xp, each = array_namespace(outputs), loss.outputs_per_target
     values = xp.reshape(outputs, (outputs.shape[0], outputs.shape[1] // each, each))
@@ -61,22 +61,22 @@ def values_of(loss: Loss, outputs: Array) -> Array:
 
 
 def band_of(loss: Loss, values: Array, coverage: float) -> tuple[Array, Array, Array]:
-    """Return where an interval starts from, below and above, and the unit of its width.
+    """Return where an interval starts, below and above, and the unit of its width.
 
     Parameters
     ----------
     loss : Loss
         What the network minimises.
     values : array, shape (n_samples, n_targets, outputs_per_target)
-        What :func:`values_of` returns.
+        From :func:`values_of`.
     coverage : float
-        The share of the targets that shall be inside.
+        The share of the targets that should be inside.
 
     Returns
     -------
     low, high, unit : array, shape (n_samples, n_targets)
-        Of quantiles those for this coverage, or else the outer two; the unit is 1. Of a distribution its mean, and a
-        standard deviation, or what that is proportional to.
+        For quantiles, those for this coverage or else the outer two; the unit is 1. For a distribution, `low` and
+        `high` are its mean; the unit is its standard deviation, up to a factor.
     """
     xp = array_namespace(values)
     if isinstance(loss, Quantile):
@@ -89,7 +89,7 @@ def band_of(loss: Loss, values: Array, coverage: float) -> tuple[Array, Array, A
 
 
 def _pair(loss: Quantile, coverage: float) -> tuple[int, int] | None:
-    """Return which quantiles have this share between them and the same share on either side, if any have."""
+    """Return the indices of the quantiles with this share between them and equal tails; None without them."""
     tail = 0.5 * (1.0 - coverage)
     wanted = [np.flatnonzero(np.isclose(loss.quantiles, q, rtol=0.0, atol=1e-9)) for q in (tail, 1.0 - tail)]
     return (int(wanted[0][0]), int(wanted[1][0])) if all(map(len, wanted)) else None
@@ -111,16 +111,16 @@ def assumed_width(loss: Loss, coverage: float) -> float:
 def conformal_width(
     band: tuple[Array, Array, Array], target: np.ndarray[Any, Any], coverage: float
 ) -> np.ndarray[Any, Any]:
-    """Return the width with which a new row is inside with at least this probability.
+    """Return the width with which the target of a new row is inside with at least this probability.
 
     Parameters
     ----------
     band : tuple of array, shape (n_samples, n_targets)
-        What :func:`band_of` says of rows that were not learned from.
+        From :func:`band_of`, for rows that were not trained on.
     target : numpy.ndarray, shape (n_samples, n_targets)
-        What was there.
+        Their true targets.
     coverage : float
-        The share of the targets that shall be inside.
+        The share of the targets that should be inside.
 
     Returns
     -------

@@ -18,13 +18,13 @@ from dense_xp.learning.optimizer import Optimizer
 from dense_xp.learning.optimizers import as_optimizer
 
 _START = "glorot_uniform"  # as in scikit-learn's perceptrons
-# for batches of 64; chosen like all defaults by one half of the tables of tests/benchmarks/tables.py
+# for batches of 64; like all defaults, chosen on one half of the tables in tests/benchmarks/tables.py
 _ADAM: dict[str, Any] = {"learning_rate": 0.003, "weight_decay": 0.3, "no_decay": ("w0", "gamma", "beta")}
 _AVERAGED = {"softmax": "softmax", "logistic": "sigmoid", "identity": "outputs", "exp": "outputs"}
 
 
 def front(estimator: Any, X: Any, weight: Any) -> list[Layer]:
-    """Return what stands before the hidden layers, made from the rows to learn from alone."""
+    """Return the layers before the hidden ones, fitted to the training rows alone."""
     scale = None if estimator.scaling is None else RobustScale.from_data(X, sample_weight=weight)
     layers: list[Layer] = [] if scale is None else [scale]
     if estimator.n_bins is not None:
@@ -60,7 +60,7 @@ def hidden(estimator: Any) -> list[Layer]:
 
 
 def end(estimator: Any, task: Task, *, first: bool) -> list[Layer]:
-    """Return the last layer, and the mean of the members if there are several; `first` if it is the only one."""
+    """Return the last layer, and the mean of the members if there are several; `first` without hidden layers."""
     members = int(estimator.n_members)
     layers: list[Layer] = [affine(task.learned["n_outputs_"], _START, members, first=first)]
     if members > 1:

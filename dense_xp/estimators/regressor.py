@@ -29,11 +29,11 @@ from dense_xp.training.sequential import Sequential
 
 @dataclass(eq=False, repr=False)
 class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
-    """A multi-layer perceptron that predicts numbers, with scikit-learn's interface.
+    """A multi-layer perceptron for regression, with scikit-learn's interface.
 
-    It learns targets that are brought to mean 0 and variance 1, so that learning rate and `tol` mean the same
-    whatever their units are. ``predict`` brings them back in float64, where the device has it, so that no digit of a
-    large mean is lost. Where the network predicts the logarithm of a mean, targets are divided by their mean alone.
+    It trains on targets scaled to mean 0 and variance 1, so that learning rate and `tol` do not depend on their units.
+    ``predict`` scales back in float64, if the device has it, so that no digit of a large mean is lost. If the network
+    predicts the logarithm of a mean, targets are only divided by their mean.
 
     Parameters
     ----------
@@ -48,23 +48,23 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     activation : str or Layer, or one for each hidden layer, default "relu"
         ``"relu"``, ``"tanh"``, ``"sigmoid"``, ``"gelu"`` …, ``"linear"`` for none, or a layer such as ``ELU(0.5)``.
     scaling : {"robust"}, optional, default "robust"
-        What stands in front: :class:`~dense_xp.RobustScale`, so that features of any size and with outliers may come;
-        None for data that are scaled already.
+        First layer: :class:`~dense_xp.RobustScale`, for features of any size and with outliers; None for data that are
+        scaled already.
     n_bins : int, optional
-        How many bins each feature is encoded in at most, such as 16; see :class:`~dense_xp.PiecewiseLinear`.
+        Encode each feature in at most so many bins, such as 16; see :class:`~dense_xp.PiecewiseLinear`.
     n_members : int, default 1
-        How many networks learn side by side, each from its own initial weights. The mean of their outputs is what the
-        regressor says, and what early stopping looks at.
+        How many networks learn side by side, each from its own initial weights. The regressor predicts the mean of
+        their outputs, which early stopping uses too.
     dropout : float, default 0.0
         The share of each hidden layer that is left out in training.
     normalization : {"layer", "batch"}, optional
-        What stands between each hidden layer and its activation.
+        Between each hidden layer and its activation; by default none.
     optimizer : str or Optimizer or object with ``update``, default "adam"
         ``"adam"``, ``"sgd"`` …, or for instance ``SGD(0.1, momentum=0.9)``.
     learning_rate : float or Schedule, optional
-        In place of the optimizer's own; by default that, and 0.003 for ``"adam"`` by name.
+        By default that of the optimizer; 0.003 for the name ``"adam"``.
     weight_decay : float, optional
-        In place of the optimizer's own; by default that, and 0.3 for ``"adam"`` by name, where biases do not shrink.
+        By default that of the optimizer; 0.3 for the name ``"adam"``, where biases do not shrink.
     batch_size : int or "auto", default "auto"
         Samples in one step; ``"auto"`` is a hundredth of all, at least 64 and at most 512.
     max_epochs : int, default 200
@@ -75,12 +75,12 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         Training ends when the loss has not fallen for more than so many epochs; None is never.
     early_stopping : bool or "auto", default "auto"
         Whether to hold back some data, stop when the loss on those no longer falls, and go back to the weights
-        with which it was lowest. ``"auto"`` is from 100 samples on, and never in ``partial_fit``.
+        with which it was lowest. ``"auto"`` does so from 100 samples on, and never in ``partial_fit``.
     validation_fraction : float, default 0.1
         The share that is held back.
     stopping_metric : str, Metric or callable, optional
-        What must get better on the rows that are watched: by default the loss; ``"r2"``, ``"mean_absolute_error"``
-        or any other metric of :meth:`dense_xp.Sequential.fit`.
+        What early stopping measures: by default the loss; ``"r2"``, ``"mean_absolute_error"`` or any other metric of
+        :meth:`dense_xp.Sequential.fit`.
     warm_start : bool, default False
         Whether ``fit`` goes on from the weights of the last ``fit``.
     random_state : int or numpy.random.RandomState, optional
@@ -93,8 +93,8 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         Where to train: ``"cupy"``, ``"torch:cuda"``, ``"jax"``, ``"auto"`` …. By default the setting in force; else,
         with ``array_api_dispatch``, where X is; else NumPy.
     dtype : {"auto", "float32", "float64"}, default "auto"
-        In which precision. ``"auto"`` is float32, and below 100 samples that of X unless X travels from the host to
-        another backend.
+        The precision. ``"auto"`` is float32; below 100 samples it is that of X, unless X moves from the host to another
+        backend.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     y_mean_, y_scale_ : list of float
         For each output of the network: ``output * y_scale_ + y_mean_`` is in the units of the targets.
     calibration_ : tuple of array, or None
-        What the network says of the rows in `calibrate`, and their targets.
+        The predictions for the rows of `calibrate`, and their targets.
     n_features_in_ : int
         How many features there are.
     feature_names_in_ : array of str
@@ -115,13 +115,13 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     history_ : History
         What each epoch of the last ``fit`` measured.
     n_iter_ : int
-        How many epochs that had.
+        How many epochs the last ``fit`` had.
     loss_ : float
-        The loss over the training data in the last epoch, or in the one whose weights were brought back.
+        The loss over the training data in the last epoch, or in the one whose weights were restored.
     best_loss_ : float or None
-        The least of them, over all fits that went on from one another; None where it stopped early.
+        The least loss, over all fits that continued one another; None with early stopping.
     t_ : int
-        How many samples were learned from in these fits.
+        How many samples these fits trained on.
     n_layers_ : int
         How many layers there are, the input counted as one.
     out_activation_ : str
@@ -148,7 +148,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
 
     @property
     def model_(self) -> Sequential:
-        """A copy of the network that predicts in the units of y: its last layer brings them back, in its own dtype."""
+        """A copy of the network that predicts in the units of y: its last layer scales back, in its own dtype."""
         model = copy.deepcopy(self.network_)
         last = next(layer for layer in reversed(model.layers) if isinstance(layer, Dense | DenseEnsemble))
         W, w0 = (to_numpy(last.weights[name]).astype(np.float64) for name in ("W", "w0"))
@@ -158,9 +158,9 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         return model
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Go once through these data, and keep what was learned before, the optimizer's state included.
+        """Train for one epoch on these data, from the current weights and optimizer state.
 
-        Mean and scale of the targets are those of the first call. What `calibrate` learned is forgotten.
+        Mean and scale of the targets are those of the first call. A calibration is discarded.
 
         Parameters
         ----------
@@ -202,7 +202,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
             if log_link:
                 mean = np.where(mean > 0, mean, 1.0)
             shift, factor = units_of(loss, mean, scale)
-        learned |= {"y_mean_": shift.tolist(), "y_scale_": factor.tolist()}  # plain numbers know no device
+        learned |= {"y_mean_": shift.tolist(), "y_scale_": factor.tolist()}  # plain numbers need no device
         learned |= {"_loss": loss, "calibration_": None}
         return Task(rows / mean if log_link else (rows - mean) / scale, weight, loss, learned)
 
@@ -217,7 +217,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         Returns
         -------
         array, shape (n_samples,) or (n_samples, n_targets)
-            As y was in ``fit``; on the device if X is there. Several quantiles are one more axis, the last.
+            As y was in ``fit``; on the device if X is there. Several quantiles add a last axis.
         """
         values = self._values(X, "predict")
         several = isinstance(self._loss, Quantile) and len(self._loss.quantiles) > 1
@@ -225,7 +225,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         return answers[:, 0, ...] if self._one_output else answers
 
     def _values(self, X: Any, method: str) -> Array:
-        """Return what the network says of each target, in its units; see :func:`values_of`."""
+        """Return the predictions for each target, in its units; see :func:`values_of`."""
         outputs = self._outputs(X, method)
         with self._model_backend.scope():
             if isinstance(outputs, np.ndarray):
@@ -236,7 +236,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
             return values_of(self._loss, outputs)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return R², or of quantiles the mean of D², the same for the pinball loss.
+        """Return R², or for quantiles the mean of D², its counterpart for the pinball loss.
 
         Parameters
         ----------
@@ -260,16 +260,16 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     # ------------------------------------------------------------------ intervals
 
     def calibrate(self, X: Any, y: Any) -> Self:
-        """Make intervals keep what they promise, with rows that were not learned from.
+        """Calibrate intervals with rows that were not trained on.
 
-        By split conformal prediction: if these rows and new ones come alike, an interval of
-        :meth:`predict_interval` holds the target of a new row with at least the probability that it is asked for,
-        whatever the network has learned. A ``fit`` forgets it.
+        This is split conformal prediction: if these rows and new ones are exchangeable, an interval of
+        :meth:`predict_interval` contains the target of a new row with at least the probability `coverage`, whatever
+        the network has learned. A ``fit`` discards the calibration.
 
         Parameters
         ----------
         X, y
-            Rows and targets as in :meth:`~dense_xp.estimators.base.DenseEstimator.fit`, but others.
+            Other rows and targets than in :meth:`~dense_xp.estimators.base.DenseEstimator.fit`, of the same form.
 
         Returns
         -------
@@ -292,17 +292,17 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
     def predict_interval(self, X: Any, coverage: float = 0.9) -> Array:
         """Return an interval for the target of each sample.
 
-        After :meth:`calibrate` for every loss: around the mean or the quantiles, with one width for all rows, or with
-        the standard deviation that the loss knows of. Without it for ``loss="gaussian"``, by the normal distribution,
-        and for ``loss="quantile"`` if `coverage` lies between two of the quantiles; what such intervals hold on new
-        rows is often less than that.
+        After :meth:`calibrate` it works for every loss: around the mean or the quantiles, with one width for all rows,
+        or in proportion to the standard deviation that the loss describes. Without, it works for ``loss="gaussian"``,
+        by the normal distribution, and for ``loss="quantile"`` if `coverage` lies between two of the quantiles; on new
+        rows such intervals often contain fewer targets than that.
 
         Parameters
         ----------
         X : array, sparse matrix or data frame, shape (n_samples, n_features)
             The samples.
         coverage : float, default 0.9
-            The share of the targets that shall be inside: above 0 and below 1.
+            The share of the targets that should be inside: above 0 and below 1.
 
         Returns
         -------
@@ -312,7 +312,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If nothing is known of that coverage, or `calibrate` had too few rows for it.
+            If the loss gives no interval of that coverage, or `calibrate` had too few rows for it.
 
         Examples
         --------
@@ -340,7 +340,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
             low, high = low - width * unit, high + width * unit
             if isinstance(loss, LogLink):  # no target is negative
                 low = xp.maximum(low, xp.zeros_like(low))
-            middle = 0.5 * (low + high)  # where a negative width leaves nothing, a point
+            middle = 0.5 * (low + high)  # a negative width may leave only a point
             ends = xp.stack([xp.minimum(low, middle), xp.maximum(high, middle)], axis=-1)
             return ends[:, 0, ...] if self._one_output else ends
 
@@ -351,8 +351,8 @@ class DenseRegressor(RegressorMixin, DenseEstimator):  # type: ignore[misc]
 
 
 def _mean_and_scale(rows: np.ndarray[Any, Any], weight: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return mean and standard deviation of each column; of a constant the latter is 1."""
-    # by a power of two, which changes no digit: squares neither overflow nor vanish
+    """Return mean and standard deviation of each column; 1 for that of a constant."""
+    # scaled by a power of two, which is exact, so that squares neither overflow nor vanish
     unit = np.ldexp(1.0, np.frexp(np.max(np.abs(rows), axis=0))[1] - 1)
     mean = np.average(rows / unit, axis=0, weights=weight)
     rest = rows / unit - mean

@@ -21,20 +21,20 @@ _SKLEARNS_NAMES = {"log_loss": "loss", "roc_auc": "auc"}
 
 
 def stopping_metric(estimator: Any, watched: Any) -> MetricLike | None:
-    """Return what is measured to stop by; None if that is the loss.
+    """Return the metric for early stopping; None for the loss.
 
     Parameters
     ----------
     estimator : DenseEstimator
         With the parameters of the user.
     watched : tuple or None
-        The rows, targets and weights of the user, if there are any.
+        The user's validation rows, targets and weights.
 
     Raises
     ------
     ValueError
-        If there are rows or a metric, and nothing stops early; if half of the rows is missing; or if nobody knows
-        the metric, or whether large values of it are good.
+        If there are rows or a metric, but no early stopping; if X_val or y_val is missing; or if the metric is unknown,
+        or whether large values of it are good.
     """
     if watched is not None and not estimator.early_stopping:
         raise ValueError("X_val and y_val are watched for early stopping: set early_stopping=True, or leave them out")
@@ -63,33 +63,33 @@ def stopping_metric(estimator: Any, watched: Any) -> MetricLike | None:
 def rows_to_watch(
     estimator: Any, given: tuple[Any, Any, Any], make_task: Callable[..., Task], task: Task, accepted: dict[str, Any]
 ) -> Any:
-    """Return rows of the user, with targets and weights, in the form of those to learn from.
+    """Return the user's validation rows, targets and weights in the form of the training data.
 
     Parameters
     ----------
     estimator : DenseEstimator
-        It has seen the rows to learn from, and how many features they have.
+        It has validated the training rows.
     given : tuple
         Rows, targets and weights.
     make_task : callable
-        Makes the form in which targets are learned; its first argument is the estimator.
+        Makes the task of some targets; its first argument is the estimator.
     task : Task
-        What was made of the targets to learn from.
+        That of the training targets.
     accepted : dict
-        What scikit-learn's validation lets through.
+        What scikit-learn's validation accepts.
     """
     X, y, weight = given
     numbers = isinstance(estimator, RegressorMixin)
     X, y = validate_data(estimator, X, on_host(y), reset=False, multi_output=True, y_numeric=numbers, **accepted)
-    learned = object.__new__(type(estimator))  # the estimator shall not know of the targets until all went well
+    learned = object.__new__(type(estimator))  # a copy: the estimator stays unchanged until all went well
     learned.__dict__.update(estimator.__dict__, **task.learned)
     own = make_task(learned, y, checked_weight(weight, X.shape[0]), True, task.learned.get("classes_"))
     return X, own.target, own.weight
 
 
 def held_back(estimator: Any, data: tuple[Any, ...], y: Any) -> Any:
-    """Return the data to learn from, and those to watch."""
-    # what counts for nothing says nothing about when to stop
+    """Return the training data and the validation data."""
+    # rows of weight 0 say nothing about when to stop
     counted = np.arange(len(y)) if data[2] is None else np.flatnonzero(data[2])
     labels = y[counted] if isinstance(estimator, ClassifierMixin) and y.ndim == 1 else None
     if estimator.early_stopping == "auto" and labels is not None:
@@ -107,7 +107,7 @@ def held_back(estimator: Any, data: tuple[Any, ...], y: Any) -> Any:
 
 
 def stopping(estimator: Any, epochs: int, metric: MetricLike | None, stops: bool) -> EarlyStopping:
-    """Return what ends a fit of at most so many epochs; one that `stops` early has rows to watch."""
+    """Return the callback that ends a fit; it watches the validation rows if `stops`, else the training loss."""
     name = "loss" if metric is None else next(iter(named_metrics([metric])))
     return EarlyStopping(
         f"val_{name}" if stops else "loss",

@@ -1,4 +1,4 @@
-"""What a network shall learn, and in which units."""
+"""What a network learns: targets in its units, weights and a loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dense_xp.learning.losses import Loss
 
 @dataclasses.dataclass
 class Task:
-    """What a network shall learn.
+    """What a network learns.
 
     Attributes
     ----------

@@ -1,1 +1,1 @@
-"""How right and how fast it is: error bounds, parity, benchmark, demo."""
+"""Evidence of accuracy and speed: error bounds, parity, benchmark, demo."""

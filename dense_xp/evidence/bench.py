@@ -1,9 +1,8 @@
 """How fast the backends of this machine are, side by side: one layer, one step, one epoch, one prediction.
 
-All backends do the same work on the same data, called in turn, in rounds, so that whatever else the machine
-does hits all alike. A number is the median over rounds; a ratio is the median of the ratios within a round. Where the
-time of a single answer counts, each call is timed by itself, and the 99th percentile is told as well. Who gives another
-answer than the first backend is left out.
+All backends do the same work on the same data, called in turn, in rounds, so that other load on the machine affects all
+alike. A time is the median over rounds; a ratio is the median of the ratios within a round. For latencies, each call is
+timed by itself, and the 99th percentile is reported too. A backend whose answer differs from the first is left out.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ GROWTH: dict[str, Callable[[Sequence[int], int], int]] = {
     "rows": lambda sizes, batch: batch,
     "classes": lambda sizes, batch: sizes[-1],
 }
-"""What grows in some of the steps, each a group, and how it is read off their sizes."""
+"""The groups of steps in which one size grows, and how to read it from the sizes of the network and the batch."""
 
 MOST_WEIGHTS, MOST_PRODUCTS = 1 << 25, 1 << 33
-"""The most weights, and multiplications in a forward pass, of sizes that are drawn: seconds, and not minutes."""
+"""The most weights, and multiplications in a forward pass, of random sizes: they take seconds, not minutes."""
 
 TOLERANCE = 5e-3
 """How far answers may be apart, as a share of the largest: a few steps of Adam magnify rounding errors."""
@@ -45,7 +44,7 @@ TOLERANCE = 5e-3
 _ROUND_SECONDS = 0.05  # each round repeats the work for about this long
 _PAUSE = 0.02  # before each: a library's threads spin for a while after its work, and would slow the next one
 
-Call = Callable[[], Any]  # does the work once; returns an array that is there when the work is done
+Call = Callable[[], Any]  # does the work once; returns an array that is ready when the work is done
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,13 @@ class Timing:
     seconds : float or None
         Median time of a call; None if it failed.
     samples_per_second : float or None
-        What that means for the data.
+        Throughput at that time.
     ratio : float or None
         Median ratio to the first backend.
     error : str
         Why it failed; empty if it did not.
     p99 : float or None
-        The time that one call in a hundred takes longer than; None unless each was timed by itself.
+        99th percentile of the times of calls; None unless each was timed by itself.
     """
 
     group: str
@@ -159,9 +158,9 @@ def _predict(batch: int, sizes: Sequence[int], group: str = "predict") -> Work:
 
 
 def drawn(seed: int, count: int) -> list[tuple[tuple[int, ...], int]]:
-    """Return sizes of networks, and of a batch, that nobody chose.
+    """Return random sizes of networks and batches.
 
-    Widths go up to 4,096, layers to 10, rows to 8,192 and classes to 50,000, small ones as often as large ones.
+    Widths go up to 4,096, rows to 8,192 and classes to 50,000, distributed log-uniformly; layers go up to 10.
 
     Parameters
     ----------
@@ -190,7 +189,7 @@ def drawn(seed: int, count: int) -> list[tuple[tuple[int, ...], int]]:
 
 
 def drawn_works(seed: int, count: int) -> list[Work]:
-    """Return a step, a prediction and the prediction of one row for each of the sizes that are drawn."""
+    """Return a step, a prediction and the prediction of one row for each of the random sizes."""
     return [
         work
         for sizes, batch in drawn(seed, count)
@@ -238,7 +237,7 @@ def _timed(backend: Backend, call: Call, times: int) -> float:
 
 
 def _wait(backend: Backend, result: Array) -> None:
-    """Fetch one number: it is there when everything before it is done."""
+    """Wait for the device, by fetching one number."""
     if result is not None and not isinstance(result, float | np.ndarray | np.generic):
         backend.to_numpy(result if result.ndim == 0 else result[(0,) * result.ndim])
 
@@ -268,13 +267,13 @@ def compare(work: Work, backends: Sequence[Backend], rounds: int = 7) -> list[Ti
         try:
             with backend.scope():
                 call = work.make(backend)
-                for _ in range(2):  # compiled, and the memory there
+                for _ in range(2):  # to compile and to allocate memory
                     once = _timed(backend, call, 1)
                 answer = _on_host(backend, call())
             expected = answer if expected is None else expected
             _check(answer, expected)
             calls[i], times[i] = call, max(1, round(_ROUND_SECONDS / once))
-        except Exception as error:  # such as memory that a device does not have: the others go on
+        except Exception as error:  # such as a lack of memory: the other backends go on
             errors[i] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     taken: dict[int, list[list[float]]] = {i: [] for i in calls}
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""Whether a backend computes what the theory of rounding errors promises, on the machine at hand.
+"""Check on this machine that a backend keeps the bounds of rounding error analysis.
 
 Each case is a pure function of arrays: a layer forward and backward, a loss with its gradient, a few steps of
 an optimizer. It runs on the backend, compiled as in training, and on :mod:`dense_xp.evidence.rounding`, which gives the
@@ -49,7 +49,7 @@ class Case:
     shape : tuple of int
         The shape of its input.
     function : callable
-        From arrays by name to arrays by name, pure.
+        A pure function from arrays by name to arrays by name.
     inputs : dict of str to numpy.ndarray
         Its arguments, on the host.
     """
@@ -160,7 +160,7 @@ SHAPES = ((1, 1, 1), (1, 5, 3), (17, 31, 13), (2, 3, 29, 7), (64, 784, 32), (3, 
 
 
 def cases(dtype: str, seed: int = 0, shapes: Iterable[tuple[int, ...]] = SHAPES) -> Iterator[Case]:
-    """Make the whole matrix for one dtype.
+    """Yield all cases for one dtype.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def precision_of(backend: Backend, dtype: str) -> rounding.Precision:
 
 
 def measure(case: Case, backend: Backend, dtype: str) -> Result:
-    """Run one case on a backend, and hold every number of it against its bound.
+    """Run one case on a backend, and compare the error of every number with its bound.
 
     Raises
     ------
@@ -252,7 +252,7 @@ def measure(case: Case, backend: Backend, dtype: str) -> Result:
     reference = exact(case, {key: backend.to_numpy(value) for key, value in placed.items()}, precision)
     worst = Result(case.name, dtype, case.shape, math.nan, "", 0)
     for output, value in actual.items():
-        if value.dtype != own_dtype:  # digits that were not asked for are as wrong as digits that are missing
+        if value.dtype != own_dtype:  # more digits are as wrong as fewer
             return dataclasses.replace(worst, share=math.inf, output=f"{output} is {value.dtype}")
         share, compared = share_of_bound(backend.to_numpy(value), reference[output])
         total = worst.compared + compared
@@ -264,7 +264,7 @@ def measure(case: Case, backend: Backend, dtype: str) -> Result:
 
 def exact(case: Case, inputs: dict[str, Any], precision: rounding.Precision) -> dict[str, rounding.Bounded]:
     """Return what a case gives in exact arithmetic, and the bounds of its entries."""
-    with np.errstate(all="ignore"):  # infinite bounds say that there is none
+    with np.errstate(all="ignore"):  # an infinite bound means none
         return case.function({key: rounding.bounded(value, precision) for key, value in inputs.items()})
 
 
@@ -330,7 +330,7 @@ class Row:
 def table(
     backend: Backend, dtypes: Sequence[str] = DTYPES, *, seed: int = 0, verbose: bool | None = None
 ) -> tuple[list[Row], dict[str, str]]:
-    """Run the whole matrix on a backend, and on NumPy beside it.
+    """Run all cases on a backend, and on NumPy for comparison.
 
     Parameters
     ----------
@@ -379,8 +379,8 @@ def table(
 
 def _tried(case: Case, backend: Backend, dtype: str) -> Result:
     try:
-        with np.errstate(all="ignore"):  # overflow is looked for on purpose
+        with np.errstate(all="ignore"):  # some cases overflow on purpose
             return measure(case, backend, dtype)
-    except Exception as error:  # what the library cannot do is a line of the table, and not its end
+    except Exception as error:  # an error is a line of the table, and does not end it
         why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         return Result(case.name, dtype, case.shape, math.inf, why, 0)

@@ -1,8 +1,8 @@
 """Arrays that carry a bound on their rounding error: an Array API namespace for error analysis.
 
 The layers are written against the standard, so they run on this namespace too. It computes in a higher
-precision and bounds, operation by operation, how far a computation in the precision under test may end up
-from there, in whatever order that sums, on whatever device. Every operation follows the standard model,
+precision and bounds, operation by operation, how far a computation in the precision under test may be
+from that, for any order of sums and any device. Every operation follows the standard model,
 
     fl(a ∘ b) = (a ∘ b)(1 + δ) + η,    |δ| ≤ u,    |η| ≤ the smallest normal number,
 
@@ -16,7 +16,7 @@ What the standard model does not cover:
 - exp, expm1, log, log1p and tanh count `ELEMENTARY` units of round-off; no library documents more.
 - 16-bit numbers are multiplied and summed in matrix products with float32 inside, and rounded at the end.
 - With TF32, the factors of a matrix product are first rounded to 11 bits.
-- A condition that rounding can turn over bounds its result by both branches.
+- If rounding can flip a condition, the result is bounded by both branches.
 
 References
 ----------
@@ -40,7 +40,7 @@ ELEMENTARY = 4
 _Host = np.ndarray[Any, Any]
 
 _WIDE = np.longdouble
-_U_WIDE = float(np.finfo(_WIDE).eps) / 2  # 2⁻⁶⁴ on x86; where it is 2⁻⁵³, the bounds just grow a little
+_U_WIDE = float(np.finfo(_WIDE).eps) / 2  # 2⁻⁶⁴ on x86; where it is 2⁻⁵³, the bounds are a little larger
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Bounded:
     value : array_like
         The numbers: what exact arithmetic gives, to the higher precision of this namespace.
     error : array_like
-        The bound for each of them; for booleans, 1 where rounding may turn them over.
+        The bound for each of them; for booleans, 1 where rounding may flip them.
     dtype : Precision
         The precision whose computation is bounded.
     """
@@ -147,11 +147,11 @@ class Bounded:
         return f"Bounded({self.value!r} ± {self.error!r}, {self.dtype.name})"
 
     def _same(self, function: Callable[[_Host], _Host]) -> Bounded:
-        """Move numbers about, without arithmetic."""
+        """Apply a function that moves numbers without arithmetic."""
         return Bounded(function(self.value), function(self.error), self.dtype)
 
     def _rounded(self, value: _Host, error: _Host, units: float = 1.0) -> Bounded:
-        """Add what this operation itself may lose, to what its arguments bring with them."""
+        """Add the rounding error of this operation to the error from its arguments."""
         size = np.abs(value) + error
         return Bounded(value, error + gamma(units, self.dtype.u + _U_WIDE) * size + self.dtype.tiny, self.dtype)
 
@@ -200,7 +200,7 @@ class Bounded:
     def __matmul__(self, other: Bounded) -> Bounded:
         A, B, precision = self, other, self.dtype
         k = self.shape[-1]
-        # without errors in the factors there is nothing to multiply them with
+        # products with errors that are all zero are skipped
         error = np.abs(A.value) @ B.error if np.any(B.error) else np.zeros(())
         if np.any(A.error):
             error = error + A.error @ (np.abs(B.value) + B.error)
@@ -369,7 +369,7 @@ def _asarray(values: Any, dtype: Precision | None = None, device: Any = None, co
 
 
 class _Namespace(SimpleNamespace):
-    """A namespace that counts as itself, as a module does: array-api-compat 1.12 puts them in a set."""
+    """A hashable namespace: array-api-compat 1.12 puts namespaces in a set."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 

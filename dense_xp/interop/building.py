@@ -1,4 +1,4 @@
-"""What the ways across have in common: the other library, if it is there, and a model from layers with weights."""
+"""What all conversions share: the import of an optional library, and a model from layers with weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def imported(module: str, extra: str) -> Any:
 
 
 def assembled(parts: Sequence[Part], **settings: Any) -> tuple[Sequential, Params]:
-    """Return layers as a model, and their params under its names: a part again, of a larger model.
+    """Return layers as a model, and their params under its names; together they may be a part of a larger model.
 
     An activation right behind a :class:`Dense` that has none becomes its own.
 
@@ -82,7 +82,7 @@ def finished(parts: Sequence[Part], **settings: Any) -> Sequential:
 
 
 def build(model: Chain, weights: Params) -> None:
-    """Build a model with these weights; parameters that are not among them, such as γ, have their usual start."""
+    """Build a model with these weights; parameters that are not among them, such as γ, get their initial values."""
     model.connect()
     model.build(None, _completed(model, weights))
 
@@ -91,7 +91,7 @@ def _completed(layer: Any, params: Params) -> Params:
     if layer.children:
         own = {key: _completed(inner, params.get(key, {})) for key, inner in layer.children.items()}
         return {key: value for key, value in own.items() if value}
-    given = {name: np.array(to_numpy(value)) for name, value in params.items()}  # the other model keeps its own
+    given = {name: np.array(to_numpy(value)) for name, value in params.items()}  # a copy: the other model keeps its own
     return (
         given if set(given) >= set(layer.param_shapes()) else {**layer.init_params(np.random.default_rng(0)), **given}
     )

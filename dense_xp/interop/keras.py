@@ -1,4 +1,4 @@
-"""Models from Keras 3, whatever it runs on: the same bits in the weights, or an error that names the layer.
+"""Models from Keras 3, on any of its backends: the same bits in the weights, or an error that names the layer.
 
 What differs: Keras' momentum is the weight of the *old* average, 0.99 where it is 0.01 here; its epsilon is 1e-3
 unless it says otherwise; its function leaky_relu has the slope 0.2, and its layer LeakyReLU 0.3.
@@ -25,19 +25,19 @@ from dense_xp.training.sequential import Sequential
 def from_keras(model: Any, *, backend: Any = None) -> Sequential:
     """Make a model of a ``keras.Sequential``.
 
-    Understood are Sequential (also within itself), Dense, BatchNormalization and LayerNormalization over the
+    Supported are Sequential (also nested), Dense, BatchNormalization and LayerNormalization over the
     last axis, Dropout, Activation, ReLU, LeakyReLU, ELU, Softmax; as activations by name relu, leaky_relu, elu,
     gelu (the exact one), selu, silu (swish), mish, tanh, sigmoid, softplus, softmax, linear. Identity and Flatten
-    are left out: a row is flat. An activation right behind a Dense that has none becomes its own. What is not trainable
-    in Keras is not trainable here; a normalization without scale or center gets 1 or 0 in its place. The
-    regularizers L1, L2 and L1L2 of weights come across, and the constraints MaxNorm, MinMaxNorm, UnitNorm and NonNeg.
+    are left out, as rows are flat. An activation right behind a Dense that has none becomes its own. What is not
+    trainable in Keras is not trainable here; a normalization without scale or center gets 1 or 0 in its place. The
+    regularizers L1, L2 and L1L2 of weights are converted, and the constraints MaxNorm, MinMaxNorm, UnitNorm and NonNeg.
 
     Parameters
     ----------
     model : keras.Sequential
         Built: it has seen a batch, or knows its input shape.
     backend : str or module or Backend, optional
-        Where the new model shall live; by default the setting in force.
+        Where the new model lives; by default the setting in force.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def _constraint(keras: Any, rule: Any) -> Any:
     kinds = keras.constraints
     if type(rule) is kinds.NonNeg:
         return NonNegative()
-    if getattr(rule, "axis", 0) not in (0, [0]):  # here it is a column whose norm counts
+    if getattr(rule, "axis", 0) not in (0, [0]):  # norms are those of columns here
         return None
     if type(rule) is kinds.UnitNorm:
         return UnitNorm()

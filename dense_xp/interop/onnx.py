@@ -1,11 +1,11 @@
 """To ONNX, the format of inference engines: a graph of the model's own mathematics.
 
-Nothing is written a second time here. ``forward`` is a pure function in terms of the Array API standard, so it
-also runs on ndonnx's arrays, which compute nothing and remember what was asked of them. The graph is therefore
-that of :meth:`Layer.forward` itself, for every layer with a pure half, those of your own included.
+No layer is implemented a second time. ``forward`` is a pure function in terms of the Array API standard, so it also
+runs on ndonnx's symbolic arrays, which only record operations. The graph is therefore that of :meth:`Layer.forward`
+itself, for every layer with a pure half, your own included.
 
-Only one thing is taken out of it again: ndonnx guards some operators against empty arrays, each by an ``If``
-with a branch of a hundred nodes. Engines that fuse and place operators do not look into branches.
+Only one thing is removed from it: ndonnx guards some operators against empty arrays, each by an ``If`` with a branch of
+a hundred nodes. Engines that fuse and place operators do not look into branches.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from dense_xp.support.trees import unflatten
 from dense_xp.tables.encoder import Encoder
 
 _BATCH = "batch"
-_GIVEN = "@"  # before names that are not ours while a graph is traced, so that they meet none of its own
+_GIVEN = "@"  # before the user's names while a graph is traced, so that they do not clash with its own
 
 LIMIT = 2**31 - 1
-"""The largest ONNX file, in bytes: that of the format that it is encoded in."""
+"""The largest ONNX file, in bytes: the limit of Protocol Buffers."""
 
 
 def export_onnx(
@@ -59,7 +59,7 @@ def export_onnx(
         An initialized model, a single layer, or a fitted :class:`~dense_xp.estimators.DenseClassifier` or
         :class:`~dense_xp.estimators.DenseRegressor`; of a regressor the output is of float64, in the units of y.
     path : path-like
-        Where to; a file that is there is replaced, at once and as a whole.
+        Where to; an existing file is replaced atomically.
     activation : str or Layer, optional
         Applied to the output: ``"softmax"`` where the model returns logits and the engine is to return
         probabilities.
@@ -69,14 +69,14 @@ def export_onnx(
         ``"float16"``, ``"float32"`` or ``"float64"``; by default that of the model. ONNX files of bfloat16
         are not written: export them as float32, which holds all their values.
     metadata : mapping of str to str, optional
-        What else the file is to say of itself, beside class and name of the model.
+        Further metadata, besides class and name of the model.
     table : Encoder, optional
-        What stands between a table and the model. The graph then has one input of shape (batch, 1) for each column that
+        The encoder between a table and the model. The graph then has one input of shape (batch, 1) for each column that
         is used, under its name: numbers as float64, texts, yes and no as strings, dates as days since 1970 in float64.
         Its outputs are the class of each row as a string, shape (batch,), and ``probabilities``, or the number in its
         unit, shape (batch, 1).
     missing : sequence of str
-        With a table: which values beside NaN and the empty text stand for a missing one.
+        With a table: which values, besides NaN and the empty text, stand for a missing one.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def export_onnx(
     TypeError
         If a layer has only the stateful methods, or its ``forward`` does not run on arrays of another library.
     ValueError
-        If a name or the dtype does not serve, the table is that of another model, or the file would be too large.
+        If a name or the dtype cannot be used, the table is that of another model, or the file would be too large.
         Nothing is written.
 
     References
@@ -191,7 +191,7 @@ def _proto(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]], sha
 
 
 def _graph(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]]) -> Any:
-    """Return the graph with its weights inside it, and without guards, detours and what nothing needs."""
+    """Return the graph with its weights, and without guards, identities and unused nodes."""
     inputs = [value for value in traced.input if value.name not in weights]
     outputs = [value.name for value in traced.output]
     names = {name: name.removeprefix(_GIVEN) for name in [*outputs, *(value.name for value in inputs)]}
@@ -234,8 +234,8 @@ def _graph(onnx: Any, traced: Any, weights: dict[str, np.ndarray[Any, Any]]) -> 
 def _unguarded(onnx: Any, nodes: Any, kinds: dict[str, str] | None = None) -> Iterator[Any]:
     """Yield nodes, and in the place of each ``If`` those of the branch for arrays that are not empty.
 
-    Comparing sizes with zero is the one thing that ndonnx writes an ``If`` for: a traced function has no others,
-    since it cannot branch on what it does not know.
+    ndonnx writes an ``If`` only to compare sizes with zero. A traced function has no others, as it cannot branch on
+    unknown values.
     """
     kinds = {} if kinds is None else kinds
     for node in nodes:

@@ -1,8 +1,7 @@
-"""The way from the columns of a table to the numbers of a network, and back, as part of an ONNX graph.
+"""From the columns of a table to the numbers of a network, and back, as part of an ONNX graph.
 
-The twin of :class:`~dense_xp.tables.Encoder` for symbolic arrays: the same features in the same order. What depends on
-a file and not on a value, such as how a number is written, is not in it. A missing number or date is NaN, a missing
-text is empty.
+It does on symbolic arrays what :class:`~dense_xp.tables.Encoder` does: the same features in the same order. It does not
+read files, so the notation of numbers is no part of it. A missing number or date is NaN, a missing text is empty.
 """
 
 from __future__ import annotations
@@ -116,10 +115,10 @@ def decoded(xp: Any, encoder: Encoder, output: Any) -> dict[str, Any]:
 
 
 def civil(xp: Any, days: Any) -> tuple[Any, Any, Any, Any]:
-    """Return year, month, weekday and day of the year of days, the last three from 0 on.
+    """Return year, month, weekday and day of the year of days, the last three counted from 0.
 
-    It is integer arithmetic on floating-point numbers, in which it is exact, and NaN stays NaN. The year begins in
-    March, so that a leap day is its last, and 400 of them have always 146,097 days.
+    It is integer arithmetic on floating-point numbers, which are exact here; NaN stays NaN. Years begin in March, so
+    that a leap day is the last of its year; 400 years always have 146,097 days.
 
     Parameters
     ----------
@@ -193,7 +192,7 @@ def _dates(xp: Any, columns: Sequence[Dates], x: Any) -> Iterator[Any]:
     absent = xp.astype(~known, xp.float64)
 
     def on_circle(turns: Any) -> list[Any]:
-        # the cosine is a sine too: ONNX Runtime has no other in float64
+        # the cosine as a shifted sine: ONNX Runtime has none in float64
         return [_filled(xp, known, xp.sin(turns * (2 * math.pi) + start)) for start in (0.0, math.pi / 2)]
 
     parts = {
@@ -222,12 +221,12 @@ def _filled(xp: Any, known: Any, x: Any) -> Any:
 
 
 def _one_hot(xp: Any, place: Any, n: int) -> Any:
-    """Return 1 in the place of each row, and 0 elsewhere; -1 and NaN have none."""
+    """One-hot encode the place of each row; -1 and NaN have none."""
     return xp.astype(place == xp.astype(xp.asarray(np.arange(n)[None, :]), place.dtype), xp.float64)
 
 
 def _places(column: Category, missing: Sequence[str]) -> dict[Any, int]:
-    """Return the place of each value, alike however it is spelled: 1, 1.0 and "1"; true, True and 1."""
+    """Return the place of each value in all its spellings: 1, 1.0 and "1"; true, True and 1."""
     absent = len(column.features) - 1 if column.missing else -1
     numbers = mark_numbers(missing)
     if column.of == "number":
@@ -247,5 +246,5 @@ def _places(column: Category, missing: Sequence[str]) -> dict[Any, int]:
 
 
 def _with_zeros(text: str) -> list[str]:
-    """Return a text, and if it is a whole number, the same with the zeros of a column that has a gap."""
+    """Return a text, and if it is a whole number, also its spellings with a decimal point."""
     return [text, f"{text}.", f"{text}.0"] if re.fullmatch(r"[+-]?[0-9]+", text) else [text]

@@ -15,16 +15,16 @@ def from_sklearn(estimator: Any, *, backend: Any = None) -> Sequential:
     """Make a model of a fitted ``MLPClassifier`` or ``MLPRegressor``.
 
     The model returns what the estimator has before its ``out_activation_``: numbers for a regressor (their
-    logarithm under the Poisson loss), logits for a classifier. Softmax turns those of several classes into
-    probabilities, the largest is that of ``classes_[logits.argmax(axis=1)]``; a single logit, or one for each
-    label, says yes where it is positive, with the probability that sigmoid gives.
+    logarithm under the Poisson loss), logits for a classifier. With several classes, softmax turns logits into
+    probabilities, and the most likely class is ``classes_[logits.argmax(axis=1)]``. A single logit, or one for each
+    label, is positive for yes, and sigmoid gives its probability.
 
     Parameters
     ----------
     estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
-        Fitted. What a pipeline does before it, such as scaling, is no part of it.
+        Fitted. Earlier steps of a pipeline, such as scaling, are not converted.
     backend : str or module or Backend, optional
-        Where the new model shall live; by default the setting in force.
+        Where the new model lives; by default the setting in force.
 
     Returns
     -------

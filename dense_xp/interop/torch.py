@@ -26,7 +26,7 @@ from dense_xp.training.sequential import Sequential
 _DENSE = {"weight": "W", "bias": "w0"}
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_variance"}
 _WITH_WEIGHTS = (Dense, LayerNorm, BatchNorm)
-_COUNTER = "num_batches_tracked"  # torch's, for an average that is not had here
+_COUNTER = "num_batches_tracked"  # torch's, for a cumulative average, which does not exist here
 
 _ALIKE = {kind.__name__: kind for kind in (ReLU, SELU, SiLU, Mish, Tanh, Sigmoid)}  # without settings, in both
 
@@ -36,9 +36,9 @@ _LINEAR_FROM = 40.0  # where softplus is the identity to every precision; torch'
 def from_torch(module: Any, model: Sequential | None = None, *, backend: Any = None) -> Sequential:
     """Make a model of a ``torch.nn.Sequential``, or of a state dict and a model that it fits.
 
-    Understood are Sequential (also within itself), Linear, LayerNorm over the last axis, BatchNorm1d, Dropout,
+    Supported are Sequential (also nested), Linear, LayerNorm over the last axis, BatchNorm1d, Dropout,
     ReLU, LeakyReLU, ELU, GELU (the exact one), SELU, SiLU, Mish, Tanh, Sigmoid, Softplus and Softmax. Identity and
-    Flatten are left out: a row is flat. A Linear and the activation right behind it become one :class:`Dense`. What
+    Flatten are left out, as rows are flat. A Linear and the activation right behind it become one :class:`Dense`. What
     requires no gradient is not trainable; a normalization without weight and bias gets 1 and 0, not trainable.
 
     Parameters
@@ -49,7 +49,7 @@ def from_torch(module: Any, model: Sequential | None = None, *, backend: Any = N
         For a state dict, which says nothing of activations: a model of the layers that its weights are for,
         in the order of the state dict. It is copied, and not changed.
     backend : str or module or Backend, optional
-        Where the new model shall live; by default where `model` does, or the setting in force.
+        Where the new model lives; by default where `model` does, or the setting in force.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def _parts(nn: Any, module: Any, path: str) -> list[Part]:
     parts: list[Part] = []
     if type(module) is nn.Flatten and (module.start_dim, module.end_dim) != (1, -1):
         raise _refusal(module, path, "only Flatten() does nothing to a row")
-    for key, inner in module._modules.items():  # and not children(), which leaves out what occurs twice
+    for key, inner in module._modules.items():  # children() would leave out a module that occurs twice
         here = f"{path}.{key}" if path else key
         if _is_chain(nn, inner):
             parts.append(assembled(_parts(nn, inner, here)))
@@ -236,7 +236,7 @@ def _filled(model: Sequential, state: Mapping[str, Any], backend: Any) -> Sequen
         path, _, name = key.rpartition(".")
         groups.setdefault(path, {})[name] = value
     if all(path.replace(".", "").isdigit() for path in groups):
-        # files sort names as text, "10" before "2": those of a Sequential say themselves in which order they are
+        # files sort names as text, "10" before "2"; those of a Sequential are numbers, which give the order
         groups = dict(sorted(groups.items(), key=lambda item: [int(step) for step in item[0].split(".")]))
     filled = copy.deepcopy(model)
     takers = list(_with_weights(filled))
@@ -355,7 +355,7 @@ def _modules(nn: Any, layer: Layer, target: Backend, trainable: bool) -> list[An
 
 
 _WRITERS: dict[type[Layer], Callable[[Any, Any], Any]] = {
-    # weights that are replaced are not drawn: that would use up torch's random numbers
+    # no weights are drawn only to be replaced: that would advance torch's random state
     Dense: lambda nn, layer: nn.utils.skip_init(
         nn.Linear, *layer.known_input_shape(), layer.n_units, bias=layer.use_bias
     ),

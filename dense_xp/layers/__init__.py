@@ -1,6 +1,6 @@
 """Layers: the contract, and one file for each kind.
 
-All kinds are imported with the first of them, as a configuration names any.
+All kinds are imported together, because a configuration may name any of them.
 """
 
 from dense_xp.layers import (  # noqa: F401

@@ -52,7 +52,7 @@ class ReLU(Activation):
     """
 
     def function(self, X: Array) -> tuple[Array, Any]:
-        """Return the value and itself, of which the sign is needed."""
+        """Return the value, also as the cache: the derivative needs its sign."""
         Y = array_namespace(X).maximum(X, 0.0)
         return Y, Y
 
@@ -106,7 +106,7 @@ class ELU(Activation):
     Parameters
     ----------
     alpha : float, default 1.0
-        Minus the value far left.
+        The function tends to :math:`-α` for :math:`x → -∞`.
     **kwargs
         See :class:`Layer`.
 
@@ -172,7 +172,7 @@ class SELU(Activation):
 
 
 class GELU(Activation):
-    r"""Gaussian error linear unit, :math:`x\,Φ(x)`, exact to rounding (no tanh in its place).
+    r"""Gaussian error linear unit, :math:`x\,Φ(x)`, exact to rounding (not the tanh approximation).
 
     References
     ----------
@@ -185,7 +185,7 @@ class GELU(Activation):
     """
 
     def function(self, X: Array) -> tuple[Array, Any]:
-        """Return x Φ(x), and the derivative, because Φ costs more than all the rest."""
+        """Return x Φ(x) and the derivative, which shares the costly Φ."""
         cdf, density = normal_cdf(wide := widened(X))
         return X * in_dtype(cdf, X.dtype), in_dtype(cdf + wide * density, X.dtype)
 
@@ -210,7 +210,7 @@ class SiLU(Activation):
     """
 
     def function(self, X: Array) -> tuple[Array, Any]:
-        """Return x σ(x), and both."""
+        """Return x σ(x), and the pair x and σ(x)."""
         s = sigmoid(X)
         return X * s, (X, s)
 
@@ -235,7 +235,7 @@ class Mish(Activation):
     """
 
     def function(self, X: Array) -> tuple[Array, Any]:
-        """Return x t with t = tanh(softplus(x)); and x, t and 1 - t, each from e⁻ˡˣˡ alone, without a difference."""
+        """Return x t with t = tanh(softplus(x)); and x, t and 1 - t, from e⁻ˡˣˡ and without cancellation."""
         xp = array_namespace(X)
         small = xp.exp(-xp.abs(X))
         above = xp.where(X < 0, small * (small + 2.0), 1.0 + 2.0 * small)
@@ -259,7 +259,7 @@ class Tanh(Activation):
     """
 
     def function(self, X: Array) -> tuple[Array, Any]:
-        """Return tanh(x), and itself."""
+        """Return tanh(x), also as the cache."""
         Y = array_namespace(X).tanh(X)
         return Y, Y
 
@@ -278,7 +278,7 @@ class Sigmoid(Activation):
     """
 
     def function(self, X: Array) -> tuple[Array, Any]:
-        """Return σ(x), and itself."""
+        """Return σ(x), also as the cache."""
         Y = sigmoid(X)
         return Y, Y
 
@@ -308,8 +308,8 @@ class Softplus(Activation):
 class Softmax(Layer):
     r"""Softmax along the last axis, :math:`y_i = e^{x_i} / \sum_j e^{x_j}`.
 
-    Its derivative is the full matrix :math:`∂y_i/∂x_j = y_i (δ_{ij} - y_j)`. For learning to classify,
-    leave it out and use :class:`SoftmaxCrossEntropy`, which has both in one and loses no digits.
+    Its derivative is the full matrix :math:`∂y_i/∂x_j = y_i (δ_{ij} - y_j)`. To train a classifier, leave it
+    out and use :class:`SoftmaxCrossEntropy`, which combines softmax and logarithm without loss of digits.
 
     References
     ----------
@@ -323,7 +323,7 @@ class Softmax(Layer):
     """
 
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
-        """Return the probabilities, and themselves; see :meth:`Layer.forward`."""
+        """Return the probabilities, also as the cache; see :meth:`Layer.forward`."""
         Y = log_softmax(X)[1]
         return Y, Y
 
@@ -356,7 +356,7 @@ ACTIVATIONS: Registry[Layer] = Registry(
 def get_activation(spec: str | Mapping[str, Any] | Layer | None) -> Layer | None:
     """Return an activation from its name, from what :func:`activation_config` wrote, or as it is.
 
-    ``None`` and ``"linear"`` are no activation.
+    ``None`` and ``"linear"`` mean no activation.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Layers in a row, as one layer.
 
-It is pure when all its layers are. Its parameters are theirs: it holds no array of its own.
+It is pure when all its layers are, and holds no arrays of its own.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Chain(Layer):
     ) -> None:
         super().__init__(name=name, dtype=dtype, backend=backend, rng=rng)
         self._items: dict[str, Layer] = {}
-        self._numbers: dict[str, int] = {}  # of each kind, the last that was given
+        self._numbers: dict[str, int] = {}  # the last number given to each kind of layer
         seen: set[int] = set()
         for layer in several("layers", layers):
             self._append(layer, seen)
@@ -76,8 +76,7 @@ class Chain(Layer):
         Raises
         ------
         TypeError, ValueError, RuntimeError
-            If it is not a layer, is in the model already or has a name that is, or if the model is
-            initialized.
+            If it is not a layer, if it or its name is in the model already, or if the model is initialized.
         """
         self._append(layer, set(map(id, self._items.values())))
 
@@ -176,7 +175,7 @@ class Chain(Layer):
         return {key: self._items[key].with_penalty(params[key], own) for key, own in grads.items()}
 
     def allowed(self, params: Params) -> Params:
-        """Return the parameters where the constraints want them, of the layers that learn."""
+        """Return the parameters after the constraints of the trainable layers."""
         learning = {key: own for key, own in params.items() if self._items[key].trainable}
         return {**params, **{key: self._items[key].allowed(own) for key, own in learning.items()}}
 
@@ -184,7 +183,7 @@ class Chain(Layer):
         """Return the shape of one output sample: that of the last layer."""
         return self.layers[-1].output_shape() if self._items else self.known_input_shape()
 
-    # ------------------------------------------------------------------ how it comes to life
+    # ------------------------------------------------------------------ initialization
 
     def build(self, optimizer: Any = None, params: Params | None = None) -> None:
         """Connect the shapes of the layers and build each; see :meth:`Layer.build`.
@@ -226,11 +225,11 @@ class Chain(Layer):
             try:
                 shape = tuple(layer.output_shape())
             except RuntimeError:
-                shape = None  # a layer that keeps the shape, before any layer that knows one
+                shape = None  # the layer keeps its input's shape, which is not known yet
         self.input_shape = self.input_shape or self.layers[0].input_shape
 
     def settle(self, backend: Backend) -> None:
-        """Call a backend home, for all layers."""
+        """Set the backend of all layers."""
         super().settle(backend)
         for layer in self.layers:
             layer.settle(backend)
@@ -250,12 +249,12 @@ class Chain(Layer):
         self.optimizer, self.steps, self.loss_scale = optimizer, 0, loss_scaling.INITIAL
 
     def with_layers(self, layers: Mapping[str, Layer]) -> Self:
-        """Return a model like this one with other layers under the same names, where this one lives.
+        """Return a copy of this model with other layers under the same names.
 
         Parameters
         ----------
         layers : mapping of str to Layer
-            Initialized, on the backend of this one.
+            Initialized, on the model's backend.
         """
         other = object.__new__(type(self))
         vars(other).update(self.__getstate__(), _items=dict(layers), _rng=copy.deepcopy(self._rng))
@@ -265,7 +264,7 @@ class Chain(Layer):
     # ------------------------------------------------------------------ the two passes, and the arrays
 
     def parameters(self) -> int:
-        """Count the scalars that training moves, over all layers."""
+        """Count the scalars of the parameters of all layers."""
         return sum(layer.parameters() for layer in self.layers)
 
     def _forward(self, X: Array, training: bool) -> Array:
@@ -286,7 +285,7 @@ class Chain(Layer):
 
     @property
     def params(self) -> Params:
-        """The params of the layers that have some, under their names."""
+        """The params of each layer that has any, by the layer's name."""
         return {key: layer.params for key, layer in self._items.items() if layer.params}
 
     @params.setter
@@ -318,9 +317,9 @@ class Chain(Layer):
         Parameters
         ----------
         config : mapping
-            As returned by :meth:`get_config`, or that through JSON.
+            As returned by :meth:`get_config`, possibly through JSON.
         custom : sequence of Layer classes
-            Classes beside the package's own that may occur in it.
+            Classes that may occur in it besides the package's own.
         """
         given = settings_of(cls.__name__, config, "layers")
         given["layers"] = [layer_of(item, custom) for item in several("layers", given["layers"])]

@@ -1,4 +1,4 @@
-"""What was asked for when a layer was made: its settings, and its configuration as plain values."""
+"""The settings that a layer is made with, and its configuration as plain values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def layer_of(spec: Any, custom: Sequence[type[Any]] = ()) -> Any:
     Raises
     ------
     TypeError, ValueError
-        If it is no such mapping, or the class or a setting is unknown.
+        If it is not such a mapping, or the class or a setting is unknown.
     """
     known = settings_of("a layer", spec, "class", "config")
     kind = layer_class(known["class"], custom)
@@ -48,14 +48,14 @@ def layer_of(spec: Any, custom: Sequence[type[Any]] = ()) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for when a layer was made.
+    """The settings that a layer is made with.
 
     Attributes
     ----------
     backend, dtype, rng
-        As in :class:`~dense_xp.layers.layer.Layer`; None where nothing was said.
+        As in :class:`~dense_xp.layers.layer.Layer`; None if not given.
     inherited : Settings or None
-        Those of the model that the layer is part of; they hold where the layer's own say nothing.
+        Those of the model that contains the layer, used where its own are None.
     """
 
     backend: Any = None

@@ -1,7 +1,7 @@
 """What a kind of layer writes: pure functions of arrays.
 
-They store nothing, and write into no array that they were given. So a whole training step can be compiled, checked
-or exported. :class:`~dense_xp.layers.layer.Layer` builds the stateful methods on them.
+They store nothing and do not write into their arguments. So a whole training step can be compiled, checked or exported.
+:class:`~dense_xp.layers.layer.Layer` builds the stateful methods on them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Contract:
     name: str | None = None
 
     buffers: ClassVar[tuple[str, ...]] = ()
-    """Names of the params that no gradient moves: running statistics."""
+    """Names of the params that have no gradient, such as running statistics."""
 
     integers: ClassVar[tuple[str, ...]] = ()
-    """Names of the buffers that hold integers, and so keep their own dtype: quantized weights."""
+    """Names of the buffers that hold integers and so keep their dtype, such as quantized weights."""
 
     _pure: ClassVar[bool] = False
 
@@ -69,7 +69,7 @@ class Contract:
         return self.known_input_shape()
 
     def param_shapes(self) -> dict[str, Any]:
-        """Return the shape of each array that :meth:`init_params` draws; by default it draws them to see.
+        """Return the shape of each array that :meth:`init_params` draws; by default it draws them to find out.
 
         Returns
         -------
@@ -144,7 +144,7 @@ class Contract:
         raise NotImplementedError(f"{type(self).__name__} has no backward")
 
     def parameter_gradients(self, params: Params, cache: Any, grad_Y: Array) -> Params:
-        """Return the second half of :meth:`backward`; a first layer need not compute the other half.
+        """Return the ``grads`` of :meth:`backward` alone, as a first layer needs no grad_X.
 
         Parameters
         ----------
@@ -166,8 +166,7 @@ class Contract:
     def draw_noise(self, rng: Rng, batch_shape: tuple[int, ...]) -> Any:
         """Draw on the host the random numbers that one training step on such a batch needs.
 
-        They are an input of the step, so that it stays a function of arrays and every backend sees the
-        same bits.
+        They are an input of the step, so that it stays a pure function and every backend sees the same bits.
 
         Parameters
         ----------
@@ -188,13 +187,13 @@ class Contract:
     def get_state(self) -> dict[str, Any]:
         """Return what the layer keeps beside its params: arrays and numbers by name, which are then copied.
 
-        A layer that writes only the stateful methods writes this and :meth:`set_state` to be saved, and to get its
-        arrays back from early stopping and after a step that failed.
+        A layer with only the stateful methods needs this and :meth:`set_state` to be saved, and to be restored by
+        early stopping or after a failed step.
         """
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`get_state` returned; from a file, the arrays come as NumPy's.
+        """Restore what :meth:`get_state` returned; arrays from a file are NumPy's.
 
         Parameters
         ----------
@@ -213,7 +212,7 @@ def with_inner(layer: Any) -> Iterator[Any]:
 def is_pure(layer: Contract) -> bool:
     """Whether the pure half describes what the stateful methods do, so that a step may be compiled.
 
-    It does not for a class that writes no pure half, or that overrides ``forward_pass`` or
-    ``backward_pass`` further down than the pure function that it rests on.
+    False without a pure half, or where ``forward_pass`` or ``backward_pass`` is overridden in a subclass of the class
+    that defines the pure function.
     """
     return layer._pure and (not (inner := layer.children) or all(map(is_pure, inner.values())))

@@ -1,9 +1,9 @@
-"""The fully connected layer: an affine map, its three gradients, and where its two arrays start.
+"""The fully connected layer: an affine map, its three gradients, and the initial values of its two arrays.
 
     Y      = X W + w0
     grad_X = grad_Y Wᵀ      grad_W = Xᵀ grad_Y      grad_w0 = sum of grad_Y over the batch
 
-An activation may follow; it is a layer of its own that this one hands its output on to.
+An activation may follow; it is a layer of its own, applied to the output.
 """
 
 from __future__ import annotations
@@ -52,10 +52,9 @@ class Dense(Layer):
     use_bias : bool, default True
         Whether there is a ``w0``.
     kernel_initializer : str or callable, default "fan_in_uniform"
-        Start of ``W``: a name, or ``f(shape, rng)`` that returns an array. The default draws uniformly
-        from ±1/√n_in.
+        Draws ``W``: a name, or ``f(shape, rng)`` that returns an array. The default draws uniformly from ±1/√n_in.
     bias_initializer : str or callable, default "zeros"
-        Start of ``w0``.
+        Draws ``w0``.
     name, dtype, backend, rng
         See :class:`Layer`.
 
@@ -64,11 +63,11 @@ class Dense(Layer):
     W : array, shape (n_in, n_units), or None
         The weights; None until the layer is initialized. Assignable.
     w0 : array, shape (1, n_units), or None
-        The biases; None also without bias. Assignable.
+        The biases; None also if `use_bias` is False. Assignable.
     layer_input : array or None
         The batch of the last ``forward_pass``.
     W_opt, w0_opt : Optimizer or object or None
-        What moves ``W`` and ``w0``, each with its own state.
+        The optimizers of ``W`` and ``w0``, each with its own state.
 
     Raises
     ------
@@ -149,12 +148,12 @@ class Dense(Layer):
         return product(grad_Z, params["W"].T), self._parameter_gradients(X, grad_Z)
 
     def parameter_gradients(self, params: Params, cache: Any, grad_Y: Array) -> Params:
-        """Return the gradients of ``W`` and ``w0`` alone, and save the third product."""
+        """Return the gradients of ``W`` and ``w0`` without the product for grad_X."""
         X, hidden = cache
         return self._parameter_gradients(X, self.through_activation(hidden, grad_Y))
 
     def through_activation(self, hidden: Any, grad_Y: Array) -> Array:
-        """Return the gradient with respect to the affine map from that with respect to the output.
+        """Return the gradient with respect to the activation's input.
 
         Parameters
         ----------
@@ -183,17 +182,17 @@ class Dense(Layer):
 
     @property
     def layer_input(self) -> Array:
-        """The batch of the last :meth:`Layer.forward_pass` of this layer, as it was computed with; None before that."""
+        """The batch of the last :meth:`Layer.forward_pass` in the layer's dtype; None before that."""
         return None if self._remembered is None else self._remembered[1][0]
 
     @property
     def W_opt(self) -> Any:
-        """What moves ``W``; see :meth:`Layer.optimizer_of`."""
+        """The optimizer of ``W``; see :meth:`Layer.optimizer_of`."""
         return self.optimizer_of("W")
 
     @property
     def w0_opt(self) -> Any:
-        """What moves ``w0``; see :meth:`Layer.optimizer_of`."""
+        """The optimizer of ``w0``; see :meth:`Layer.optimizer_of`."""
         return self.optimizer_of("w0")
 
     def get_config(self) -> dict[str, Any]:

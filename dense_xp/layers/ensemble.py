@@ -1,8 +1,8 @@
-r"""Several networks as one: their layers side by side, each with weights of its own.
+r"""An ensemble of K networks as one: their layers side by side, each with its own weights.
 
-What K members compute lies in one array, (n, K m) for m numbers of each. Where all see the same, K layers are one
-:class:`~dense_xp.Dense` of K m units; after that each member goes on with its own m numbers, by K products at once.
-Nothing crosses from one member to another, so each learns as it would alone.
+Activations are arrays of shape (n, K m), with m numbers for each member. The first layers all see the same input, so
+they are one :class:`~dense_xp.Dense` of K m units; each later layer is K matrix products at once. The members share no
+weights, so each learns as it would alone.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from dense_xp.support.trees import Params
 class DenseEnsemble(Layer):
     r"""K affine maps side by side, :math:`Y_k = X_k W_k + w_{0,k}`, one for each member of an ensemble.
 
-    The input has the numbers of all members side by side, and so has the output. The first layer of an ensemble, of
-    which all members see the same input, is a :class:`Dense` with the initializer :class:`EachMember`.
+    Input and output hold the numbers of all members side by side. The first layer of an ensemble, where all members
+    see the same input, is a :class:`Dense` with the initializer :class:`EachMember`.
 
     Parameters
     ----------
     n_units : int
         Number of outputs of each member.
     n_members : int
-        K.
+        Number of members, K.
     kernel_initializer : str or callable, default "fan_in_uniform"
-        Start of the ``W`` of each member.
+        Draws the ``W`` of each member.
     **kwargs
         See :class:`Layer`.
 
     Raises
     ------
     ValueError
-        If a number is not positive, or the input cannot be shared out.
+        If a number is not positive, or the number of inputs is not a multiple of K.
 
     Notes
     -----
@@ -114,7 +114,7 @@ class DenseEnsemble(Layer):
         return xp.permute_dims(each, (1, 0, 2))
 
     def _joined(self, xp: Any, each: Array, like: Array, n: int) -> Array:
-        """Undo this, with n numbers of each and the leading axes that another array has."""
+        """Undo :meth:`_apart`, with n numbers for each member and the leading axes of another array."""
         return xp.reshape(xp.permute_dims(each, (1, 0, 2)), (*_lead(like), self.n_members * n))
 
     def output_shape(self) -> tuple[int, ...]:
@@ -132,19 +132,19 @@ class DenseEnsemble(Layer):
 
 
 class EnsembleMean(Layer):
-    r"""The last layer of an ensemble: in training each member for itself, outside of it their mean.
+    r"""The last layer of an ensemble: the members' outputs in training, their mean outside of training.
 
     In training the output has one more axis, (..., K, n_outputs), for the loss of each member. Outside of training it
-    is (..., n_outputs), and ``of`` says of what it is the mean:
+    is (..., n_outputs), and ``of`` says what is averaged:
 
-    - ``"outputs"``: of the outputs themselves;
-    - ``"softmax"``: of the probabilities. The output is their logarithm, of which the softmax is the mean again;
-    - ``"sigmoid"``: likewise of probabilities that are one for each output; the output is their logit.
+    - ``"outputs"``: the outputs themselves;
+    - ``"softmax"``: the probabilities; the output is the logarithm of their mean, so that its softmax is that mean;
+    - ``"sigmoid"``: the probability of each output by itself; the output is the logit of their mean.
 
     Parameters
     ----------
     n_members : int
-        K, how many members there are.
+        Number of members, K.
     of : {"outputs", "softmax", "sigmoid"}, default "outputs"
         What is averaged.
     **kwargs
@@ -153,7 +153,7 @@ class EnsembleMean(Layer):
     Raises
     ------
     ValueError
-        If `of` is none of these, or the input cannot be shared out.
+        If `of` is none of these, or the number of inputs is not a multiple of K.
 
     Examples
     --------
@@ -219,7 +219,7 @@ class EnsembleMean(Layer):
 
 
 def _lead(X: Array) -> tuple[int, ...]:
-    """Return the leading axes for a reshape; of a matrix the number of rows, which a traced one does not know."""
+    """Return the leading axes for a reshape; -1 for a matrix, whose number of rows may be unknown while tracing."""
     return (-1,) if X.ndim == 2 else tuple(X.shape[:-1])
 
 

@@ -1,4 +1,4 @@
-"""What the first layers share whose numbers come from the rows of a training: how these are read, and their input."""
+"""The base class of first layers that learn their numbers from the training rows, and how these are read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dense_xp.layers.layer import Layer
 
 
 class FromData(Layer):
-    """A layer with numbers for each feature, which :meth:`from_data` of a subclass learns."""
+    """A layer with numbers for each feature; subclasses learn them in ``from_data``."""
 
     does: ClassVar[str]
-    """What it does with features, for an error."""
+    """What the layer does with features, for error messages."""
 
     def __init__(self, n_features: int, **kwargs: Any) -> None:
         self.n_features = n_features
@@ -35,16 +35,16 @@ class FromData(Layer):
 
 
 def rows_to_learn_from(X: Any, sample_weight: Any, what: str) -> tuple[Callable[[int], Any], Any, tuple[int, int]]:
-    """Return what reads a column of the rows of a training, the weights of the rows, and the shape.
+    """Return a function that reads a column of the training rows, the weights of the rows, and the shape.
 
     Parameters
     ----------
     X : array or sparse matrix, shape (n_samples, n_features)
-        The rows, wherever they lie.
+        The rows, on any device.
     sample_weight : array_like, shape (n_samples,), optional
         How much each row counts.
     what : str
-        What is learned, for an error.
+        What is learned, for error messages.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def rows_to_learn_from(X: Any, sample_weight: Any, what: str) -> tuple[Callable[
     Raises
     ------
     ValueError
-        If X is no matrix with rows, or the weights do not fit.
+        If X is not a matrix with rows, or the weights do not fit.
     """
     X = X.tocsc() if hasattr(X, "tocsc") else to_numpy(X)
     if len(X.shape) != 2 or not X.shape[0]:

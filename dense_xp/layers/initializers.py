@@ -1,4 +1,4 @@
-"""Where weights start: the fan rules, drawn on the host, so that a seed gives the same bits everywhere.
+"""Initializers of weights. They draw on the host, so that a seed gives the same bits on every backend.
 
 An initializer is a function ``f(shape, rng)`` that returns a NumPy array. `shape` is (n_in, n_out), and
 `rng` a ``numpy.random.Generator`` or the module ``numpy.random``; only what both have is used.
@@ -149,12 +149,12 @@ class _LeCun(_FanRule):
 
 @dataclass(frozen=True)
 class FanInUniform:
-    """Uniform in ±1/√n_in: the reference's own start, and that of torch's linear layer.
+    """Uniform in ±1/√n_in: the default of :class:`Dense`, and of torch's linear layer.
 
     References
     ----------
     .. [1] Y. LeCun, L. Bottou, G. Orr and K.-R. Müller, "Efficient BackProp", 1998, sec. 4.6, gives the
-       scale 1/√n_in; as the limit of a uniform draw its variance is a third of theirs.
+       scale 1/√n_in as a standard deviation; as the limit of a uniform draw it gives a third of that variance.
 
     Examples
     --------
@@ -296,14 +296,14 @@ Initializer: TypeAlias = Callable[[tuple[int, int], Any], Any]
 
 @dataclass(frozen=True)
 class EachMember(Checked):
-    """Weights of an ensemble whose members see the same input: the columns of each member are drawn for themselves.
+    """Weights of an ensemble whose members see the same input: the columns of each member are drawn separately.
 
     Parameters
     ----------
     initializer : str or callable
-        How those of one member start.
+        Draws the columns of one member.
     n_members : int
-        How many members stand side by side.
+        Number of members.
 
     Examples
     --------

@@ -1,14 +1,13 @@
-"""A layer: the two passes by hand, on top of its pure half.
+"""The base class of layers: stateful passes on top of pure functions.
 
 A kind of layer writes the pure half: :meth:`Layer.init_params`, :meth:`Layer.forward`, :meth:`Layer.backward`,
-:meth:`Layer.output_shape`. :class:`Layer` builds the stateful half on them, once for all: ``initialize``,
+:meth:`Layer.output_shape`. :class:`Layer` builds the stateful half on them: ``initialize``,
 ``forward_pass``, ``backward_pass``.
 
-A layer may instead override the stateful methods alone, in whatever library it likes; everything that drives layers
-then calls those.
+A layer may instead override the stateful methods alone, with any library; models then call those.
 
-The class stands on four others, each in a file of its own: what a layer computes (``contract``), what was asked for
-(``configured``), where it lives (``placed``), and the rules for its weights (``rules``).
+The class inherits from four others, each in its own file: what a layer computes (``contract``), its settings
+(``configured``), its backend and arrays (``placed``), and the rules for its weights (``rules``).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Layer(Ruled):
     name : str, optional
         Name in summaries and in the names of weights; by default that of the class.
     dtype : str, optional
-        Dtype of parameters and results: ``"float32"`` unless said otherwise.
+        Dtype of parameters and results; by default ``"float32"``.
     backend : str or module or Backend, optional
         Where the layer lives; by default the setting in force when it is initialized.
     rng : int or numpy.random.Generator, optional
@@ -50,11 +49,11 @@ class Layer(Ruled):
     regularizers : mapping of str to Regularizer
         What parameters add to the loss; see :meth:`regularized`.
     constraints : mapping of str to callable
-        What parameters are held to after each step; see :meth:`constrained`.
+        What is applied to parameters after each step; see :meth:`constrained`.
     """
 
-    _draws_noise: ClassVar[bool] = False  # whether the class writes draw_noise, and updated_buffers:
-    _has_buffers: ClassVar[bool] = False  # two calls less where a whole pass takes two microseconds
+    _draws_noise: ClassVar[bool] = False  # whether the class defines draw_noise, and updated_buffers:
+    _has_buffers: ClassVar[bool] = False  # this saves two calls where a whole pass takes two microseconds
     _dtype: Any = None  # the backend's dtype object
     _fast_type: Any = None  # arrays of this type and dtype, and of the shape of the last batch, need no checking
     _last_shape: Any = None
@@ -72,7 +71,7 @@ class Layer(Ruled):
         )
 
     def settle(self, backend: Backend) -> None:
-        """Call a backend home; the last batch is forgotten."""
+        """Set the backend, and forget the last batch."""
         super().settle(backend)
         self._dtype, self._remembered, self._last_shape = backend.dtype(self.dtype), None, None
         self._scoped = backend.needs_scope or self._draws_noise
@@ -80,12 +79,12 @@ class Layer(Ruled):
 
     @property
     def compiled(self) -> dict[Any, Any]:
-        """Functions that were compiled for this layer; they live as long as it does, and are no part of its state."""
+        """Functions compiled for this layer; they are not part of its state."""
         functions: dict[Any, Any] = vars(self).setdefault("_compiled", {})
         return functions
 
     def __getstate__(self) -> dict[str, Any]:
-        # the last batch is no part of the layer, and the rest is found again
+        # the last batch is not part of the state, and the rest is set again
         unwanted = ("_remembered", "_last_shape", "_dtype", "_fast_type", "_scoped", "_compiled")
         return {key: value for key, value in super().__getstate__().items() if key not in unwanted}
 
@@ -123,7 +122,7 @@ class Layer(Ruled):
                 return self._forward(X, training)
         try:
             return self._forward(X, training)
-        except FloatingPointError:  # numpy.seterr says so: again, where it says nothing; to ask each time costs a third
+        except FloatingPointError:  # by numpy.seterr: again in a scope, which in every call would cost a third
             with self.scope():
                 return self._forward(X, training)
 
@@ -156,9 +155,9 @@ class Layer(Ruled):
         Raises
         ------
         RuntimeError
-            If there was no forward pass, or the layer is to learn and has no optimizer.
+            If there was no forward pass, or a trainable layer has no optimizer.
         ValueError, ForeignArrayError
-            If the gradient has the wrong shape or lives elsewhere. The layer is left as it was.
+            If the gradient has the wrong shape, library or device. The layer is left as it was.
         """
         if self._remembered is None:
             raise RuntimeError(f"{self.layer_name()}: backward_pass needs a forward_pass before it")
@@ -215,6 +214,6 @@ class Layer(Ruled):
 
 
 def _rests_on(cls: type[Layer], stateful: str, pure: str) -> bool:
-    """Whether the stateful method of a class does what its pure function says: nobody wrote it anew above that."""
+    """Whether a stateful method matches its pure function: it is not overridden below the class that defines that."""
     writer = {name: next(kind for kind in cls.__mro__ if name in vars(kind)) for name in (stateful, pure)}
     return writer[stateful] is Layer or issubclass(writer[pure], writer[stateful])

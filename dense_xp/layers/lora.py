@@ -2,8 +2,8 @@
 
     Y = act(X W + w0 + (α/r) (X A) B)      A of shape (n_in, r), B of shape (r, n_units)
 
-Only A and B learn. B starts at zero, so that at first nothing changes; in the end the product is added to W, and
-what is left is a plain layer that costs what it did before.
+Only A and B learn. B starts at zero, so that at first nothing changes; in the end the product is added to W, which
+leaves a plain layer at the old cost.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from dense_xp.support.trees import Params
 class LoRA(Layer):
     r"""A frozen :class:`Dense` with an adapter, :math:`Y = \mathrm{act}(X W + w_0 + \frac{α}{r} (X A) B)`.
 
-    A starts normal with the variance 1/n_in, B at zero. Around a dense layer that is initialized it is so too, in
-    the same place and with the same arrays: it computes the same, and learns once it has an optimizer. A later
-    ``initialize`` draws A and B anew, and never W.
+    A starts normal with the variance 1/n_in, B at zero. Made from an initialized dense layer, it is initialized too, on
+    the same backend and with the same arrays: it computes the same, and learns once it has an optimizer. A later
+    ``initialize`` draws A and B anew, but never W.
 
     Parameters
     ----------
@@ -43,14 +43,14 @@ class LoRA(Layer):
     rank : int
         The rank r of what is added to W; at most n_in and n_units.
     alpha : float, optional
-        The scale α, by which a change of the rank need not change the learning rate; by default r.
+        The scale α, with which one learning rate suits every rank; by default r.
     **kwargs
         See :class:`Layer`; by default those of the dense layer.
 
     Raises
     ------
     TypeError
-        If it is no :class:`Dense`.
+        If `dense` is not a :class:`Dense`.
     ValueError
         If rank or alpha is out of range.
 
@@ -160,7 +160,7 @@ class LoRA(Layer):
         """Return ``(n_units,)``."""
         return (self.n_units,)
 
-    # ------------------------------------------------------------------ the way back
+    # ------------------------------------------------------------------ merging
 
     def merge(self) -> Dense:
         """Return a plain :class:`Dense` with the weights W + (α/r) A B, that computes the same.
@@ -193,15 +193,15 @@ class LoRA(Layer):
 def add_lora(model: Layer, rank: int, *, alpha: float | None = None) -> Any:
     """Return a trained model with an adapter on every :class:`Dense`, and everything else frozen.
 
-    The model itself is not changed. The new one computes the same until it is trained, with an optimizer that
-    it is given in ``fit``.
+    The model itself is not changed. The new one computes the same until it is trained; it gets its optimizer in
+    ``fit``.
 
     Parameters
     ----------
     model : Layer
         Initialized.
     rank, alpha
-        See :class:`LoRA`. A layer with fewer inputs or outputs than `rank` gets as many, and the same scale.
+        See :class:`LoRA`. In a layer with fewer inputs or outputs the rank is lower; the scale stays the same.
 
     Returns
     -------
@@ -225,7 +225,7 @@ def add_lora(model: Layer, rank: int, *, alpha: float | None = None) -> Any:
     model.built()
     rank = integer("rank", rank)
     scale = 1.0 if alpha is None else real("alpha", alpha, "(0, inf)") / rank
-    rng = None if model.rng is np.random else copy.deepcopy(model.rng)  # the model's goes on undrawn
+    rng = None if model.rng is np.random else copy.deepcopy(model.rng)  # draw nothing from the model's own
 
     def adapted(layer: Layer) -> Layer:
         if type(layer) is not Dense:
@@ -237,7 +237,7 @@ def add_lora(model: Layer, rank: int, *, alpha: float | None = None) -> Any:
 
     new = replaced(model, adapted)
     for layer in with_inner(new):
-        if not layer.children:  # a model learns where its layers do
+        if not layer.children:  # a container has no parameters of its own
             layer.trainable = isinstance(layer, LoRA)
     return new
 

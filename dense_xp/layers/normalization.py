@@ -25,7 +25,7 @@ from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
 Means: TypeAlias = Callable[..., list[Array]]
-"""Takes an axis and arrays: over one sample, or over the whole batch."""
+"""A function of an axis and arrays that returns their means, over one sample or over the whole batch."""
 
 
 class _Normalization(Layer):
@@ -105,8 +105,8 @@ class LayerNorm(_Normalization):
 class BatchNorm(_Normalization):
     r"""Batch normalization: each feature has mean 0 and variance 1 over the batch in training.
 
-    Outside of training, running averages of mean and variance take their place. They are buffers: part of
-    the weights, and moved by no gradient. As in torch, the running variance is the unbiased one.
+    Outside of training, running averages of mean and variance take their place. They are buffers: saved
+    with the weights, but without a gradient. As in torch, the running variance is the unbiased one.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ class BatchNorm(_Normalization):
 
 
 def _moments(X: Array, axis: int | tuple[int, ...], means: Means) -> tuple[Array, Array]:
-    """Return mean and variance; the second pass over the differences keeps the digits of the variance."""
+    """Return mean and variance, in two passes, which avoids cancellation in the variance."""
     (mean,) = means(axis, X)
     (variance,) = means(axis, array_namespace(X).square(X - mean))
     return mean, variance

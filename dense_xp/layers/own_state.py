@@ -1,6 +1,6 @@
-"""What layers keep beside their params: saved, and brought back, through two methods that they write.
+"""What layers keep beside their params: saved and restored through two methods that they define.
 
-A layer that writes only the stateful methods has its arrays where nobody else finds them.
+A layer with only the stateful methods keeps its arrays where nothing else finds them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dense_xp.layers.contract import Contract, is_pure
 
 
 def has_own_state(layer: Contract) -> bool:
-    """Whether a layer says what it keeps beside its params."""
+    """Whether a layer defines ``get_state``."""
     return type(layer).get_state is not Contract.get_state
 
 
@@ -31,12 +31,12 @@ def own_states(model: Contract) -> dict[str, dict[str, Any]]:
 
 
 def restore_own_states(model: Contract, states: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give each layer a copy of what it kept.
+    """Restore what each layer kept, from a copy.
 
     Raises
     ------
     ValueError
-        If these are not the layers of the model that keep something.
+        If the states are not those of the model's layers.
     """
     layers = {path: layer for path, layer in _with_paths(model) if has_own_state(layer)}
     if set(layers) != set(states):
@@ -71,7 +71,7 @@ def refuse_closed(model: Contract, what: str) -> None:
     model : Layer
         With all its layers.
     what : str
-        What cannot be done with them.
+        What cannot keep such arrays, for the message: ``"a model file"``.
     """
     if names := closed_layers(model):
         raise ValueError(f"{what} cannot keep what is in {how_to_open(names)}")

@@ -1,4 +1,4 @@
-"""The hidden layers of a multi-layer perceptron, from the few words that describe them."""
+"""The hidden layers of a multi-layer perceptron, from a few settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def hidden_layers(
     dropout: float = 0.0,
     n_members: int = 1,
 ) -> list[Layer]:
-    """Return a dense layer of each size with its activation; normalization stands between the two, dropout behind.
+    """Return a dense layer of each size with its activation; normalization comes between the two, dropout after both.
 
     Parameters
     ----------
@@ -33,13 +33,13 @@ def hidden_layers(
     activations : sequence of str or Layer
         One for each; a layer becomes part of the model.
     kernel_initializer : str
-        Start of the weights.
+        Initializer of the weights.
     normalization : {"layer", "batch"}, optional
-        Which, if any.
+        By default none.
     dropout : float, default 0.0
         The share of each layer that is left out in training.
     n_members : int, default 1
-        How many perceptrons stand side by side; the input is the same for all.
+        Number of perceptrons side by side, all with the same input.
 
     Examples
     --------
@@ -61,16 +61,16 @@ def hidden_layers(
 
 
 def affine(n_units: int, kernel_initializer: str, n_members: int, *, first: bool) -> Dense | DenseEnsemble:
-    """Return an affine map with so many outputs for each of some members.
+    """Return an affine map for each member of an ensemble, as one layer.
 
     Parameters
     ----------
     n_units : int
         Outputs of each member.
     kernel_initializer : str
-        Start of the weights of each.
+        Initializer of each member's weights.
     n_members : int
-        How many they are.
+        Number of members.
     first : bool
         Whether all members see the same input.
 

@@ -1,11 +1,11 @@
-r"""Numbers as piecewise-linear functions of themselves: an input for networks that see little in a single number.
+r"""Piecewise-linear encoding: several numbers for each feature, from which networks learn more easily than from one.
 
 A feature with the edges :math:`b_0 < … < b_T` becomes T numbers, one for each of its bins,
 
     e_t(x) = (x - b_{t-1}) / (b_t - b_{t-1})
 
-held to at least 0, but for the first bin, and to at most 1, but for the last. So the bins below x are 1, those above it
-are 0, and between the edges nothing is lost. A dense layer behind it is a piecewise-linear function of each feature.
+clipped to at least 0 except in the first bin, and to at most 1 except in the last. So the bins below x are 1, those
+above it 0, and no information is lost. A dense layer after it is a piecewise-linear function of each feature.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
 IDENTITY = (0.0, 1.0)
-"""The edges of one bin in which every number is itself."""
+"""The edges of a single bin, which leaves every number as it is."""
 
 
 class PiecewiseLinear(FromData):
     r"""Piecewise-linear encoding of numbers, a first layer; :meth:`PiecewiseLinear.from_data` learns its bins.
 
     Each feature becomes as many numbers as it has bins. They rise from 0 to 1 one after the other, as the feature rises
-    from edge to edge; below the first edge and above the last the outer bins go on as lines.
+    from edge to edge; below the first edge and above the last, the outer bins extrapolate linearly.
 
     .. math:: e_t(x) = \frac{x - b_{t-1}}{b_t - b_{t-1}}, \quad
        e_t ≥ 0 \text{ if } t > 1, \quad e_t ≤ 1 \text{ if } t < T
 
-    Its arrays are buffers: they are saved and moved like weights, and no gradient moves them.
+    Its arrays are buffers: saved and moved to devices like weights, but without a gradient.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class PiecewiseLinear(FromData):
         return dict.fromkeys(self.buffers, self.output_shape())
 
     def init_params(self, rng: Rng) -> Params:
-        """Return, for each bin, its feature, where it starts, how wide it is, and to what it is held."""
+        """Return, for each bin, its feature, start and width, and the limits that it is clipped to."""
         bins = self._bins()
         last = np.cumsum(bins) - 1
         first = last + 1 - bins
@@ -138,7 +138,7 @@ class PiecewiseLinear(FromData):
         return np.repeat(np.arange(len(self.edges), dtype="int64"), self._bins())
 
     def check_params(self, params: Params) -> None:
-        """Raise ValueError if the bins belong to other features: no file may name one that is not there."""
+        """Raise ValueError if the bins belong to other features: a file could name any."""
         if not np.array_equal(to_numpy(params["column"]), self._column()):
             raise ValueError(f"the weight 'column' of {self.layer_name()} does not fit its edges")
 
@@ -146,14 +146,14 @@ class PiecewiseLinear(FromData):
         """Return the encoded numbers and where each lies in its bin; see :meth:`Layer.forward`."""
         xp = array_namespace(X)
         column, matrix = params["column"], X.ndim == 2
-        # of a matrix column by column, which takes NumPy a third of the time
+        # a matrix by its columns, which takes NumPy a third of the time
         place = xp.take(X.T, column, axis=0).T if matrix else xp.take(X, column, axis=-1)
         place -= params["start"]  # place is ours
         place /= params["width"]
         return xp.minimum(xp.maximum(place, params["least"]), params["most"]), place
 
     def backward(self, params: Params, cache: Any, grad_Y: Array) -> tuple[Array, Params]:
-        """Return grad_X, and no gradients; on an edge the bin above it counts. See :meth:`Layer.backward`."""
+        """Return grad_X, and no gradients; an edge has the slope of the bin above it. See :meth:`Layer.backward`."""
         xp = array_namespace(grad_Y)
         slope = grad_Y / params["width"]
         slope = xp.where(cache < params["least"], xp.zeros_like(slope), slope)
@@ -163,7 +163,7 @@ class PiecewiseLinear(FromData):
         return product(slope, in_dtype(belongs, slope.dtype)), {}
 
     def parameter_gradients(self, params: Params, cache: Any, grad_Y: Array) -> Params:
-        """Return none."""
+        """Return no gradients."""
         return {}
 
     def get_config(self) -> dict[str, Any]:
@@ -177,15 +177,15 @@ class PiecewiseLinear(FromData):
 def quantile_edges(
     X: Any, n_bins: int = 48, *, columns: Sequence[int] | None = None, sample_weight: Any = None
 ) -> list[tuple[float, ...]]:
-    """Return edges between which about equally many rows lie, for each feature.
+    """Return edges for each feature, with about equally many rows between them.
 
-    All edges are numbers of the data. A feature with few different numbers has an edge at each of them, so one with
-    the numbers 0 and 1 alone passes as it is, and one with two others becomes 0 and 1.
+    All edges are values of the data. A feature with few distinct values has an edge at each of them; so one with only
+    0 and 1 passes as it is, and one with two other values becomes 0 and 1.
 
     Parameters
     ----------
     X : array or sparse matrix, shape (n_samples, n_features)
-        The rows of the training, wherever they lie.
+        The training rows, on any device.
     n_bins : int, default 48
         How many bins a feature has at most.
     columns : sequence of int, optional
@@ -201,7 +201,7 @@ def quantile_edges(
     Raises
     ------
     ValueError
-        If X has no rows or numbers that are not finite, or a column is not there.
+        If X has no rows or has numbers that are not finite, or a column does not exist.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def quantile_edges(
 
 
 def _quantiles(values: Any, n_bins: int, weight: Any) -> tuple[float, ...]:
-    """Return the edges of one feature: quantiles of its distribution function, which jumps at the data."""
+    """Return the edges of one feature: quantiles of its empirical distribution."""
     if weight is None:
         distinct, counts = np.unique(values, return_counts=True)
     else:

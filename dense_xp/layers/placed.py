@@ -1,4 +1,4 @@
-"""Where a layer lives: its backend, its arrays, and how it comes to life."""
+"""The backend of a layer, its arrays, and its initialization."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dense_xp.support.trees import Params, flatten, merged, moved, on_host, unfl
 
 
 class Placed(Configured):
-    """A layer that has a place for its arrays; see :class:`~dense_xp.layers.layer.Layer`."""
+    """A layer with a backend and arrays; see :class:`~dense_xp.layers.layer.Layer`."""
 
     # Class-level defaults: a subclass that never calls super().__init__() still has them.
     optimizer: Optimizer | None = None
@@ -31,7 +31,7 @@ class Placed(Configured):
     _params: Params = {}  # noqa: RUF012 - replaced as a whole, never written into
     _optimizer_state: Params = {}  # noqa: RUF012
 
-    # ------------------------------------------------------------------ how a layer comes to life
+    # ------------------------------------------------------------------ initialization
 
     def initialize(self, optimizer: Any = None) -> None:
         """Fix the backend, draw the parameters, and give each its own copy of the optimizer.
@@ -52,14 +52,14 @@ class Placed(Configured):
         self.build(optimizer)
 
     def build(self, optimizer: Any = None, params: Params | None = None) -> None:
-        """Initialize the layer, as :meth:`initialize`, with these parameters; they are drawn if none are given.
+        """Initialize the layer as :meth:`initialize` does, with given parameters or drawn ones.
 
         Parameters
         ----------
         optimizer : Optimizer or str or object, optional
             As in :meth:`initialize`.
         params : dict, optional
-            Every parameter and buffer, on the host or on the device. They are not copied where they fit.
+            Every parameter and buffer, on the host or on the device. Arrays that already fit are not copied.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class Placed(Configured):
         self.optimizer, self.steps, self.loss_scale = optimizer, 0, loss_scaling.INITIAL
 
     def build_for(self, X: Any, optimizer: Any = None) -> None:
-        """Initialize a layer that was shown a batch first: its shape, if need be, is that of the batch."""
+        """Initialize a layer at its first batch, which gives the input shape if it is not known yet."""
         shape = np.shape(X) if isinstance(X, list | tuple) else tuple(getattr(X, "shape", ()))
         with unchanged_on_failure(self):
             if self.input_shape is None and shape:
@@ -115,10 +115,10 @@ class Placed(Configured):
                 raise ValueError(f"the weight {name!r} is {value.dtype}, and the layer needs {kind}")
 
     def check_params(self, params: Params) -> None:
-        """Raise ValueError if the layer cannot live with these parameters."""
+        """Raise ValueError if the layer cannot use these parameters."""
 
     def settle(self, backend: Backend) -> None:
-        """Call a backend home; the arrays are placed by the caller."""
+        """Set the backend; the caller places the arrays."""
         self.backend = backend
 
     def built(self) -> Backend:
@@ -176,7 +176,7 @@ class Placed(Configured):
         self._optimizer_state = state
 
     def optimizer_of(self, name: str) -> Any:
-        """Return what moves one parameter, with its state: a copy, or the object itself if it is not ours.
+        """Return the optimizer of one parameter, with its state: a copy, or the object itself if it is foreign.
 
         Parameters
         ----------
@@ -194,7 +194,7 @@ class Placed(Configured):
         return self.optimizer.for_parameter(name).resumed(state, self.steps)
 
     def parameters(self) -> int:
-        """Count the scalars that training moves.
+        """Count the scalars of the parameters.
 
         Returns
         -------
@@ -294,7 +294,7 @@ class Placed(Configured):
 
 @contextlib.contextmanager
 def unchanged_on_failure(model: Any) -> Iterator[None]:
-    """Undo what was done to a model, and to the layers inside it, if it ends in an error."""
+    """Restore the attributes of a model and its layers if the block raises an error."""
     before = [(layer, dict(vars(layer))) for layer in with_inner(model)]
     try:
         yield
@@ -306,14 +306,14 @@ def unchanged_on_failure(model: Any) -> Iterator[None]:
 
 
 def build_with(layer: Any, optimizer: Any, params: Params | None) -> None:
-    """Build a layer with these parameters, or draw them; a class that overrides ``initialize`` is asked by that."""
+    """Build a layer with given or drawn parameters, through ``initialize`` if its class overrides that."""
     if params is None:
         layer.initialize(optimizer)
     elif type(layer).initialize is Placed.initialize:
         layer.build(optimizer, params)
     else:
         settings = layer.settings
-        layer.settings = replace(settings, rng=0)  # what it draws must not use up anybody's random numbers
+        layer.settings = replace(settings, rng=0)  # these draws must not advance the user's generator
         layer.initialize(optimizer)
         layer.settings = settings
         layer.rng = as_rng(layer.setting("rng"))

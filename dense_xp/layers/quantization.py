@@ -1,16 +1,16 @@
-r"""Weights of eight bits, for inference: a quarter of the memory and of the file.
+r"""Weights of eight bits, for inference: a quarter of the memory and of the file size.
 
-Each column of W is divided by its largest absolute value, times 127, and rounded to whole numbers:
+Each column of W is scaled so that its largest absolute value becomes 127, and rounded to integers:
 
     s_j = max_i |W_ij| / 127      Q = round(W / s)      Y = act((X Q) s + w0)
 
-so that no weight is off by more than half of its column's s, and no output by more than
+The error of a weight is at most half of its column's s; that of an output, besides rounding, is at most
 
     |ΔZ_j| ≤ ½ s_j Σ_i |x_i|
 
-besides rounding. No library multiplies floating-point numbers with such integers portably, so Q is converted on
-the way: a block of columns at a time, which is used up at once. This saves memory; time is saved where predictions
-have a compiled kernel, see :mod:`dense_xp.training.predictor`.
+No library multiplies floating-point numbers with such integers portably, so Q is converted to floating point, a block
+of columns at a time. This saves memory; it saves time only where predictions have a compiled kernel, see
+:mod:`dense_xp.training.predictor`.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class QuantizedDense(Layer):
 
 
 def _converted(Q: Array, dtype: Any) -> Iterator[tuple[slice, Array]]:
-    """Yield some columns at a time, and what they hold in that dtype."""
+    """Yield blocks of columns: their slice, and their values in that dtype."""
     n_in, n_units = Q.shape
     width = max(1, BLOCK // n_in)
     for start in range(0, n_units, width):
@@ -194,7 +194,7 @@ def _quantized(dense: Dense) -> QuantizedDense:
     W = to_numpy(dense.W).astype("float64")
     with backend.scope():
         scale = backend.asarray(np.max(np.abs(W), axis=0, keepdims=True) / 127.0, dense.dtype)
-        stored = to_numpy(scale).astype("float64")  # what W is divided by is what will be multiplied with
+        stored = to_numpy(scale).astype("float64")  # divide W by the rounded scale that it is multiplied with later
         quotients = np.divide(W, stored, out=np.zeros_like(W), where=stored > 0)
         Q = backend.asarray(np.clip(np.rint(quotients), -127, 127).astype("int8"))
     params = {"W": Q, "scale": scale} | ({"w0": dense.w0} if dense.use_bias else {})

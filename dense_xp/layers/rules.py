@@ -1,4 +1,4 @@
-"""Penalties on the weights of a layer, and constraints that they are held to."""
+"""Penalties and constraints on the weights of a layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KINDS: Mapping[str, Registry[Any]] = {"regularizers": REGULARIZERS, "constraint
 
 
 class Ruled(Placed):
-    """A layer that has a place, with rules for its parameters; see :class:`~dense_xp.layers.layer.Layer`."""
+    """A placed layer with rules for its parameters; see :class:`~dense_xp.layers.layer.Layer`."""
 
     regularizers: Mapping[str, Regularizer] = {}
     constraints: Mapping[str, Constraint] = {}
@@ -37,7 +37,7 @@ class Ruled(Placed):
         return sum(terms[1:], terms[0]) if terms else None
 
     def with_penalty(self, params: Params, grads: Params) -> Params:
-        """Return the gradients of the loss with the penalty in it, from those of the loss without it.
+        """Return the gradients of the loss with those of the penalty added.
 
         Parameters
         ----------
@@ -53,7 +53,7 @@ class Ruled(Placed):
         }
 
     def allowed(self, params: Params) -> Params:
-        """Return the parameters where the constraints want them, after a step of the optimizer.
+        """Return the parameters with the constraints applied, after a step of the optimizer.
 
         Parameters
         ----------
@@ -65,13 +65,13 @@ class Ruled(Placed):
         held = {name: rule(widened(params[name])) for name, rule in self.constraints.items()}
         return {**params, **{name: in_dtype(value, params[name].dtype) for name, value in held.items()}}
 
-    # ------------------------------------------------------------------ saying the rules
+    # ------------------------------------------------------------------ adding rules
 
     def regularized(self, **regularizers: Any) -> Self:
-        """Return this layer, whose parameters now add a penalty of their own to the loss.
+        """Add penalties on this layer's parameters to the loss, and return the layer.
 
-        The penalty is part of the loss that ``fit`` reports and ``evaluate`` measures, unless the layer is
-        frozen; its gradient is part of that which the optimizer sees, also in ``backward_pass``.
+        The penalty is part of the loss in ``fit`` and ``evaluate``, unless the layer is frozen; its gradient is part
+        of the gradient that the optimizer gets, also in ``backward_pass``.
 
         Parameters
         ----------
@@ -81,9 +81,9 @@ class Ruled(Placed):
         Raises
         ------
         TypeError
-            If one is no regularizer, or the layer has no parameters of its own in its pure half.
+            If one is not a regularizer, or the layer has no parameters of its own in its pure half.
         ValueError
-            If the layer has no such parameter; before it is initialized, ``initialize`` says so.
+            If the layer has no such parameter; if it is not initialized yet, ``initialize`` raises this.
 
         Examples
         --------
@@ -94,9 +94,9 @@ class Ruled(Placed):
         return self._ruled("regularizers", regularizers)
 
     def constrained(self, **constraints: Any) -> Self:
-        """Return this layer, whose parameters are now put back into a set after each step of the optimizer.
+        """Constrain parameters of this layer after each step of the optimizer, and return the layer.
 
-        What is drawn, assigned or loaded stays as it is until then.
+        Values that are drawn, assigned or loaded stay as they are until the next step.
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ class Ruled(Placed):
         Raises
         ------
         TypeError, ValueError
-            As :meth:`regularized`; if one is no function.
+            As :meth:`regularized`; or if one is not a function.
 
         Examples
         --------
@@ -157,7 +157,7 @@ class Ruled(Placed):
         Parameters
         ----------
         config : mapping
-            As returned by :meth:`get_config`, or that through JSON.
+            As returned by :meth:`get_config`, possibly through JSON.
         """
         arguments = settings_of(cls.__name__, config)
         rules = [settings_of(name, arguments.pop(name, {})) for name in ("regularizers", "constraints")]

@@ -1,8 +1,7 @@
-r"""Features of any size as numbers of about 1: robust scaling, and outliers drawn in smoothly.
+r"""Robust scaling of features to about unit size, with smooth clipping of outliers.
 
-A network learns well from features of about unit size. Mean and standard deviation, the usual units, are themselves
-moved by outliers, and leave these as far out as they were. Median and quartiles are not moved, and what is then still
-far out is bent to stay below a limit, without an edge and in the same order.
+Standardisation by mean and standard deviation depends on outliers, and leaves them far out. Median and quartiles are
+robust, and values that are still far out are mapped below a limit by a smooth, increasing function.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ from dense_xp.support.seeds import Rng
 from dense_xp.support.trees import Params
 
 _FARTHEST = 100.0
-"""Limits: from there on an output differs from the limit by less than 1/10,000, and its square fits 16 bits."""
+"""The largest t/c that is computed: there, y is within 1/10,000 of the limit, and the square fits float16."""
 
 
 class RobustScale(FromData):
-    r"""Robust scaling with smooth clipping, a first layer; :meth:`RobustScale.from_data` learns its units.
+    r"""Robust scaling with smooth clipping, a first layer; :meth:`RobustScale.from_data` learns center and scale.
 
     .. math:: t = \frac{x - m}{s}, \quad y = \frac{t}{\sqrt{1 + (t/c)^2}}
 
     with the median m and the interquartile range s of each feature, and the limit c, which no output reaches.
-    Center and scale are buffers: they are saved and moved like weights, and no gradient moves them.
+    Center and scale are buffers: saved and moved to devices like weights, but without a gradient.
 
     Parameters
     ----------
     center : sequence of float
-        For each feature what becomes 0.
+        For each feature, the value that becomes 0.
     scale : sequence of float
-        For each feature the difference that becomes 1; positive.
+        For each feature, the difference that becomes 1 before clipping; positive.
     limit : float, default 3.0
-        What outputs stay below.
+        The absolute values of outputs stay below it.
     **kwargs
         See :class:`Layer`.
 
@@ -80,12 +79,12 @@ class RobustScale(FromData):
     def from_data(cls, X: Any, *, sample_weight: Any = None, **kwargs: Any) -> Self:
         """Make a layer with the medians and interquartile ranges of data.
 
-        Where the two quartiles are equal, half of the whole range stands in for the difference; where that is 0 too, 1.
+        If the two quartiles are equal, the scale is half of the range; if that is 0 too, 1.
 
         Parameters
         ----------
         X : array or sparse matrix, shape (n_samples, n_features)
-            The rows of the training, wherever they lie.
+            The training rows, on any device.
         sample_weight : array_like, shape (n_samples,), optional
             How much each row counts: one of weight two counts as two rows.
         **kwargs
@@ -99,7 +98,7 @@ class RobustScale(FromData):
         Raises
         ------
         ValueError
-            If X has no rows or numbers that are not finite, or the weights do not fit.
+            If X has no rows or has numbers that are not finite, or the weights do not fit.
 
         Examples
         --------
@@ -117,7 +116,7 @@ class RobustScale(FromData):
         return cls(center, scale, **kwargs)
 
     def edges_of(self, column: int, edges: Sequence[float]) -> list[float]:
-        """Return where the edges of bins of one feature come to lie: ascending, and at least two.
+        """Return the bin edges of one feature after scaling: ascending, and at least two.
 
         Parameters
         ----------
@@ -147,7 +146,7 @@ class RobustScale(FromData):
         return {"center": np.asarray([self.center]), "scale": np.asarray([self.scale])}
 
     def forward(self, params: Params, X: Array, *, training: bool = False, noise: Any = None) -> tuple[Array, Any]:
-        """Return the scaled numbers, and how many limits each is out; see :meth:`Layer.forward`."""
+        """Return the scaled numbers, and t/c for the way back; see :meth:`Layer.forward`."""
         xp = array_namespace(X)
         unit = self.limit * row_for(params["scale"], X)
         out = clipped((X - row_for(params["center"], X)) / unit, -_FARTHEST, _FARTHEST)
@@ -161,7 +160,7 @@ class RobustScale(FromData):
         return xp.where(xp.abs(cache) < _FARTHEST, slope, xp.zeros_like(slope)), {}
 
     def parameter_gradients(self, params: Params, cache: Any, grad_Y: Array) -> Params:
-        """Return none."""
+        """Return no gradients."""
         return {}
 
     def get_config(self) -> dict[str, Any]:
@@ -175,11 +174,11 @@ class RobustScale(FromData):
 
 
 def _units(values: np.ndarray[Any, Any], weight: np.ndarray[Any, Any], column: int) -> tuple[float, float]:
-    """Return median and interquartile range of one feature, or what stands in for the latter."""
+    """Return median and interquartile range of one feature, or what replaces the latter."""
     check_finite(values, column)
     distinct, which = np.unique(values, return_inverse=True)
     mass = np.cumsum(np.bincount(which, weights=weight))
-    # of equal halves the middle, as always: so each quantile is the mean of its two sides
+    # each quantile is the mean of its left and right values, as usual for the median
     share = mass[-1] * np.asarray([0.25, 0.5, 0.75])
     sides = [np.minimum(np.searchsorted(mass, share, side), len(distinct) - 1) for side in ("left", "right")]
     low, middle, high = 0.5 * distinct[sides[0]] + 0.5 * distinct[sides[1]]

@@ -1,4 +1,4 @@
-"""Other layers in the places of those of a trained model."""
+"""Replace layers of a trained model."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dense_xp.support.trees import Params
 
 
 def replaced(model: Layer, change: Callable[[Layer], Layer]) -> Layer:
-    """Return a model with other layers in some places, and copies of those that stay; the model is not changed.
+    """Return a copy of a model with some of its layers replaced.
 
     Parameters
     ----------
     model : Layer
         Initialized, of one layer or many.
     change : callable
-        Is given each layer that has no layers inside, and returns another one in its place, or itself.
+        Called with each layer that contains no others; returns its replacement, or the same layer.
 
     Returns
     -------
@@ -43,7 +43,7 @@ def replaced(model: Layer, change: Callable[[Layer], Layer]) -> Layer:
 
 
 def in_place_of(layer: Any, other: Layer, params: Params) -> Any:
-    """Return a layer, built with these parameters where another one lives, without an optimizer.
+    """Build a layer with given parameters on the backend of another, without an optimizer, and return it.
 
     Parameters
     ----------

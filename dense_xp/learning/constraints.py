@@ -1,8 +1,7 @@
-"""Constraints: a set that a weight may not leave; after each step of the optimizer it is put back.
+"""Constraints: after each step of the optimizer, weights are projected onto a set of allowed values.
 
-A layer is given one for any of its parameters: ``Dense(10).constrained(W=MaxNorm(3.0))``. A constraint is a
-pure function of the parameter, which has at least 32 bits. Norms are Euclidean, and those of the columns: all
-the weights that come into one unit.
+A layer takes one for any of its parameters: ``Dense(10).constrained(W=MaxNorm(3.0))``. A constraint is a pure function
+of the parameter, which has at least 32 bits. Norms are the Euclidean norms of columns: of the weights into one unit.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Constraint: TypeAlias = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class MaxNorm(Checked):
-    """No column is longer than this; those that are become shorter, in their direction.
+    """Limit the norm of each column: longer columns are scaled down.
 
     Parameters
     ----------
@@ -34,7 +33,7 @@ class MaxNorm(Checked):
     Raises
     ------
     ValueError
-        If it is no positive number.
+        If it is not a positive number.
 
     References
     ----------
@@ -59,7 +58,7 @@ class MaxNorm(Checked):
 
 @dataclass(frozen=True)
 class MinMaxNorm(Checked):
-    """No column is shorter or longer than this; one of zeros has no direction, and stays.
+    """Keep the norm of each column between two limits; a column of zeros stays as it is.
 
     Parameters
     ----------
@@ -69,7 +68,7 @@ class MinMaxNorm(Checked):
     Raises
     ------
     ValueError
-        If they are no numbers, or not 0 ≤ low ≤ high, or high is 0.
+        Unless they are numbers with 0 ≤ low ≤ high and high > 0.
 
     Examples
     --------
@@ -95,7 +94,7 @@ class MinMaxNorm(Checked):
 
 @dataclass(frozen=True)
 class UnitNorm:
-    """Every column has the norm 1; one of zeros has no direction, and stays.
+    """Scale each column to the norm 1; a column of zeros stays as it is.
 
     Examples
     --------
@@ -129,7 +128,7 @@ class NonNegative:
 def _with_norms_between(W: Array, low: float, high: float) -> Array:
     xp = array_namespace(W)
     norm = euclidean(W, axis=0)
-    norm = xp.where(norm > 0, norm, 1.0)  # a column of zeros stays one, whatever it is scaled by
+    norm = xp.where(norm > 0, norm, 1.0)  # a column of zeros stays zero under any scale
     return W * (clipped(norm, low, high) / norm)
 
 

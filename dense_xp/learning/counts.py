@@ -1,4 +1,4 @@
-"""Metrics that follow from how often each class is predicted, is there, and both."""
+"""Metrics from three counts for each class: how often it is predicted, is the true one, and both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AVERAGES = ("macro", "micro", "weighted", None)
 
 
 class _Counting(Checked, Metric):
-    """What follows from how often each class is predicted, is there, and both."""
+    """Base class of metrics from these counts."""
 
     average: str | None
     multilabel: bool
@@ -33,7 +33,7 @@ class _Counting(Checked, Metric):
         super().__post_init__()
 
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Count, for each class, where it is predicted and there, predicted, and there; and where it occurs at all."""
+        """Count, for each class, where it is predicted and true, predicted, true, and any of these."""
         xp = array_namespace(prediction)
         prediction, target, weight = rows_of(prediction, target, weight)
         counts = kept(prediction, target, self.ignore_index, self.multilabel)
@@ -88,20 +88,20 @@ class _Averaged(_Counting):
 class F1(_Averaged):
     r"""The harmonic mean of precision and recall: :math:`2\,TP / (2\,TP + FP + FN)`.
 
-    Classes are told apart by the largest output. A single output is a question of yes or no, and counts yes.
+    The predicted class is that of the largest output. A single output is binary: the positive class is counted.
 
     Parameters
     ----------
     average : {"macro", "micro", "weighted"} or None, default "macro"
-        Over several classes: the mean over classes, the ratio of all counts together, or the mean by how
-        often each class is there. None is one value for each class, in a training a column for each: ``"f1_0"``.
+        Over several classes: the mean over classes, the ratio of the summed counts, or the mean weighted by how often
+        each class is true. None gives one value for each class, and the history a column for each: ``"f1_0"``.
     multilabel : bool, default False
-        Whether several outputs are as many questions of yes or no, instead of one of them being right.
+        Whether the outputs are independent binary labels, instead of classes of which one is true.
     threshold : float, optional
-        Above which an output is a yes. By default 0, for logits, and in a training 0.5 for a model that ends in a
+        Above which an output is positive. By default 0, for logits; in training, 0.5 for a model that ends in a
         sigmoid.
     ignore_index : int, optional
-        The label of samples that are left out; of several labels a sample, those that are left out.
+        The label of samples that are left out; with `multilabel`, of single entries that are left out.
     name : str, default "f1"
         In the history.
 
@@ -112,8 +112,8 @@ class F1(_Averaged):
 
     Notes
     -----
-    As in scikit-learn, a ratio of nothing counts as 0, and the mean over classes leaves out those that neither
-    occur nor are predicted; of several labels none is left out.
+    As in scikit-learn, 0/0 counts as 0, and the mean over classes leaves out those that neither occur nor are
+    predicted; with `multilabel`, none is left out.
 
     Examples
     --------
@@ -142,7 +142,7 @@ class FBeta(_Counting):
     average, multilabel, threshold, ignore_index
         See :class:`F1`.
     name : str, optional
-        In the history; by default ``"f2"``, with that number.
+        In the history; by default ``"f2"`` for ``beta=2``.
 
     References
     ----------
@@ -175,7 +175,7 @@ class FBeta(_Counting):
 
 @dataclass(frozen=True)
 class Precision(_Averaged):
-    r"""The share of what is predicted that is right: :math:`TP / (TP + FP)`.
+    r"""The share of predicted positives that are true: :math:`TP / (TP + FP)`.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ class Precision(_Averaged):
 
 @dataclass(frozen=True)
 class Recall(_Averaged):
-    r"""The share of what is there that is found: :math:`TP / (TP + FN)`.
+    r"""The share of actual positives that are found: :math:`TP / (TP + FN)`.
 
     Parameters
     ----------

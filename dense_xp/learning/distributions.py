@@ -1,6 +1,6 @@
-"""Losses that ask for more than a mean: quantiles, a variance, and the means of counts and of positive amounts.
+"""Losses for quantiles, for a mean with its variance, and for the means of counts and of positive amounts.
 
-What some of them minimise is a negative log-likelihood, without the terms in which no prediction is.
+Some of them are negative log-likelihoods, without the terms that do not depend on the prediction.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from dense_xp.support.dtypes import in_dtype
 
 
 class _SideBySide(Loss):
-    """What describes one number of the target by several outputs."""
+    """Base class of losses that describe one number of the target by several outputs."""
 
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
-        """Look at all targets once; see :meth:`Loss.check_target`."""
+        """Check all targets; see :meth:`Loss.check_target`."""
         *lead, n_outputs = sample_shape
         each = self.outputs_per_target
         if n_outputs % each:
@@ -42,7 +42,7 @@ class _SideBySide(Loss):
 
 @dataclass(frozen=True)
 class Quantile(_SideBySide):
-    r"""The pinball loss, whose least mean is at the quantile :math:`q`; mean over all entries.
+    r"""The pinball loss, whose expectation is least at the quantile :math:`q`; mean over all entries.
 
     .. math:: ℓ(d) = (1 - q)\,d \text{ if } d = z - t > 0, \quad -q\,d \text{ otherwise}
 
@@ -97,7 +97,7 @@ class Quantile(_SideBySide):
 
 @dataclass(frozen=True)
 class GaussianNLL(_SideBySide):
-    r"""The negative log-likelihood of a normal distribution, of which mean and variance are predicted.
+    r"""The negative log-likelihood of a normal distribution with predicted mean and variance.
 
     With the outputs :math:`μ` and :math:`s = \log σ^2`, and without the constant :math:`\tfrac12 \log 2π`,
 
@@ -144,7 +144,7 @@ class GaussianNLL(_SideBySide):
 
 
 class LogLink(Loss):
-    r"""Base class of the losses for a mean :math:`μ = e^z` of what is never negative, which differ by one number.
+    r"""Base class of losses for targets that are never negative, with the mean :math:`μ = e^z`.
 
     The variance is taken to be proportional to :math:`μ^p`.
     """
@@ -166,7 +166,7 @@ class LogLink(Loss):
         return xp.mean(losses, axis=-1), slopes * (1.0 / prediction.shape[-1]), None
 
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
-        """Look at all targets once; see :meth:`Loss.check_target`."""
+        """Check all targets; see :meth:`Loss.check_target`."""
         super().check_target(target, sample_shape)
         xp, name = array_namespace(target), type(self).__name__
         least = float(xp.min(xp.astype(target, xp.int8) if xp.isdtype(target.dtype, "bool") else target))
@@ -177,7 +177,7 @@ class LogLink(Loss):
 
 
 def _power(z: Array, k: float) -> tuple[Array, Array]:
-    """Return μᵏ for μ = exp(z), and what has it as its derivative with respect to z."""
+    """Return μᵏ for μ = exp(z), and its integral over z."""
     xp = array_namespace(z)
     if k == 0.0:
         return xp.ones_like(z), z
@@ -217,8 +217,8 @@ class Gamma(LogLink):
 
     .. math:: ℓ = z + t e^{-z}, \qquad ∂ℓ/∂z = 1 - t e^{-z}
 
-    The distribution is the gamma distribution, whose standard deviation is a fixed share of its mean; that share is
-    left out, as it changes no minimum. Prediction and target have the same shape.
+    The standard deviation of this gamma distribution is a fixed share of its mean; that share is left out, as it does
+    not move the minimum. Prediction and target have the same shape.
 
     References
     ----------
@@ -244,8 +244,8 @@ class Tweedie(LogLink):
     .. math:: ℓ = \frac{e^{(2 - p) z}}{2 - p} + t \frac{e^{(1 - p) z}}{p - 1}, \qquad
               ∂ℓ/∂z = e^{(2 - p) z} - t\,e^{(1 - p) z}
 
-    The prediction is the logarithm of the mean, and has the shape of the target. The limits for :math:`p → 1` and
-    :math:`p → 2` are, but for constants, the losses of these names.
+    The prediction is the logarithm of the mean, and has the shape of the target. Up to constants, the limits for
+    :math:`p → 1` and :math:`p → 2` are these two losses.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Optimizers that are not ours: objects of which nothing is known but that they update weights."""
+"""Foreign optimizers: any objects with an ``update`` method."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ _REMEDY = (
 class ForeignOptimizer(Optimizer):
     """Any object with ``update(weights, grad) -> weights``; each parameter has a copy of it as its state.
 
-    What the object does inside is its own affair, so a step with it is never compiled, and it is handed a
-    copy of the weights, into which it may write.
+    As the object may do anything, a step with it is never compiled, and it gets a copy of the weights to write into.
     """
 
     traceable: ClassVar[bool] = False
@@ -55,7 +54,7 @@ class ForeignOptimizer(Optimizer):
         return in_dtype(new, param.dtype), state
 
     def resumed(self, state: Any, steps: int) -> Any:
-        """Return the object itself, which remembers what it does."""
+        """Return the object itself, which keeps its own state."""
         return state
 
     def __repr__(self) -> str:

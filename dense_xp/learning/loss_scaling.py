@@ -1,10 +1,10 @@
-"""Loss scaling: gradients in float16 travel multiplied by a power of two, so that the small ones are not lost.
+"""Loss scaling: float16 gradients are multiplied by a power of two, so that small ones are not lost.
 
-float16 has no numbers between 0 and 6·10⁻⁸, and ordinary gradients reach below that. Multiplying the gradient of the
-loss by a power of two moves all others along, without an error of rounding; before they are used they are divided by
-it again, in float32. The factor adapts [1]_: where a gradient overflows, the step is left out and the factor halved;
-after many steps in a row that fit, it is doubled. It is a part of the state of a step, as arrays, so that nothing
-waits for the device. bfloat16 has the exponents of float32 and needs none of this.
+float16 has no numbers between 0 and 6·10⁻⁸, and ordinary gradients reach below that. A power of two in the gradient of
+the loss scales all others without rounding errors; before use they are divided by it again, in float32. The factor
+adapts [1]_: if a gradient overflows, the step is skipped and the factor halved; after many steps in a row without
+overflow, it is doubled. It is kept in arrays of the step's state, so that the host does not wait for the device.
+bfloat16 has the exponents of float32 and needs none of this.
 
 References
 ----------
@@ -24,11 +24,11 @@ from dense_xp.support.dtypes import widened
 from dense_xp.support.trees import mapped
 
 INITIAL = (2.0**15, 0.0)
-"""The factor of a model's first step, and how many steps have fitted since it last changed."""
+"""The initial factor, and the number of steps without overflow since it last changed."""
 
 LARGEST = 2.0**24
 PATIENCE = 2000
-"""After how many steps that fit the factor is doubled."""
+"""After how many steps without overflow the factor is doubled."""
 
 State = dict[str, Array]
 
@@ -83,7 +83,7 @@ def unscaled(grads: Any, state: State) -> tuple[Any, Array]:
         return widened(grad) * (1.0 / state["factor"])  # exact: the factor is a power of two
 
     grads = mapped(divided, grads)
-    # not stacked: for that CuPy brings the addresses of more than eight arrays to the device
+    # not stacked: to stack more than eight arrays, CuPy copies their addresses to the device
     both = array_namespace(state["factor"]).logical_and
     return grads, functools.reduce(both, checks, state["factor"] > 0.0)
 
@@ -107,7 +107,7 @@ def advanced(state: State, finite: Array) -> State:
 
 
 def chosen(condition: Array, new: Any, old: Any) -> Any:
-    """Return the arrays of `new` where the condition holds, those of `old` elsewhere: of nested dicts alike.
+    """Return the arrays of `new` where the condition holds, and those of `old` elsewhere; both are nested dicts.
 
     Examples
     --------

@@ -1,8 +1,8 @@
 """Losses: what is minimised, and its gradient with respect to the prediction.
 
-Every loss is a weighted mean over samples, Σ wᵢ ℓᵢ / Σ wᵢ, all leading axes being samples, and ℓᵢ itself is
-a mean over the last axis where that holds several numbers of equal standing. Losses for classes take
-logits, so that softmax or sigmoid and the logarithm cancel and no digit is lost.
+Every loss is a weighted mean over samples, Σ wᵢ ℓᵢ / Σ wᵢ; all leading axes are samples. Where the last axis holds
+several outputs of the same kind, ℓᵢ is their mean. Losses for classes take logits, so that softmax or sigmoid and the
+logarithm cancel and no digit is lost.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Loss(Checked):
     """
 
     greater_is_better: ClassVar[bool] = False
-    own_numbers: ClassVar[tuple[str, ...]] = ()  # the attributes, if any, that are numbers for the device
+    own_numbers: ClassVar[tuple[str, ...]] = ()  # the attributes with numbers that belong on the device
 
     @property
     def outputs_per_target(self) -> int:
@@ -39,7 +39,7 @@ class Loss(Checked):
 
     @property
     def takes_labels(self) -> bool:
-        """Whether a target may be the number of a class, also where there is a single class."""
+        """Whether targets may be class labels, even with a single class."""
         return False
 
     def sample_losses(self, prediction: Array, target: Array) -> tuple[Array, Array, Array | None]:
@@ -64,7 +64,7 @@ class Loss(Checked):
         raise NotImplementedError(f"{type(self).__name__} has no sample_losses")
 
     def placed(self, backend: Backend, dtype: str) -> Self:
-        """Return this loss with its own numbers, if it has any, on a device: a step then brings none there.
+        """Return this loss with its own numbers on a device, so that no step has to copy them.
 
         Parameters
         ----------
@@ -136,17 +136,17 @@ class Loss(Checked):
         target : numpy.ndarray, shape (n_samples, ...)
             On the host.
         ndim : int
-            How many axes a prediction has for them.
+            Number of axes of the prediction for these samples.
 
         Returns
         -------
         numpy.ndarray, shape (n_samples, ...), or None
-            The last of what :meth:`sample_losses` returns, for all samples.
+            The `weights` of :meth:`sample_losses`, for all samples.
         """
         return None
 
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
-        """Look at all targets once, before training: their shape and their values.
+        """Check shape and values of all targets, once before training.
 
         Parameters
         ----------
@@ -223,7 +223,7 @@ class Huber(Loss):
     Parameters
     ----------
     delta : float, default 1.0
-        Where one becomes the other; positive.
+        The largest difference that is squared; positive.
 
     References
     ----------
@@ -296,7 +296,7 @@ class SoftmaxCrossEntropy(Loss):
 
     @property
     def takes_labels(self) -> bool:
-        """Whether a target may be the number of a class: yes."""
+        """True: targets may be class labels."""
         return True
 
     def __post_init__(self) -> None:
@@ -305,7 +305,7 @@ class SoftmaxCrossEntropy(Loss):
             object.__setattr__(self, "class_weight", checked_class_weight(self.class_weight))
 
     def sample_weights(self, target: np.ndarray[Any, Any], ndim: int) -> np.ndarray[Any, Any] | None:
-        """Return the weight of each sample's class, 0 of what is left out; see :meth:`Loss.sample_weights`."""
+        """Return the weight of each sample's class, 0 if it is left out; see :meth:`Loss.sample_weights`."""
         weights = None if self.class_weight is None else np.asarray(self.class_weight, np.float64)
         if target.ndim == ndim:
             return None if weights is None else np.asarray(target @ weights)
@@ -342,7 +342,7 @@ class SoftmaxCrossEntropy(Loss):
         return losses, p * xp.sum(wanted, axis=-1, keepdims=True) - wanted, own
 
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
-        """Look at all targets once; see :meth:`Loss.check_target`."""
+        """Check all targets; see :meth:`Loss.check_target`."""
         n_classes = sample_shape[-1]
         if self.class_weight is not None and len(self.class_weight) != n_classes:
             raise ValueError(f"class_weight has {len(self.class_weight)} numbers, and there are {n_classes} classes")
@@ -351,19 +351,19 @@ class SoftmaxCrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class SigmoidCrossEntropy(Loss):
-    r"""Cross-entropy of yes and no, from logits; mean over all entries.
+    r"""Binary cross-entropy, from logits; mean over all entries.
 
-    With :math:`t` between 0 and 1 and a weight :math:`a` for yes,
+    With :math:`t` between 0 and 1 and a weight :math:`a` for positives,
 
     .. math:: ℓ = a t \log(1 + e^{-z}) + (1 - t) \log(1 + e^{z}), \qquad
               ∂ℓ/∂z = (1 - t)\,σ(z) - a t\,σ(-z)
 
-    Prediction and target have the same shape; each output is a question of its own.
+    Prediction and target have the same shape; each output is an independent label.
 
     Parameters
     ----------
     positive_weight : float, default 1.0
-        How much a yes counts against a no: the :math:`a` of the formula, as torch's ``pos_weight``.
+        How much a positive counts relative to a negative: the :math:`a` of the formula, as torch's ``pos_weight``.
 
     Examples
     --------
@@ -386,7 +386,7 @@ class SigmoidCrossEntropy(Loss):
         return losses, slopes * (1.0 / prediction.shape[-1]), None
 
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
-        """Look at all targets once; see :meth:`Loss.check_target`."""
+        """Check all targets; see :meth:`Loss.check_target`."""
         super().check_target(target, sample_shape)
         xp = array_namespace(target)
         if not xp.isdtype(target.dtype, "bool") and (bool(xp.any(target < 0)) or bool(xp.any(target > 1))):

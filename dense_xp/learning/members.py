@@ -1,4 +1,4 @@
-"""The loss of several networks that learn side by side."""
+"""The loss of an ensemble whose members learn side by side."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dense_xp.learning.losses import Loss
 
 @dataclass(frozen=True)
 class MemberLoss(Loss):
-    """The mean of a loss over the members of an ensemble, each held against the same target.
+    """The mean of a loss over the members of an ensemble, each compared with the same target.
 
-    A prediction of three axes, (n_samples, n_members, n_outputs), is that of the members; one of two is that of the
-    ensemble, and its loss is the plain one.
+    A prediction with three axes, (n_samples, n_members, n_outputs), is that of the members. One with two axes is that
+    of the ensemble, and has the plain loss.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class MemberLoss(Loss):
 
     @property
     def takes_labels(self) -> bool:
-        """Whether a target may be the number of a class."""
+        """Whether targets may be class labels."""
         return self.loss.takes_labels
 
     def placed(self, backend: Backend, dtype: str) -> Self:
@@ -58,16 +58,16 @@ class MemberLoss(Loss):
         return self.loss.value_and_grad(prediction, target, weight)
 
     def sample_weights(self, target: np.ndarray[Any, Any], ndim: int) -> np.ndarray[Any, Any] | None:
-        """Return what the loss itself lets each sample count; see :meth:`Loss.sample_weights`."""
+        """Return the weights that the plain loss gives to samples; see :meth:`Loss.sample_weights`."""
         return self.loss.sample_weights(target, ndim)
 
     def check_target(self, target: Array, sample_shape: tuple[int, ...]) -> None:
-        """Look at all targets once; see :meth:`Loss.check_target`."""
+        """Check all targets; see :meth:`Loss.check_target`."""
         self.loss.check_target(target, sample_shape)
 
 
 def _repeated(each: Array | None, n_members: int) -> Array | None:
-    """Return what belongs to a sample once for each member."""
+    """Repeat the entries of each sample for each member."""
     if each is None:
         return None
     xp = array_namespace(each)

@@ -1,9 +1,8 @@
-"""What a metric is: what it keeps of each batch, and what it makes of all.
+"""The base class of metrics: what to keep of each batch, and the value from all batches.
 
-A plain function of (prediction, target), or of (prediction, target, weight), is a mean: over the samples of a
-batch, and then by weight over the batches of a data set. Where the measure of the whole is no mean of those of
-its parts, as with F1, AUC and R², a :class:`Metric` says what to keep of each batch, and what to make of it all.
-The size of the batches then changes nothing.
+A plain function of (prediction, target), or of (prediction, target, weight), is averaged: over the samples of a batch,
+and then by weight over batches. F1, AUC and R² are not such averages: there a :class:`Metric` says what to keep of each
+batch, and computes the value from all of it. So the size of the batches does not change the value.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ import numpy as np
 from dense_xp.backend import Array, to_numpy
 
 Statistics: TypeAlias = Callable[[Array, Array, Any], Array]
-"""What is computed in a step: a pure function of prediction, target and the samples' weights, or None for these."""
+"""What is computed in a step: a pure function of prediction, target and the samples' weights, which may be None."""
 
 
 Value: TypeAlias = float | np.ndarray[Any, Any]
-"""What a metric makes of all batches: a number, or one for each class."""
+"""The value of a metric over all batches: a number, or one for each class."""
 
 
 class Metric:
@@ -32,9 +31,9 @@ class Metric:
     Attributes
     ----------
     name : str
-        Under which it stands in the history; that of the class if it is empty.
+        The name in the history; that of the class if it is empty.
     greater_is_better : bool or None
-        Whether a large value is good, for callbacks that look for the best; None if it does not say.
+        Whether a large value is good, for callbacks that look for the best; None if unknown.
 
     Examples
     --------
@@ -57,7 +56,7 @@ class Metric:
     greater_is_better: ClassVar[bool | None] = None
 
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Return what there is to keep of a batch: a pure function of arrays, which may be compiled.
+        """Return what to keep of a batch: a pure function of arrays, which may be compiled.
 
         Parameters
         ----------
@@ -67,13 +66,12 @@ class Metric:
         Returns
         -------
         array, shape (n_rows, ...)
-            One row for what adds up, one for each sample where all of them are needed. It stays on the device
-            until the epoch ends.
+            One row for sums, or one for each sample where all are needed. It stays on the device until the epoch ends.
         """
         raise NotImplementedError(f"{type(self).__name__} has no statistics(prediction, target, weight)")
 
     def value(self, statistics: np.ndarray[Any, Any]) -> Value:
-        """Return the number that all the batches have come to.
+        """Return the value over all batches.
 
         Parameters
         ----------
@@ -83,7 +81,7 @@ class Metric:
         Returns
         -------
         float or numpy.ndarray, shape (n_classes,)
-            NaN if it is not defined for these data. Of several numbers each is a column of the history.
+            NaN if it is not defined for these data. Each of several numbers is a column of the history.
         """
         raise NotImplementedError(f"{type(self).__name__} has no value(statistics)")
 
@@ -95,12 +93,12 @@ class Metric:
 
 @dataclass(frozen=True)
 class Unweighted:
-    """A function of prediction and target alone."""
+    """A metric function that takes no weights."""
 
     function: Callable[[Array, Array], Array]
 
     def __call__(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Return what the function does."""
+        """Call the function without the weights."""
         return self.function(prediction, target)
 
 

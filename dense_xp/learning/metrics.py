@@ -1,4 +1,4 @@
-"""What a person reads off a prediction, computed where the prediction is; nothing here has a gradient."""
+"""Metrics for people to read, computed on the prediction's device, without gradients."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def accuracy(prediction: Array, target: Array, weight: Array | None = None, *, t
     weight : array, shape (...), optional
         How much each sample counts.
     threshold : float, default 0.0
-        Above which a single output is a yes: 0 for logits, 0.5 for probabilities.
+        Above which a single output is positive: 0 for logits, 0.5 for probabilities.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def _right(prediction: Array, target: Array, threshold: float) -> Array:
 
 
 def _mean(right: Array, prediction: Array, weight: Array | None) -> Array:
-    """Return the mean of yes and no, by weight."""
+    """Return the weighted share of samples that are right."""
     xp, right = array_namespace(prediction), _known(right, prediction)
     if weight is None:
         return xp.mean(right)
@@ -86,7 +86,7 @@ def _mean(right: Array, prediction: Array, weight: Array | None) -> Array:
 
 
 def _known(right: Array, prediction: Array) -> Array:
-    """Return yes and no as numbers of at least 32 bits, NaN where a prediction is."""
+    """Return booleans as numbers of at least 32 bits, NaN where a prediction is NaN."""
     xp = array_namespace(prediction)
     right = xp.astype(right, prediction.dtype if xp.finfo(prediction.dtype).bits >= 32 else xp.float32)
     return xp.where(xp.any(xp.isnan(prediction), axis=-1), math.nan, right)
@@ -103,11 +103,11 @@ class _Share(Checked, Metric):
     greater_is_better: ClassVar[bool] = True
 
     def right(self, prediction: Array, target: Array) -> Array:
-        """Return whether each sample is right, from rows of predictions and what fits them."""
+        """Return whether each sample is right, from rows of predictions and targets."""
         raise NotImplementedError
 
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Return how much is right, and how much there is; see :meth:`Metric.statistics`."""
+        """Return the weight of the samples that are right, and that of all; see :meth:`Metric.statistics`."""
         xp = array_namespace(prediction)
         prediction, target, weight = rows_of(prediction, target, weight)
         right = _known(self.right(prediction, target), prediction)[:, None]
@@ -116,7 +116,7 @@ class _Share(Checked, Metric):
         return xp.stack([xp.sum(weighted(right, weight)), xp.sum(total)])[None, ...]
 
     def value(self, statistics: np.ndarray[Any, Any]) -> float:
-        """Return the share; 0 of nothing."""
+        """Return the share; 0 without samples."""
         right, total = statistics.sum(axis=0)
         return float(right / (total or 1.0))
 
@@ -134,8 +134,8 @@ class Accuracy(_Share):
     Parameters
     ----------
     threshold : float, optional
-        Above which a single output is a yes. By default 0, for logits, and in a training 0.5 for a model that ends
-        in a sigmoid.
+        Above which a single output is positive. By default 0, for logits; in training, 0.5 for a model that ends in a
+        sigmoid.
     ignore_index : int, optional
         The label of samples that are left out.
     name : str, default "accuracy"
@@ -172,7 +172,7 @@ class TopK(_Share):
     ignore_index : int, optional
         The label of samples that are left out.
     name : str, optional
-        In the history; by default ``"top_5"``, with that number.
+        In the history; by default ``"top_5"`` for ``k=5``.
 
     Raises
     ------
@@ -212,20 +212,20 @@ class TopK(_Share):
 
 @dataclass(frozen=True)
 class AUC(Checked, Metric):
-    r"""The area under the ROC curve: how often a yes scores higher than a no, and half of how often they are equal.
+    r"""The area under the ROC curve: how often a positive scores higher than a negative; ties count half.
 
     .. math:: P(s_+ > s_-) + P(s_+ = s_-) / 2
 
-    It is exact, from the order of all scores. With several classes it is the mean over them of each class
-    against the rest, by the softmax of the outputs.
+    It is exact, from the order of all scores. With several classes it is the mean of the areas of each class against
+    the rest, by the softmax of the outputs.
 
     Parameters
     ----------
     multilabel : bool, default False
-        Whether several outputs are as many questions of yes or no, instead of one of them being right.
+        Whether the outputs are independent binary labels, instead of classes of which one is true.
     logits : bool, optional
-        Whether the outputs of several classes are logits. By default they are, but not in a training of a model that
-        ends in a softmax.
+        Whether the outputs of several classes are logits. By default True; in training, False for a model that ends in
+        a softmax.
     ignore_index : int, optional
         The label of samples that are left out; not for `multilabel`.
     name : str, default "auc"
@@ -233,8 +233,8 @@ class AUC(Checked, Metric):
 
     Notes
     -----
-    The scores of all samples are kept until the epoch ends, and are put in order on the host. A class that is
-    never there, or always, has no area and is left out of the mean; if there is no other the value is NaN.
+    The scores of all samples are kept until the epoch ends, and sorted on the host. A class that is never or always
+    true has no area and is left out of the mean; without any area the value is NaN.
 
     References
     ----------
@@ -261,7 +261,7 @@ class AUC(Checked, Metric):
             raise ValueError("AUC leaves out whole samples: ignore_index is not for multilabel=True")
 
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Return a row for each sample: its scores, its label or what it has of each, its weight."""
+        """Return a row for each sample: its scores, its label or binary labels, its weight."""
         xp = array_namespace(prediction)
         prediction, target, weight = rows_of(prediction, target, weight)
         weight = times(weight, kept(prediction, target, self.ignore_index))
@@ -274,7 +274,7 @@ class AUC(Checked, Metric):
         return xp.concat([prediction, numbers(target, prediction), weight], axis=1)
 
     def value(self, statistics: np.ndarray[Any, Any]) -> float:
-        """Return the area, or the mean over those that there are."""
+        """Return the area, or the mean over the classes that have one."""
         columns = statistics.shape[1] - 1
         n_scores = columns // 2 if self.multilabel else columns - 1
         scores, target, weight = statistics[:, :n_scores], statistics[:, n_scores:-1], statistics[:, -1]
@@ -291,9 +291,9 @@ class AUC(Checked, Metric):
 
 
 def _log_probabilities(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return the logarithm of the softmax so that what is equal by its formula is equal, and nothing else."""
+    """Return the logarithm of the softmax without rounding that would make or break ties."""
     shifted = logits - logits.max(axis=1, keepdims=True)
-    others = np.sort(np.exp(shifted), axis=1)[:, :-1].sum(axis=1, keepdims=True)  # in an order that is always the same
+    others = np.sort(np.exp(shifted), axis=1)[:, :-1].sum(axis=1, keepdims=True)  # sorted: the order is always the same
     return np.asarray(shifted - np.log1p(others))
 
 
@@ -317,9 +317,9 @@ class R2(Metric):
 
     Notes
     -----
-    Of each batch its own mean and the squares around it are kept, and put together by the rule of Chan, Golub
-    and LeVeque, so that nothing large cancels. Where a target is constant there is no variance: the value is 1
-    for a prediction without error and 0 otherwise, as in scikit-learn.
+    The mean and the sum of squares around it are kept for each batch, and combined by the rule of Chan, Golub and
+    LeVeque, which avoids cancellation. For a constant target, which has no variance, the value is 1 for a prediction
+    without error and 0 otherwise, as in scikit-learn.
 
     References
     ----------
@@ -337,7 +337,7 @@ class R2(Metric):
     greater_is_better: ClassVar[bool] = True
 
     def statistics(self, prediction: Array, target: Array, weight: Array | None = None) -> Array:
-        """Return, for each output, the weight, the mean as a sum of two, the squares around it, and the errors'."""
+        """Return, for each output: weight, mean as a sum of two numbers, squares around it, and squared errors."""
         xp = array_namespace(prediction)
         prediction, target, weight = rows_of(prediction, target, weight)
         if target.ndim == 1:
@@ -349,7 +349,7 @@ class R2(Metric):
             weight = xp.ones_like(prediction[:, :1])
         total = xp.sum(weight)
         some = xp.where(total > 0, total, 1.0)
-        first = target[:1, :]  # far from zero only the differences to it have digits enough
+        first = target[:1, :]  # if targets are far from zero, only differences keep enough digits
         offset = target - first
         mean = xp.sum(offset * weight, axis=0, keepdims=True) / some
         around = xp.sum(xp.square(offset - mean) * weight, axis=0, keepdims=True)
@@ -390,7 +390,7 @@ def get_metric(spec: MetricLike) -> tuple[str, Measure]:
     ValueError
         If the name is not known.
     TypeError
-        If it is a class, or nothing that can be called.
+        If it is a class, or not callable.
 
     Examples
     --------
@@ -421,7 +421,7 @@ def get_metric(spec: MetricLike) -> tuple[str, Measure]:
 def _takes_weight(function: Callable[..., Any]) -> bool:
     try:
         return "weight" in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # some functions that are not of Python have no signature
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return False
 
 
@@ -444,12 +444,12 @@ def named_metrics(specs: Sequence[MetricLike]) -> dict[str, Measure]:
 
 
 def suited(metrics: Mapping[str, Measure], probabilities: bool) -> dict[str, Measure]:
-    """Return metrics that read the outputs of a model as what they are.
+    """Return metrics whose `threshold` and `logits` suit the outputs of a model.
 
     Parameters
     ----------
     metrics : mapping of str to Measure
-        Those that say themselves what a yes is, or that logits are no probabilities, stay as they are.
+        Those with a `threshold` or `logits` of their own keep it.
     probabilities : bool
         Whether the model ends in a sigmoid or a softmax, and so does not give logits.
     """

@@ -27,7 +27,7 @@ LOSSES: Registry[losses.Loss] = Registry(
         "gamma": distributions.Gamma,
         "tweedie": distributions.Tweedie,
         "gaussian_nll": distributions.GaussianNLL,
-        # as everybody types them
+        # short names
         "mse": losses.MeanSquaredError,
         "mae": losses.MeanAbsoluteError,
         "bce": losses.SigmoidCrossEntropy,
@@ -39,7 +39,7 @@ LOSSES: Registry[losses.Loss] = Registry(
 
 
 class AverageLoss(Metric):
-    """A loss that weighs the samples itself, as a metric: its mean over all of them, whatever the batches.
+    """A loss with sample weights of its own, as a metric: its mean over all samples, however they are batched.
 
     Parameters
     ----------

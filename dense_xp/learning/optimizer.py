@@ -1,9 +1,9 @@
-"""What an optimizer is: how one parameter moves, given its gradient and what was remembered of earlier ones.
+"""The base class of optimizers: how one parameter moves, given its gradient and the state of earlier steps.
 
 Each has two halves. ``init(param) -> state`` and ``step(param, grad, state) -> (param, state)`` are pure and
 write into no array that they were given; ``update(weights, grad) -> weights`` keeps the state itself, for one
 parameter. Parameters of 16 bits are stepped in float32 and come back in their own dtype; their state holds the
-float32 value, ``"master"``, so that steps smaller than a digit of theirs add up [1]_.
+float32 value, ``"master"``, so that steps below the precision of 16 bits add up [1]_.
 
 References
 ----------
@@ -40,7 +40,7 @@ class Optimizer(Checked):
     learning_rate : float or Schedule
         How far to go along the direction.
     weight_decay : float, default 0.0
-        By what share, times the learning rate, a parameter shrinks at each step.
+        Each step shrinks a parameter by this share, times the learning rate.
     no_decay : sequence of str, default ()
         Names of parameters that do not shrink, whatever their layer: ``("w0", "gamma", "beta")`` are biases and norms.
     clip_norm : float, optional
@@ -73,12 +73,12 @@ class Optimizer(Checked):
         self.no_decay = names("no_decay", self.no_decay)
 
     def for_parameter(self, name: str) -> Optimizer:
-        """Return the optimizer that steps parameters of this name: itself, or without decay if they are not to shrink.
+        """Return the optimizer for parameters of this name: itself, or a copy without decay if they do not shrink.
 
         Parameters
         ----------
         name : str
-            Without that of its layer: ``"w0"``.
+            Without the name of its layer: ``"w0"``.
         """
         return self._with(weight_decay=0.0) if name in self.no_decay else self
 
@@ -127,7 +127,7 @@ class Optimizer(Checked):
         Returns
         -------
         dict of str to array
-            Empty for an optimizer that remembers nothing; of 16 bits, also their float32 ``"master"``.
+            Empty for an optimizer without state; a parameter of 16 bits adds its float32 ``"master"``.
         """
         wide = widened(param)
         state = self.init_state(wide)
@@ -154,7 +154,7 @@ class Optimizer(Checked):
         """
         rate = self.learning_rate_at(0) if learning_rate is None else learning_rate
         wide = widened(param)
-        if "master" in state:  # where it no longer rounds to the parameter, that was assigned since
+        if "master" in state:  # if it no longer rounds to the parameter, a new value was assigned
             current = in_dtype(state["master"], param.dtype) == param
             wide = array_namespace(param).where(current, state["master"], wide)
         direction, new = self.direction(wide, widened(grad), state)
@@ -212,7 +212,7 @@ class Optimizer(Checked):
         return self._with(learning_rate=scaled(self.learning_rate, factor))
 
     def resumed(self, state: Any, steps: int) -> Any:
-        """Return a copy whose :meth:`update` goes on with one parameter.
+        """Return a copy whose :meth:`update` continues from a state of one parameter.
 
         Parameters
         ----------
@@ -257,7 +257,7 @@ class Optimizer(Checked):
 def apply_gradients(
     optimizer: Optimizer, params: Params, grads: Params, state: Params, learning_rate: Any
 ) -> tuple[Params, Params]:
-    """Let the optimizer step each parameter that has a gradient; neither argument is changed.
+    """Let the optimizer step each parameter that has a gradient; no argument is changed.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The rules by which optimizers move parameters, and their names.
+"""The optimizers, and their names.
 
 Weight decay is decoupled everywhere: the parameter shrinks by learning_rate · weight_decay of itself, and
 the gradient stays as it is [1]_.
@@ -131,7 +131,7 @@ class RMSprop(Optimizer):
 
 @dataclass
 class Adam(Optimizer):
-    r"""Running means of the gradient and of its square, freed of their bias towards zero.
+    r"""Running means of the gradient and of its square, corrected for their bias towards zero.
 
     .. math:: m ← β_1 m + (1 - β_1) g, \quad v ← β_2 v + (1 - β_2) g^2, \quad
               θ ← θ - η\,\hat m / (\sqrt{\hat v} + ε), \quad
@@ -194,14 +194,14 @@ def _one_minus_power(beta: float, steps: Array) -> Array:
 
 @dataclass
 class AdamW(Adam):
-    """Adam with weight decay: :class:`Adam` under another default.
+    """Adam with weight decay: :class:`Adam` with another default.
 
     Parameters
     ----------
     learning_rate, beta_1, beta_2, epsilon
         See :class:`Adam`.
     weight_decay : float, default 0.01
-        By what share, times the learning rate, a parameter shrinks at each step.
+        Each step shrinks a parameter by this share, times the learning rate.
     no_decay, clip_norm, clip_value
         See :class:`Optimizer`.
 

@@ -10,7 +10,7 @@ from dense_xp.support.dtypes import in_dtype, widened
 
 
 def fitting(prediction: Array, target: Array) -> Array:
-    """Return a target that is a label for each row of several outputs, or has the prediction's shape."""
+    """Return a target that has the prediction's shape, or a label for each row of several outputs."""
     shape, wanted = tuple(target.shape), tuple(prediction.shape)
     if shape == wanted[:-1] and wanted[-1] == 1:
         return target[..., None]
@@ -23,7 +23,7 @@ def fitting(prediction: Array, target: Array) -> Array:
 
 
 def numbers(x: Array, like: Array) -> Array:
-    """Return x in another array's dtype: the standard neither orders, ranks nor adds booleans."""
+    """Return x in another array's dtype: the Array API standard has no order and no sum for booleans."""
     return in_dtype(x, like.dtype)
 
 
@@ -53,7 +53,7 @@ def rows_of(prediction: Array, target: Array, weight: Array | None) -> tuple[Arr
 
 
 def kept(prediction: Array, target: Array, ignored: int | None, several: bool = False) -> Array | None:
-    """Return 1 for what counts and 0 where the target is the label that is left out; None if all of it counts.
+    """Return 0 where the target is the ignored label and 1 elsewhere; None if no label is ignored.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def kept(prediction: Array, target: Array, ignored: int | None, several: bool = 
     ignored : int, optional
         The label that is left out; a one-hot row has none.
     several : bool
-        Whether the target has a label for each of several questions.
+        Whether each sample has several labels.
     """
     one_hot = target.ndim == prediction.ndim and prediction.shape[-1] > 1 and not several
     if ignored is None or one_hot:

@@ -1,10 +1,10 @@
-"""Regularizers: what a weight adds to the loss by itself, and the gradient of that.
+"""Regularizers: penalties on weights that are added to the loss, and their gradients.
 
-    L(θ) + Σ R(W)      and to the gradient of the loss with respect to W comes that of R
+    L(θ) + Σ R(W)      ∂L/∂W + ∂R/∂W
 
-A layer is given one for any of its parameters: ``Dense(10).regularized(W=L2(1e-4))``. It sees numbers of at
-least 32 bits. This is not the weight decay of the optimizers, which moves weights and no loss; with plain
-SGD the two agree, for a decay of twice the factor of L2.
+A layer takes one for any of its parameters: ``Dense(10).regularized(W=L2(1e-4))``. It gets at least 32 bits. This is
+not the weight decay of the optimizers, which changes weights but not the loss; with plain SGD the two agree if the
+decay is twice the factor of L2.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Weighed(Regularizer):
 
 @dataclass(frozen=True)
 class L1(_Weighed):
-    r"""Sum of the absolute values, :math:`λ \sum |w|`: it draws what the loss does not need to zero.
+    r"""Sum of the absolute values, :math:`λ \sum |w|`: it draws weights that the loss does not need to zero.
 
     The derivative at 0 is taken as 0.
 
@@ -138,7 +138,7 @@ class L1L2(Regularizer):
     Raises
     ------
     ValueError
-        If one is no number or negative.
+        If one is negative or not a number.
 
     References
     ----------

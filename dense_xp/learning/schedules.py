@@ -1,4 +1,4 @@
-"""Learning rates that change from step to step: from the number of a step to a rate.
+"""Learning-rate schedules: from the number of a step to its learning rate.
 
 A schedule is a function on the host. The rate enters the training step as an input, so a compiled step
 serves every rate.
@@ -185,7 +185,7 @@ class WarmUp(Schedule):
 
 @dataclass(frozen=True)
 class ScaledSchedule(Schedule):
-    """A schedule times a factor, as a callback leaves it that has reduced the learning rate.
+    """A schedule times a factor, such as after a callback has reduced the learning rate.
 
     Parameters
     ----------

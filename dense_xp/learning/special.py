@@ -18,7 +18,7 @@ from dense_xp.backend import Array
 
 
 def row_for(x: Array, like: Array) -> Array:
-    """Return numbers for the last axis with as many axes as another array, which some libraries ask for.
+    """Reshape numbers for the last axis to as many axes as another array has, as some libraries require.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def euclidean(*arrays: Array, axis: int | None = None) -> Array:
     *arrays : array
         Real floating numbers.
     axis : int, optional
-        Along which, and it stays with the length 1; by default over all, as an array without axes.
+        The axis to sum over, kept with length 1; by default all, for a 0-d array.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What is asked of targets that are classes, looked at once, before training."""
+"""Checks of class targets and class weights, once before training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def checked_class_weight(given: Any) -> tuple[float, ...]:
     Raises
     ------
     ValueError
-        If it is no such sequence, a number is negative, or all are zero.
+        If it is not such a sequence, a number is negative, or all are zero.
     """
     try:
         by_class = isinstance(given, Mapping | str | bytes)  # whose keys or letters would be taken for weights

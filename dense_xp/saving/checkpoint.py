@@ -18,8 +18,8 @@ from dense_xp.training.history import Run
 class Checkpoint:
     """Save the model after each epoch, or after those that are the best so far.
 
-    The file holds all that a training needs to go on; see :func:`dense_xp.save`. In the list of callbacks it
-    stands after those that change the model, such as :class:`ReduceLROnPlateau`.
+    The file holds all that is needed to resume the training; see :func:`dense_xp.save`. In the list of callbacks it
+    belongs after those that change the model, such as :class:`ReduceLROnPlateau`.
 
     Parameters
     ----------
@@ -27,11 +27,11 @@ class Checkpoint:
         Where to. ``"{epoch}"`` in it becomes the number of the epoch, ``"{val_loss:.3f}"`` that measure, as
         ``str.format`` writes them; without a field each file replaces the last.
     every : int, default 1
-        Save after each so many epochs.
+        Save every so many epochs.
     monitor : str, optional
         Name in the history: save only when this is better than in every epoch before, also those that `every` skips.
     mode : {"auto", "min", "max"}, default "auto"
-        Whether small or large values of `monitor` are good; the loss and each metric of this package say so themselves.
+        Whether small or large values of `monitor` are good; known for the loss and the metrics of this package.
 
     Raises
     ------
@@ -57,7 +57,7 @@ class Checkpoint:
         self._best = Best(monitor or "", mode)
 
     def begin(self, run: Run) -> None:
-        """Look at the path, and forget the best of an earlier training, but for what is in the history."""
+        """Check the path, and forget the best of an earlier training, except for what is in the history."""
         refuse_closed(run.model, "Checkpoint")
         names = ["epoch", "loss", *run.metrics]
         known = [*names, *(f"val_{name}" for name in names[1:])]
@@ -72,28 +72,28 @@ class Checkpoint:
             raise ValueError(
                 f"the path {self.path!r} has the field {unknown[0]!r}, and known are {', '.join(known)}; {how}"
             )
-        place_of(trial)  # what cannot be written is said now, not after an epoch
+        place_of(trial)  # fail now, not after an epoch
         if self.monitor is not None:
             for value in self._best.begin(run):
                 self._best.beaten(value)
 
     def epoch_end(self, run: Run) -> None:
-        """Save, if it is time to: what is measured is compared in every epoch."""
+        """Save, if it is time to; the monitored value is compared in every epoch."""
         best = self.monitor is None or self._best.beaten(self._best.read(run, self))
         if best and run.epoch % self.every == 0:
             self._save(run, run.measured)
 
     def terminated(self, run: Run) -> None:
-        """Save within an epoch, as a batch system has said that it will end the training; a file of the best is left.
+        """Save within an epoch, because a batch system will end the training; not if only the best is saved.
 
-        A training that goes on from there begins that epoch again, with the weights that it had come to.
+        A training that is resumed from there starts that epoch again, from these weights.
 
         Parameters
         ----------
         run : Run
             What was trained.
         """
-        if self.monitor is None:  # before the first epoch, nothing is measured that a path may want
+        if self.monitor is None:  # NaN for measures in the path before the first epoch ends
             self._save(run, dict.fromkeys(self._known, math.nan) | run.measured)
 
     def _save(self, run: Run, measured: Mapping[str, float]) -> None:

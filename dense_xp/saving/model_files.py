@@ -1,8 +1,8 @@
 """Models on disk: one safetensors file with the weights, and the configuration as JSON in its metadata.
 
 Nothing in a file is ever executed, nor imported by its name: layers, optimizers and schedules are looked up in
-the closed tables of the package. A file is written beside its place and then renamed, so that a reader sees the
-old one or the new one, and never half of one. It knows no device: what was trained on a GPU loads anywhere.
+fixed tables of the package. A file is written under another name and then renamed, so that a reader sees the old or
+the new one, and never half of one. It names no device: a model that was trained on a GPU loads anywhere.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from dense_xp.support.trees import flatten, merged, unflatten
 from dense_xp.training.history import History
 
 FORMAT = 1
-"""Version of what is in the metadata."""
+"""Version of the metadata."""
 
 _KEY = "dense_xp"
 _WEIGHT, _STATE, _BEST, _OWN, _MEAN = "weight:", "optimizer:", "best:", "own:", "mean:"
-_ARRAYS = ("best_weights", "best_own", "moving_average")  # what a history has of them
+_ARRAYS = ("best_weights", "best_own", "moving_average")  # fields of a history that hold arrays
 _RULES: Registry[Any] = Registry(
     "optimizer or schedule",
     {kind.__name__: kind for kind in (*OPTIMIZERS.values(), *SCHEDULES)},
@@ -50,7 +50,7 @@ _RULES: Registry[Any] = Registry(
 
 
 class ModelFileError(ValueError):
-    """The file is no model, is damaged, or does not fit together; the message says which."""
+    """The file is not a model, is damaged, or contradicts itself; the message says which."""
 
 
 # ------------------------------------------------------------------------------------- writing
@@ -71,16 +71,16 @@ def save(
     model : Layer
         An initialized model.
     path : path-like
-        Where to; a file that is there is replaced, at once and as a whole.
+        Where to; an existing file is replaced atomically.
     training : bool, default False
-        Whether to write what a training needs to go on to the same bits: the optimizer and its state, the
-        number of steps, and the model's random state (a model without an ``rng`` of its own uses NumPy's
-        global one, which is not saved).
+        Whether to write what is needed to resume training bit for bit: the optimizer and its state, the number of
+        steps, and the model's random state (without an ``rng`` of its own, a model uses NumPy's global one, which is
+        not saved).
     history : History, optional
         What was measured so far; :func:`describe` returns it.
     extra : mapping of str to plain values, optional
         What else belongs to the model, such as the names of its classes: anything that JSON can hold.
-        :func:`describe` returns it, and :func:`load` does not look at it.
+        :func:`describe` returns it, and :func:`load` ignores it.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def save(
     place_of(path)
     model.built()
     refuse_closed(model, "a model file")
-    import json  # here and below, what only files need
+    import json  # here and below: only files need it
 
     from safetensors.numpy import save as encoded
 
@@ -124,7 +124,7 @@ def save(
     if training:
         about["optimizer"] = _RULES.written(model.optimizer)
         about["steps"] = model.steps
-        if any(inner := [layer.steps for layer in with_inner(model)][1:]):  # driven one by one, they count themselves
+        if any(inner := [layer.steps for layer in with_inner(model)][1:]):  # layers trained one by one
             about["inner_steps"] = inner
         about["loss_scale"] = model.loss_scale
         about["random"] = random_state(model.rng)
@@ -150,7 +150,7 @@ def save(
         raise ValueError(
             f"the model cannot be saved: {error}. Initializers, activations and optimizers must be the package's own"
         ) from None
-    # safetensors writes memory as it lies: it must be in C order
+    # safetensors writes raw memory, which must be in C order
     host = {name: np.ascontiguousarray(to_numpy(value)).reshape(tuple(value.shape)) for name, value in arrays.items()}
     write_atomically(path, encoded(host, {_KEY: text}))
 
@@ -169,7 +169,7 @@ def _numbered(states: Mapping[str, Mapping[str, Any]], arrays: dict[str, Any]) -
 
 
 def _plain(extra: Any) -> Any:
-    """Return what comes back from JSON, or raise if something does not: a tuple, an array, a key that is no text."""
+    """Return `extra` after a round trip through JSON, or raise if that changes it, such as a tuple."""
     import json
 
     try:
@@ -201,12 +201,12 @@ def load(
     path : path-like
         The file.
     backend : str or module or Backend, optional
-        Where the model shall live, whatever it was trained on; by default the setting in force.
+        Where the model lives, whatever it was trained on; by default the setting in force.
     custom : sequence of Layer classes
         Classes of your own that may occur in it.
     limits : bool, default True
-        Whether to refuse a small file that asks for much: more than 1,000 layers and one for each KiB, or layers
-        nested more than 30 deep. Pass False if you trust the file.
+        Whether to refuse a small file of a huge model: with more layers than 1,000 and one for each KiB, or nested more
+        than 30 deep. Pass False if you trust the file.
 
     Returns
     -------
@@ -218,7 +218,7 @@ def load(
     FileNotFoundError
         If there is no such file.
     ModelFileError
-        If it is no model of dense_xp, is cut off, or its parts contradict each other. Nothing is executed.
+        If it is not a model of dense_xp, is truncated, or its parts contradict each other. Nothing is executed.
     BackendError
         If the backend cannot be used.
 
@@ -236,7 +236,7 @@ def load(
     custom = several("custom", custom)
     if wrong := [kind for kind in custom if not (isinstance(kind, type) and issubclass(kind, Layer))]:
         raise TypeError(f"custom has classes of layers, and {wrong[0]!r:.60} is none")
-    resolve(backend)  # what is wrong with it is no fault of the file
+    resolve(backend)  # an error here is not the file's
     arrays, about = _read(path)
     weights = {name.removeprefix(_WEIGHT): value for name, value in arrays.items() if name.startswith(_WEIGHT)}
     state = {name.removeprefix(_STATE): value for name, value in arrays.items() if name.startswith(_STATE)}
@@ -247,7 +247,7 @@ def load(
         inner: dict[str, Any] = {"custom": custom} if issubclass(kind, Chain) else {}
         model = kind.from_config({**_anywhere(about["config"]), "backend": backend}, **inner)
         rule = None if about.get("optimizer") is None else _RULES.made(about["optimizer"])
-        # copies: in the file they need not lie as NumPy likes them
+        # copies: arrays in the file need not be aligned
         build_with(model, rule, unflatten({name: value.copy() for name, value in weights.items()}))
         if about.get("optimizer") is not None:
             _check_state(flatten(model.optimizer_state), state)
@@ -362,7 +362,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]]
 
 
 def _check_size(config: Any, size: int) -> None:
-    """Raise if a file of so many bytes asks for far more layers than it holds weights of, or for very deep ones."""
+    """Raise if a file of so many bytes describes far more layers than it holds weights of, or very deep ones."""
     most = 1000 + size // 1024
     layers, level = 0, [config]
     for _ in range(3 * 30):  # a layer made of layers is a dict with a list of dicts
@@ -419,7 +419,7 @@ def _history(config: Any) -> History:
 
 
 def _moving_average(steps: Any, arrays: Mapping[str, Any], shapes: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what a moving average has kept, if it fits to weights of these shapes."""
+    """Return the state of a moving average, if it fits weights of these shapes."""
     kept = unflatten({name.removeprefix(_MEAN): value for name, value in arrays.items() if name.startswith(_MEAN)})
     if steps is None and not kept:
         return None

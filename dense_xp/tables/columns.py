@@ -1,4 +1,4 @@
-"""What is learned from a column of a table: numbers become standardised ones, texts a column for each value."""
+"""What is learned from a column of a table: numbers are standardised, texts are one-hot encoded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Host: TypeAlias = np.ndarray[Any, Any]
 
 
 MAX_LEVELS = 100
-"""How many values of a category get a column of their own; the most frequent do."""
+"""How many values of a category get a feature of their own: the most frequent ones."""
 
 
 _IDENTIFIER = re.compile(
@@ -31,7 +31,7 @@ _IDENTIFIER = re.compile(
 )
 
 
-_ROWS = 20  # fewer numbers that rise may do so by chance
+_ROWS = 20  # fewer numbers may be in ascending order by chance
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Number:
 
     @property
     def features(self) -> list[str]:
-        """The names of what the network sees."""
+        """The names of the features."""
         return [self.name]
 
     @property
@@ -88,7 +88,7 @@ class Number:
     def encode(self, column: pl.Series, into: Host) -> None:
         """Write the feature of each row into an array of zeros."""
         numbers = numbers_of(column)
-        with np.errstate(over="ignore"):  # what is beyond all numbers of the network is infinite, and has no prediction
+        with np.errstate(over="ignore"):  # too large for float32: infinite, and without a prediction
             into[:, 0] = np.where(np.isfinite(numbers), (numbers - self.mean) / self.scale, 0.0)
 
     def notes(self, column: pl.Series) -> Iterator[str]:
@@ -99,7 +99,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Category:
-    """A column of texts: 1 in the place of the row's value, and 0 elsewhere.
+    """A column of texts, one-hot encoded: 1 in the place of the row's value, and 0 elsewhere.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class Category:
     of : {"text", "boolean", "number"}
         What the column held.
     other : bool
-        Whether the other values have a place together. Without one, a value that is not in `levels` is 0 everywhere.
+        Whether all other values share one more place. Without it, a value that is not in `levels` is 0 everywhere.
     missing : int
         How many of the training rows had no value: if any, a missing value has a place of its own.
     """
@@ -134,8 +134,8 @@ class Category:
     def fit(cls, column: pl.Series, max_levels: int = MAX_LEVELS, *, forced: bool = False) -> Self | str:
         """Learn from a column; return why it is left out if there is nothing to learn.
 
-        A value has a place if it occurs at least twice, and is among the `max_levels` most frequent ones. A column of
-        which less than half is covered so is left out, unless it is `forced` to be a category.
+        A value has a place if it occurs at least twice, and is among the `max_levels` most frequent ones. A column is
+        left out if these cover less than half of it, unless it is `forced` to be a category.
         """
         of = kind_of(column)
         texts = texts_of(column, of)
@@ -155,7 +155,7 @@ class Category:
 
     @property
     def features(self) -> list[str]:
-        """The names of what the network sees."""
+        """The names of the features."""
         rest = [f"{self.name}: other"] * self.other + [f"{self.name}: missing"] * bool(self.missing)
         return [f"{self.name}={level}" for level in self.levels] + rest
 
@@ -191,7 +191,7 @@ class Category:
 
 
 def identifies(column: pl.Series) -> str:
-    """Return why a column of numbers says which row it is, and nothing about it; an empty text if it does not."""
+    """Return why a column of numbers only identifies the rows; an empty text if it does not."""
     known = (column.fill_nan(None) if column.dtype.is_float() else column).drop_nulls()
     if not len(known) or not are_whole(known):
         return ""
@@ -207,7 +207,7 @@ def identifies(column: pl.Series) -> str:
 
 
 def numbers_of(column: pl.Series) -> Host:
-    """Return a column as float64, NaN where there is nothing."""
+    """Return a column as float64, NaN for missing values."""
     pl = require_polars()
     if column.dtype == pl.String and (found := numerals(column.str.strip_chars())):
         column = column if (values := found.values()) is None else values
@@ -232,7 +232,7 @@ def kind_of(column: pl.Series) -> str:
 
 
 def texts_of(column: pl.Series, of: str) -> pl.Series:
-    """Return values as texts, alike however the file at hand spells them: 1, 1.0 and "1"; true, True and 1."""
+    """Return values as texts, the same for all spellings in files: 1, 1.0 and "1"; true, True and 1."""
     pl = require_polars()
     if column.dtype.is_nested() or column.dtype.is_temporal():
         raise TableError(f"{column.name} holds values of the type {column.dtype}, and must hold texts")
@@ -254,7 +254,7 @@ def codes_of(texts: pl.Series, labels: Sequence[str]) -> Host:
     codes = texts.cast(pl.Enum(labels), strict=False)
     spelled = pl.Series([*labels], dtype=pl.String)
     plain = without_zero_decimals(spelled)
-    if not plain.is_duplicated().any():  # a file with a gap in the column has 8001.0 for 8001
+    if not plain.is_duplicated().any():  # a file with missing values in the column has 8001.0 for 8001
         others = without_zero_decimals(texts).cast(pl.Enum(plain), strict=False)
         codes = codes.to_physical().fill_null(others.to_physical())
     return np.asarray(codes.to_physical().cast(pl.Int64).fill_null(-1).to_numpy())

@@ -1,4 +1,4 @@
-"""Days and times as numbers: how far apart they are, and what comes round again with the week and the year."""
+"""Dates and times as numbers: some that grow with time, and some that repeat with the day, the week and the year."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 YEAR = 365.2425
-"""Of the Gregorian calendar, in days."""
+"""Mean length of a Gregorian year, in days."""
 
 _DAY = 86400.0  # in seconds
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -44,16 +44,16 @@ _FEATURES = {
 class Dates:
     """A column of days, times, or both.
 
-    The day is a number, (day - mean) / scale, and so is the year; month and weekday are 1 in the place of the row's;
-    day of the year and time of day are the sine and cosine of an angle, so that their ends meet. A part that is the
-    same in all training rows is left out, and a missing date is 0 everywhere.
+    Day and year are standardised numbers; month and weekday are one-hot encoded; day of the year and time of day are
+    the sine and cosine of an angle, so that their ends meet. A part that is the same in all training rows is left out,
+    and a missing date is 0 everywhere.
 
     Attributes
     ----------
     name : str
         Of the column.
     parts : sequence of str
-        Of ``"day"``, ``"year"``, ``"month"``, ``"weekday"``, ``"day of year"`` and ``"time of day"``, those that vary.
+        Those that vary of ``"day"``, ``"year"``, ``"month"``, ``"weekday"``, ``"day of year"`` and ``"time of day"``.
     mean, scale : float
         Mean and standard deviation of the training rows, in days since 1970.
     order : {"", "month first", "day first"}
@@ -102,7 +102,7 @@ class Dates:
 
     @property
     def features(self) -> list[str]:
-        """The names of what the network sees."""
+        """The names of the features."""
         names = [feature for part in self.parts for feature in _FEATURES[part]] + ["missing"] * bool(self.missing)
         return [f"{self.name}: {name}" for name in names]
 
@@ -138,7 +138,7 @@ class Dates:
         return np.eye(len(_FEATURES[part]))[counts]
 
     def notes(self, column: pl.Series) -> Iterator[str]:
-        """Say what is taken for something else."""
+        """Yield a line if dates are missing, and how they are encoded."""
         days, seconds = _read(column, self.order)
         if absent := int((np.isnan(days) & np.isnan(seconds)).sum()):
             taken = "a value of its own" if self.missing else "the mean"
@@ -150,7 +150,7 @@ def _on_circle(turns: Host) -> Host:
 
 
 def _counted(days: Host) -> dict[str, Host]:
-    """Return year, month, weekday and day of the year of days since 1970, the last three from 0 on."""
+    """Return year, month, weekday and day of the year of days since 1970, the last three counted from 0."""
     dates = np.floor(days).astype("datetime64[D]")
     years, months = dates.astype("datetime64[Y]"), dates.astype("datetime64[M]")
     return {
@@ -162,7 +162,7 @@ def _counted(days: Host) -> dict[str, Host]:
 
 
 def _read(column: pl.Series, order: str) -> tuple[Host, Host]:
-    """Return days since 1970 and seconds since midnight, as they are written, NaN where there is nothing."""
+    """Return days since 1970 and seconds since midnight, in local time as written; NaN for missing values."""
     pl = require_polars()
     nothing = np.full(len(column), np.nan)
     dtype = column.dtype
@@ -220,7 +220,7 @@ def _read_texts(texts: pl.Series, order: str) -> tuple[Host, Host]:
 
 
 def _order(column: pl.Series) -> str:
-    """Return how texts write 6/7/2024: as most of those that leave no doubt; else the day is before points alone."""
+    """Return how texts write 6/7/2024: as most unambiguous ones; without these, day first only with points."""
     pl = require_polars()
     if column.dtype != pl.String:
         return ""

@@ -1,7 +1,7 @@
-"""CSV files, which say little about themselves: where a record ends, what separates its fields, what these hold.
+"""CSV files: find out where a record ends, what separates its fields, and what types these have.
 
-Fast where a file keeps to the rules (RFC 4180). One that breaks them, as ``5" pipe`` does, is read by hand: a quote
-counts where a field begins, if another one ends the field.
+A file that keeps to the rules (RFC 4180) is read fast. One that breaks them, as ``5" pipe`` does, is repaired first: a
+quote counts only at the start of a field that another quote ends.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def cells(path: str, data: bytes) -> tuple[pl.DataFrame, str, list[str]]:
     separator : str
         Of the file; a comma, if there is a single column.
     notes : list of str
-        What is worth a word.
+        Remarks for the user.
     """
     pl = require_polars()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[: 2**_SAMPLE]:
@@ -116,14 +116,14 @@ def cells(path: str, data: bytes) -> tuple[pl.DataFrame, str, list[str]]:
 def _dialect(data: bytes, separators: Sequence[str], end: str) -> tuple[list[str], str, bytes]:
     """Return the names in the first record, the separator, and the file with as many names as there are fields.
 
-    The separator is the one that splits all records alike, and most. R leaves out the name of the names of the rows;
-    other programs end each row with a separator, but not the first line.
+    The separator is the one with which most records have as many fields as the first, and then the one with most
+    fields. R gives the column of row names no name; other programs end each row but the first with a separator.
     """
     for size in itertools.count(_SAMPLE, 2):
         cut = 2**size < len(data)
         sample = data[: 2**size].decode("utf-8-sig", errors="replace")
         split = {s: [*itertools.islice(_records(sample, s, end, cut), 1000)] for s in separators}
-        if not cut or all(split.values()):  # none of them is within its first record yet
+        if not cut or all(split.values()):  # with each of them, a whole record has been read
             break
 
     def rank(separator: str) -> tuple[bool, float, int]:
@@ -141,7 +141,7 @@ def _dialect(data: bytes, separators: Sequence[str], end: str) -> tuple[list[str
 
 
 def _records(text: str, separator: str, end: str, cut: bool) -> Iterator[tuple[list[str | None], int]]:
-    """Yield the records of a text that are not blank, and where each ends; if it is cut, the last does not count."""
+    """Yield the records of a text that are not blank, and where each ends; without the last if the text is cut."""
     stop = "\r" if end == "\r" else r"\r?\n"
     s = re.escape(separator)
     field = re.compile(rf' *"([^"]*+(?:""[^"]*+)*+)" *({s}|{stop}|\Z)|([^{s}{end}]*)({s}|{end}|\Z)')
@@ -194,7 +194,7 @@ def settled(
     missing: Sequence[str],
     decimals: Mapping[str, str] | str,
 ) -> tuple[pl.DataFrame, dict[str, str], dict[str, str]]:
-    """Return columns of texts as what all of them are: numbers, yes and no, dates, or texts.
+    """Return columns of texts with the types of their values: numbers, booleans, dates, or texts.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def settled(
     texts : sequence of str
         Columns that stay what they are.
     missing : sequence of str
-        Marks that are numbers may be written in other ways in columns of numbers.
+        Marks of missing values; those that are numbers match any spelling in columns of numbers.
     decimals : str or mapping of str to str
         The decimal sign of all columns, or of some, where their values leave it open.
 
@@ -216,7 +216,7 @@ def settled(
     decimals : dict of str to str
         The sign of columns with a decimal comma, and of those that leave it open.
     readings : dict of str to str
-        How columns are read that others may read otherwise.
+        How ambiguous columns are read.
     """
     pl = require_polars()
     columns = {column.name: column for column in frame}
@@ -257,14 +257,14 @@ def _blocks(names: Sequence[str], height: int) -> Iterator[Sequence[str]]:
 
 
 def _usual(found: Numerals, separator: str) -> str:
-    """Return the decimal sign of a column that leaves it open, in a file of which no other column has one."""
+    """Return the decimal sign of a column that leaves it open, if no other column of the file has one."""
     return "," if separator == ";" and not found.digits.str.contains(".", literal=True).any() else "."
 
 
 def _otherwise(texts: pl.Series) -> pl.Series:
-    """Return texts that are no numbers as yes and no, as dates, or as they are."""
+    """Return texts that are not numbers as booleans, as dates, or as they are."""
     pl = require_polars()
-    first = texts.drop_nulls()[0]  # most columns are told by it; then all values are looked at
+    first = texts.drop_nulls()[0]  # it decides for most columns; only then all values are checked
     if first.lower() in ("true", "false"):
         lower = texts.str.to_lowercase()
         if lower.drop_nulls().is_in(["true", "false"]).all():

@@ -1,9 +1,8 @@
-"""The way from a table to numbers and back: what is learned from the columns of the training rows.
+"""From a table to numbers and back, by what is learned from the columns of the training rows.
 
-Numbers are brought to mean 0 and standard deviation 1, and a missing one becomes the mean. Texts become one column for
-each value, 1 where the row has it; days and times become what counts on and what comes round again. The target is a
-class by its name, or a number that is standardised, and undone in what is predicted. All of it is plain values, so it
-is saved with the model; see :meth:`Encoder.get_config`.
+Numbers are standardised, and a missing one becomes the mean. Texts are one-hot encoded; dates and times become numbers
+that grow and angles that repeat. The target is a class label, or a number that is standardised for training and scaled
+back in predictions. An encoder holds plain values, so it is saved with the model; see :meth:`Encoder.get_config`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Column: TypeAlias = Number | Category | Dates
 
 @dataclass(frozen=True)
 class Encoder:
-    """All columns of a table, as a network sees them.
+    """The encoding of all columns of a table.
 
     Attributes
     ----------
@@ -90,7 +89,7 @@ class Encoder:
         drop : sequence of str
             Columns that are left out.
         categories : sequence of str
-            Columns whose numbers are names, or whose many texts are categories all the same.
+            Columns whose numbers are names, or that are categories in spite of many different texts.
         numbers : sequence of str
             Columns of numbers that are used though they look like identifiers.
         max_levels : int, default 100
@@ -127,7 +126,7 @@ class Encoder:
 
     @property
     def features(self) -> list[str]:
-        """The names of what the network sees, in order."""
+        """The names of the features, in order."""
         return [feature for column in self.columns for feature in column.features]
 
     @property
@@ -162,7 +161,7 @@ class Encoder:
         Raises
         ------
         TableError
-            If a target is missing, or is none that the model knows.
+            If a target is missing, or unknown to the model.
         """
         check_columns(frame, [self.target.name], ", which the model predicts")
         column = frame[self.target.name]
@@ -175,7 +174,7 @@ class Encoder:
         Parameters
         ----------
         output : numpy.ndarray, shape (n_rows, n_outputs)
-            What the model gave: logits, or a standardised number.
+            What the model returned: logits, or a standardised number.
 
         Returns
         -------
@@ -185,7 +184,7 @@ class Encoder:
         return self.target.decode(output)
 
     def notes(self, frame: pl.DataFrame) -> list[str]:
-        """Return a line for each column with values that are taken for something else: missing or new ones."""
+        """Return a line for each column with missing or new values, and how these are encoded."""
         return [note for column in self.columns for note in column.notes(frame[column.name])]
 
     def report(self) -> list[tuple[str, str, str]]:

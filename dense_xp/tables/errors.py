@@ -1,4 +1,4 @@
-"""What goes wrong with tables, and the library that reads them."""
+"""The error of tables, and imports of the libraries that read them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def require_polars() -> Any:
 
 
 def require_pyarrow() -> tuple[Any, Any]:
-    """Import pyarrow, which reads row groups: return its part for Parquet, and itself; or raise ImportError."""
+    """Return ``pyarrow.parquet`` and ``pyarrow``, or raise ImportError with the command that installs them."""
     try:
         import pyarrow
         import pyarrow.parquet

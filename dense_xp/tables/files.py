@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import polars as pl
 
 _CSV = (".csv", ".tsv", ".txt")
-_SPARE, _TIMES = 2**24, 20  # what a file may hold unpacked: so many bytes, and so many for each of its own
+_SPARE, _TIMES = 2**24, 20  # a file may unpack to so many bytes, plus so many for each of its own
 _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError, RuntimeError)
-"""What the readers of Python raise for a file that is cut off, flipped, encrypted or compressed in another way."""
+"""What Python's readers raise for a truncated, corrupt or encrypted file, or an unknown compression."""
 
 
 def check_format(path: str, *, output: bool = False) -> str:
@@ -36,7 +36,7 @@ def check_format(path: str, *, output: bool = False) -> str:
     Raises
     ------
     TableError
-        If its ending is none of theirs.
+        If its ending is unknown.
     """
     stem = path.lower() if output else path.lower().removesuffix(".gz")
     ending = os.path.splitext(stem)[1]
@@ -58,11 +58,11 @@ class Table:
     written : polars.DataFrame
         The columns that were to be kept, as they stand in the file: of a CSV file, the texts.
     decimals : dict of str to str
-        The decimal signs of a CSV file that may be taken otherwise; ``read_table(..., decimals=...)`` takes it.
+        Decimal commas and ambiguous decimal signs of a CSV file; ``read_table(..., decimals=...)`` takes them.
     readings : dict of str to str
-        How columns are read that others may read otherwise, in words.
+        How ambiguous columns are read, in words.
     notes : list of str
-        What else is worth a word.
+        Other remarks for the user.
     """
 
     frame: pl.DataFrame
@@ -72,7 +72,7 @@ class Table:
     notes: Sequence[str] = ()
 
     def repeated(self, names: Sequence[str]) -> pl.DataFrame:
-        """Return columns as they stand in the file: as values where these are written so, and else as texts."""
+        """Return columns as they stand in the file: as values if these are written the same, else as texts."""
         pl = require_polars()
         pairs = [(self.frame[name], self.written[name]) for name in names]
         return self.frame.select(
@@ -108,18 +108,18 @@ def read_table(
     texts : sequence of str
         Columns of a CSV file whose values stay texts, though they may look like numbers.
     missing : sequence of str
-        Marks of a missing value, beside the usual ones of a CSV file; one that is a number stands for that number.
+        Marks of a missing value, besides the usual ones of a CSV file; one that is a number stands for that number.
     values : sequence of str
         Which of the usual marks are values here: ``"NA"``.
     decimals : str or mapping of str to str, optional
         The decimal sign, ``"."`` or ``","``, of all columns or of some. It counts where a column leaves it open, as
         ``1,234`` does; by default the other columns tell.
     keep : sequence of str
-        Columns that are returned as they stand in the file too, if they are there.
+        Columns that are also returned as they stand in the file, if they exist.
     encoding : str, default "utf-8"
         That of a CSV file.
     unlimited : bool, default False
-        Whether to read a file that takes far more memory than its size lets one expect.
+        Whether to read a file that takes far more memory than its size suggests.
 
     Returns
     -------
@@ -246,10 +246,10 @@ except BaseException as error:
 
 
 def _check_parquet(path: str) -> None:
-    """Refuse what polars cannot read without ending the process: it is read in another one first.
+    """Refuse a file with which polars would end the process: it is read in another process first.
 
-    A few damaged files make it ask for more memory than there is, or fail in a thread of its own, and neither is an
-    exception.
+    With a few damaged files, polars asks for more memory than there is, or fails in a thread of its own; neither raises
+    an exception.
     """
     with open(path, "rb") as file:
         begins = file.read(4)

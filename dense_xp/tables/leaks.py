@@ -1,4 +1,4 @@
-"""Columns that tell too much: one that alone explains the target is often a copy of it."""
+"""Leaks of the target: a column that alone explains it is often a copy of it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dense_xp.tables.columns import Host
 from dense_xp.tables.encoder import Encoder
 from dense_xp.tables.targets import Classes
 
-_FEW = 100  # rows of which a column may tell all by chance
-_MANY = 100_000  # rows that are enough, evenly spread over all
+_FEW = 100  # with fewer rows, a column may explain the target by chance
+_MANY = 100_000  # rows that are enough, evenly spaced
 _BINS = 50
-_LEFT = 0.02  # of the errors that are made without any column
+_LEFT = 0.02  # the most that a leak leaves of the errors made without any column
 
 
 def leaks(encoder: Encoder, X: Host, y: Host) -> list[str]:
-    """Return a line for each column by which alone nearly all targets can be told.
+    """Return a line for each column that alone predicts nearly all targets.
 
-    The rows are put in groups: those with the same category, or fiftieths in the order of a number. A group predicts
-    its most frequent class, or its mean; a number also predicts by its rank.
+    Rows are grouped by category, or by quantiles of a number. A group predicts its most frequent class, or its mean; a
+    number also predicts by its rank.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 SHUFFLE_BUFFER = 2**17
-_ROWS = 2**16  # of a row group at a time: some programs write a million of them in one
+_ROWS = 2**16  # read at a time: some programs write a million rows in one row group
 
 
 class RowGroups:
@@ -37,12 +37,12 @@ class RowGroups:
     columns : list of str
         The names, which all files must have.
     starts : numpy.ndarray of int
-        The number of the first row of each row group, and at the end that of all rows.
+        The number of the first row of each row group; the last entry is the number of all rows.
 
     Raises
     ------
     TableError
-        If these are no Parquet files, or have not the same columns, or no rows.
+        If these are not Parquet files, differ in their columns, or have no rows.
     FileNotFoundError
         If there are none.
     """
@@ -66,7 +66,7 @@ class RowGroups:
             raise TableError(f"{path} has no rows")
 
     def read(self, groups: Sequence[int] | Host, columns: Sequence[str]) -> Iterator[tuple[int, Any]]:
-        """Yield the number of the first row, and rows as a record batch of pyarrow, of row groups in this order."""
+        """Yield record batches of pyarrow from row groups in this order, each after the number of its first row."""
         parquet, _ = require_pyarrow()
         for number in groups:
             i, group = self._groups[number]
@@ -80,9 +80,9 @@ class RowGroups:
 class ParquetRows:
     """Rows of Parquet files for ``fit``, ``evaluate`` and ``predict``: read by row groups, never all at once.
 
-    When they are shuffled, the row groups come in a new order in each epoch, and the rows of as many of them as fill
-    the buffer are mixed. Rows that lie far apart in the file then meet in a batch only by the order of the groups: a
-    file that is sorted by its target needs a buffer of several groups.
+    To shuffle, each epoch draws a new order of the row groups, and mixes the rows of as many groups as fill the buffer.
+    Rows that lie far apart in the file meet in a batch only if their groups share a buffer: a file that is sorted by
+    its target needs a buffer of several groups.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ class ParquetRows:
 
 
 class ParquetTable:
-    """The columns of Parquet files, each read when it is asked for: what an encoder needs of a data frame.
+    """The columns of Parquet files, each read on access, with those methods of a data frame that an encoder needs.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ class ParquetTable:
 
 
 class EncodedRows:
-    """Rows of a large table as a network sees them, encoded when they are read.
+    """Rows of a large table, encoded when they are read.
 
     Parameters
     ----------

@@ -21,13 +21,13 @@ def split(n_rows: int, share: float, seed: int, codes: Host | None = None) -> tu
     Parameters
     ----------
     n_rows : int
-        How many there are.
+        How many rows there are.
     share : float
         What share is held out; 0 holds out none, and anything else at least one.
     seed : int
-        Fixes which.
+        Fixes which rows.
     codes : numpy.ndarray of int, shape (n_rows,), optional
-        The class of each row: the share is then taken of each class, and never all of one.
+        The class of each row: the share is then held out of each class, but never all of one.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def split(n_rows: int, share: float, seed: int, codes: Host | None = None) -> tu
     wanted = min(max(1, round(share * n_rows)), len(free)) if share else 0
     if share and not wanted:
         raise TableError(f"{counted(n_rows, 'row')}: too few to hold some out; --validation 0 learns from all")
-    # at equal distances in the order of the classes: from each its share, and small ones are not forgotten
+    # at equal distances in the order of the classes: the same share of each, small ones too
     out = np.zeros(n_rows, dtype=bool)
     out[free[np.arange(wanted) * len(free) // max(1, wanted)]] = True
     return np.flatnonzero(~out), np.flatnonzero(out)

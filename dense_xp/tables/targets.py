@@ -1,4 +1,4 @@
-"""What is to be predicted: a class by its name, or a number that is standardised, and undone in what is predicted."""
+"""Targets: a class label, or a number that is standardised for training and scaled back in predictions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Classes:
     Attributes
     ----------
     name, of
-        As in :class:`~dense_xp.tables.columns.Category`; what the column held is what is predicted.
+        As in :class:`~dense_xp.tables.columns.Category`; predictions have the type of the column.
     labels : sequence of str
         The classes in the order of the model's outputs.
     """
@@ -91,7 +91,7 @@ class Classes:
         return codes
 
     def decode(self, output: Host) -> pl.DataFrame:
-        """Return the most probable class of each row, and the probability of each class; null where there is none."""
+        """Return the most probable class of each row, and the probability of each class; null without these."""
         pl = require_polars()
         with np.errstate(invalid="ignore"):
             p = log_softmax(output.astype("float64"))[1]
@@ -136,11 +136,11 @@ class Quantity:
         return (numbers_of(column) - self.mean) / self.scale
 
     def decode(self, output: Host) -> pl.DataFrame:
-        """Return the predicted number of each row, to the digits that single precision has, or null."""
+        """Return the predicted number of each row, rounded to the digits of single precision, or null."""
         with np.errstate(over="ignore", invalid="ignore"):
             values = output[:, 0].astype("float64") * self.scale + self.mean
             digits = np.round(values, 8 - math.floor(math.log10(self.scale)))
-        values = np.where(np.isfinite(digits), digits, values)  # there may be no such power of ten
+        values = np.where(np.isfinite(digits), digits, values)  # the power of ten may overflow
         predicted = require_polars().Series(self.name, np.where(np.isfinite(values), values, np.nan))
         return require_polars().DataFrame([predicted.fill_nan(None)])
 
@@ -188,7 +188,7 @@ def make_target(column: pl.Series, task: str | None = None) -> Target:
     Raises
     ------
     TableError
-        If a target is missing, all are the same, or they are texts that can be no classes.
+        If a target is missing, all are the same, or they are too many different texts for classes.
     """
     check_complete(column)
     found, _ = task_of(column)
@@ -214,7 +214,7 @@ def check_complete(column: pl.Series) -> None:
 
 
 def rows_with_target(frame: pl.DataFrame, name: str) -> pl.Series:
-    """Return of each row whether its target is there, and finite; raise TableError if none is."""
+    """Return for each row whether its target is there and finite; raise TableError if none is."""
     known = _is_known(frame[name])
     if not known.any():
         raise TableError(f"the target {name} is missing in every row")

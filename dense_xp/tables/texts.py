@@ -1,7 +1,7 @@
-"""What the texts of a file mean: numbers however they are written, dates, yes and no.
+"""What the texts of a file mean: numbers in any notation, dates, booleans.
 
-Whether ``1,234`` is a number above a thousand or below two is told by the other values of its column: ``1,5`` has a
-decimal comma, and ``1,234.5`` a decimal point. Where all have a sign before three digits, the column leaves it open.
+Whether ``1,234`` is above a thousand or below two depends on the other values of its column: ``1,5`` has a decimal
+comma, and ``1,234.5`` a decimal point. Where all have one sign before three digits, the column leaves it open.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def _pattern(point: str, comma: str) -> str:
 _POINT, _COMMA = _pattern(".", ","), _pattern(",", ".")
 _PLAIN = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 ZERO_DECIMALS = r"^([+-]?[0-9]+)\.0*$"
-"""A whole number with decimals that say nothing."""
+"""A whole number with zero decimals, or with a point alone."""
 
-_ZEROS = r"^[+-]?0[0-9]"  # of codes, and not of numbers
+_ZEROS = r"^[+-]?0[0-9]"  # leading zeros, as in codes
 _OPEN = r"[+-]?[1-9][0-9]{0,2}\.[0-9]{3}"
 _NUMERAL = rf"^\(?[+-]? *{_UNIT}? *(?:{_POINT}|{_COMMA}) *{_UNIT}?\)?$"
 
@@ -54,7 +54,7 @@ class Numerals:
     Attributes
     ----------
     digits : polars.Series
-        The texts without what stands before and behind a number.
+        The texts without units, and with a minus for accountants' parentheses.
     decimal : str
         The decimal sign; empty if the texts leave it open.
     unit : str
@@ -67,13 +67,13 @@ class Numerals:
 
     @property
     def is_open(self) -> bool:
-        """Whether there are signs, and nothing tells which they are."""
+        """Whether there are points or commas that may separate decimals or thousands."""
         return not self.decimal and bool(self.digits.str.contains("[.,]").any())
 
     def values(self, decimal: str = ".") -> pl.Series | None:
         """Return the numbers, whole ones as integers; `decimal` decides where the texts do not.
 
-        None if they are none after all, because they are too long.
+        None if a text is too long to be read as a number.
         """
         polars = require_polars()
         point, comma = (".", ",") if (self.decimal or decimal) == "." else (",", ".")
@@ -86,12 +86,12 @@ class Numerals:
 
 
 def numerals(texts: pl.Series) -> Numerals | None:
-    """Return texts as numbers, if all of them are, in the same unit; codes with zeros in front are none."""
+    """Return texts as numbers if all of them are, in the same unit; codes with leading zeros are not."""
     digits = texts.str.replace("−", "-", literal=True)
     known = digits.drop_nulls()
     if not len(known) or not re.match(_NUMERAL, known[0]):
-        return None  # most columns are told by their first value
-    if digits.str.starts_with("(").any():  # so accountants write what is below zero
+        return None  # the first value rules out most columns
+    if digits.str.starts_with("(").any():  # accountants write negative numbers so
         digits = digits.str.replace(r"^\((.*)\)$", "-$1")
     unit = found[0] if (found := re.search(_UNIT, known[0])) else ""
     if unit:
@@ -108,9 +108,9 @@ def numerals(texts: pl.Series) -> Numerals | None:
 
 
 def plain_numbers(frame: pl.DataFrame) -> dict[str, pl.Series]:
-    """Return those columns of texts that are numbers as Python has them, and nothing else: 12, or 0.5.
+    """Return the columns of texts that hold only numbers in Python's notation: 12, or 0.5.
 
-    Where ``1.234`` may be above a thousand, or there are zeros in front, :func:`numerals` has a closer look.
+    Columns where ``1.234`` may be above a thousand, or with leading zeros, are left to :func:`numerals`.
     """
     polars = require_polars()
     coded = frame.select(polars.all().str.contains(_ZEROS).any()).row(0)
@@ -149,7 +149,7 @@ def are_dates(texts: pl.Series) -> bool:
 
 
 def without_zero_decimals(texts: Texts) -> Texts:
-    """Return texts with 8001.0 as 8001, as which a file without a gap in the column has it."""
+    """Return texts with 8001.0 as 8001: some files write the former in columns with missing values."""
     return cast("Texts", texts.str.replace(ZERO_DECIMALS, "$1"))
 
 
@@ -165,7 +165,7 @@ def mark_numbers(marks: Sequence[str]) -> set[float]:
 
 
 def marked(frame: pl.DataFrame, marks: Sequence[str]) -> pl.DataFrame:
-    """Return a table without the values that are marks: as texts, or as numbers however these are written."""
+    """Return a table with null in place of marks: as texts, or as numbers in any spelling."""
     polars = require_polars()
     if not marks:
         return frame
