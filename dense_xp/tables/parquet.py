@@ -171,12 +171,25 @@ class ParquetRows:
         """
         own = [name for name in (self.target, self.weight) if name is not None]
         for row, batch in self.groups.read(pieces, list(dict.fromkeys([*self.features, *own]))):
-            columns = {name: _numbers(name, batch.column(name), row) for name in batch.schema.names}
-            X = np.empty((len(self.features), batch.num_rows), dtype=self.dtype)
-            for values, name in zip(X, self.features, strict=True):
-                values[...] = columns[name]
-            y, weight = (None if name is None else columns[name] for name in (self.target, self.weight))
-            yield X.T, y, weight
+            y, weight = (
+                None if name is None else _numbers(name, batch.column(name), row) for name in (self.target, self.weight)
+            )
+            yield self._inputs(batch, row).T, y, weight
+
+    def _inputs(self, batch: Any, row: int) -> Host:
+        """Return the features of a record batch, one after the other."""
+        _, arrow = require_pyarrow()
+        columns = [batch.column(name) for name in self.features]
+        alike = not any(column.null_count for column in columns) and {column.type for column in columns} == {
+            arrow.from_numpy_dtype(self.dtype)
+        }
+        if alike:  # in one call: for each one the other thread would have to let go of Python's lock
+            together: Host = arrow.concat_arrays(columns).to_numpy()
+            return together.reshape(len(columns), -1)
+        X = np.empty((len(columns), batch.num_rows), dtype=self.dtype)
+        for values, name, column in zip(X, self.features, columns, strict=True):
+            values[...] = _numbers(name, column, row)
+        return X
 
 
 class ParquetTable:

@@ -300,6 +300,21 @@ def test_parquet_in_order_gives_the_bits_of_the_array(backend: Backend, table: P
     np.testing.assert_array_equal(other.predict(rows), other.predict(X))
 
 
+def test_columns_of_several_types_and_of_one_are_read_alike(tmp_path: Path) -> None:
+    pl = pytest.importorskip("polars")
+    given = {"a": np.arange(30, dtype="float32"), "b": np.arange(30) ** 2, "c": np.arange(30) % 2 == 0}
+    pl.DataFrame(given).write_parquet(tmp_path / "several.parquet", row_group_size=7)
+    pl.DataFrame(given).cast(pl.Float32).write_parquet(tmp_path / "one.parquet", row_group_size=7)
+    for features in (["c", "a", "b"], ["b"]):
+        for dtype in ("float32", "float64"):
+            expected = np.stack([given[name].astype(dtype) for name in features], axis=1)
+            for name in ("several", "one"):
+                rows = ParquetRows(tmp_path / f"{name}.parquet", features=features, dtype=dtype)
+                read = np.concatenate([part for part, _, _ in rows.read_pieces(range(rows.n_pieces))])
+                assert read.dtype == dtype
+                np.testing.assert_array_equal(read, expected)
+
+
 @pytest.mark.parametrize("buffer", [1, 20, 1000])
 def test_shuffled_parquet_takes_each_row_once(table: Path, buffer: int) -> None:
     rows = ParquetRows(table, "y", features=["x0", "x1", "x2", "x3"], shuffle_buffer=buffer)
