@@ -1,6 +1,6 @@
-"""Ctrl-C while a model learns: it ends the training after the step that is being taken, and never within it.
+"""Ctrl-C during training: it ends the training after the present step, and never within it.
 
-Who cannot wait for the end of a step asks again, and gets back what the model was before the epoch.
+A second Ctrl-C ends it at once, and the model is again as it was before the epoch.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from types import FrameType
 
 
 class Interrupts:
-    """Holds a first Ctrl-C back while :meth:`held`; a second one is raised where it arrives, and is its last.
+    """Holds a first Ctrl-C back within :meth:`held`; a second one is raised at once, and further ones are held back.
 
-    Only Python's own way of handling it, in the main thread, is replaced, and put back at the end.
+    Only Python's default handler is replaced, in the main thread, and restored at the end.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Interrupts:
             self._raise()
 
     def _raise(self) -> None:
-        self._raised = self._holding  # what the block does now to leave something whole is not disturbed
+        self._raised = self._holding  # the cleanup of the block is not interrupted again
         raise KeyboardInterrupt
 
     @contextlib.contextmanager

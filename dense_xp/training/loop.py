@@ -37,7 +37,7 @@ def run_epochs(
     interrupts: Interrupts,
     verbose: bool | None,
 ) -> History:
-    """Train for the epochs of a run, whose history it returns; whatever stops it leaves the model with whole steps.
+    """Train for the epochs of a run, and return its history; after an error too, the model has whole steps.
 
     Parameters
     ----------
@@ -54,14 +54,14 @@ def run_epochs(
     batch_size, shuffle, rng, verbose
         As in :func:`~dense_xp.training.fitting.fit`.
     interrupts : Interrupts
-        Looked at after each step.
+        Checked after each step.
     """
     from tqdm.auto import tqdm  # here, because it imports asyncio: half as much again as all of NumPy
 
     history, batches = run.history, samples.count(batch_size)
     started = time.perf_counter() - history.seconds
     # disable=None: tqdm is silent where standard error is not a terminal
-    with interrupts, interrupts.held():  # tqdm has a lock for all threads, and would keep it
+    with interrupts, interrupts.held():  # an interrupt within tqdm would leave its global lock taken
         bar = tqdm(
             total=batches and run.epochs * batches, unit="batch", disable=None if verbose is None else not verbose
         )
@@ -123,5 +123,5 @@ def _last_rate(model: Layer) -> float | None:
     optimizer = model.optimizer
     if optimizer is None or isinstance(optimizer, ForeignOptimizer):
         return None
-    # layers that are driven one by one count for themselves
+    # layers with the stateful methods alone count their steps themselves
     return optimizer.learning_rate_at(max(0, max(layer.steps for layer in with_inner(model)) - 1))
