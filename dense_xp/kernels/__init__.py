@@ -4,7 +4,7 @@ The specification of each is the pure function of the layer, loss or optimizer t
 hold it against that within the rounding-error bound. A kernel writes into the arrays that it was given and
 knows neither layers nor models. :mod:`dense_xp.kernels.numpy` needs NumPy alone;
 :mod:`dense_xp.kernels.numba` replaces the loops that gain by being compiled; the others serve the arrays of
-their library, and leave out what that library has no better way for.
+their library, and leave out what would gain nothing there.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ OPTIONAL = {
     "Panels": "layers",
     "compiles_first": "",
 }
-"""What a set may leave out, a kernel and its backward together: the pure functions, or one call a layer, serve too."""
+"""What a set may leave out, a kernel together with its backward: pure functions, or one call a layer, replace it."""
 
 
 class Recorder(Protocol):

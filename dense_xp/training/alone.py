@@ -1,4 +1,4 @@
-"""What `fit` does differently on one and on several processes: here, on one."""
+"""What `fit` does differently on one process and on several, the ranks: here, on one."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Predictor:
         return f"Predictor({self.model.layer_name()}, batch_size={self.batch_size})"
 
     def _current(self) -> _Prepared:
-        """Return what was prepared; anew if since then a layer got other weights, an activation or a backend."""
+        """Return what was prepared; prepare it anew if weights, an activation or the backend were replaced."""
         prepared = self._prepared
         if prepared.backend is self.model.backend:
             for layer, params, activation in prepared.layers:

@@ -273,7 +273,7 @@ class Samples(Measuring):
         backend, parts = self.X.backend, (self.X, self.y, self.weight)
         travelling = [part for part in parts if part is not None and part.travel_dtype() is not None]
         feeder = self._feeder(travelling, max(map(len, chunks))) if travelling else None
-        # the order is copied once, and sliced there, except where each slice would be compiled
+        # the order is copied once, and sliced there; where a library compiles, each slice would be a copy
         here = any(part is not None and part.on_device for part in parts) and not backend.compiles
         order = np.concatenate(chunks) if here else None
         order_there, start = order if order is None else backend.asarray(order), 0
