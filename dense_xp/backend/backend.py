@@ -56,7 +56,7 @@ class Backend:
         object.__setattr__(self, "spec", f"{self.name}:{device}" if device else self.name)
 
     def __hash__(self) -> int:
-        return hash(self.spec)  # of its name: CuPy's devices compare, and have no hash
+        return hash(self.spec)  # and not of the device: CuPy's devices have no hash
 
     def __str__(self) -> str:
         return self.spec
@@ -72,7 +72,7 @@ class Backend:
         Raises
         ------
         TypeError
-            If the library has no such dtype, or not as it is set up now.
+            If the library has no such dtype, or not with its present settings.
 
         Examples
         --------
@@ -83,7 +83,7 @@ class Backend:
         return _dtype(self, name)
 
     def asarray(self, data: Any, dtype: str | None = None) -> Array:
-        """Place data on this backend's device: the explicit way across.
+        """Bring data to this backend's device.
 
         Two libraries on one device, such as NumPy and torch on the CPU or CuPy and torch on a GPU, share the
         memory; JAX, whose arrays never change, copies it on the device. Everything else goes through the host.
@@ -127,7 +127,7 @@ class Backend:
             if place != _place(self.xp.empty(0, device=self.device)):
                 return None
         owner = library_of(data)
-        # a library without bfloat16 gets float32, which is the host's way
+        # to a library without bfloat16 the array goes through the host, as float32
         return owner if "bfloat16" not in str(data.dtype) or hasattr(self.xp, "bfloat16") else None
 
     def accept(self, data: Any, dtype: Any, what: str = "X") -> Array:
@@ -266,8 +266,8 @@ class Backend:
         """Return the context in which work on this device runs.
 
         Some functions of CuPy create their result on the current device whatever ``device=`` says, so
-        work for a second GPU has to run inside that device's context. On NumPy it is one in which ``numpy.seterr``
-        does not make errors of underflow and infinities; elsewhere it does nothing.
+        work for a second GPU has to run inside that device's context. On NumPy it keeps ``numpy.seterr`` from
+        making errors of underflow and infinities; elsewhere it does nothing.
         """
         return self.library.scope(self.device)
 
@@ -334,7 +334,7 @@ def _dtype(backend: Backend, name: str) -> Any:
 
 
 def _place(array: Any) -> tuple[int, int] | None:
-    """Return kind and number of an array's device, as every library gives them; None if it has no single one."""
+    """Return DLPack's kind and number of an array's device; None if it has no single one."""
     try:
         kind, number = array.__dlpack_device__()
     except Exception:  # it has no such method, or is spread over several devices
@@ -343,7 +343,7 @@ def _place(array: Any) -> tuple[int, int] | None:
 
 
 def _owner(data: Any) -> str | None:
-    """Return whose array it is; None for lists, tables and numbers, which NumPy reads."""
+    """Return the name of an array's library; None for lists, tables and numbers, which NumPy reads."""
     if isinstance(data, np.ndarray | np.generic):
         return "numpy"
     return type(data).__module__.partition(".")[0] if array_api_compat.is_array_api_obj(data) else None

@@ -15,12 +15,12 @@ def is_chunked(data: Any) -> bool:
 
 
 def as_array(data: Any) -> Any:
-    """Return an array; that of a data frame has blocks of unknown lengths."""
+    """Return a dask array; one made from a data frame has blocks of unknown lengths."""
     return data.to_dask_array() if hasattr(data, "to_dask_array") else data
 
 
 def sent_once(value: Any) -> Any:
-    """Return a value as a node of a graph, which goes to each worker once, and not once with each block."""
+    """Return a value as one node of dask's graph: it goes to each worker once, and not with each block."""
     return import_module("dask.delayed").delayed(value, traverse=False, pure=False)
 
 
@@ -35,7 +35,7 @@ class BlockRows:
     Raises
     ------
     ValueError
-        If they have not the same rows in the same blocks.
+        If their rows or their blocks differ.
     """
 
     shuffle_buffer = 1  # a block at a time

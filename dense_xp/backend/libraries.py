@@ -68,7 +68,7 @@ class Library:
         return str(device)
 
     def no_device(self, text: str, why: str = "") -> NoDeviceError:
-        """Return the error that says so, with what would work."""
+        """Return the error for a device that cannot be used; its message lists those that can."""
         spec = f"{self.name}:{text}" if text else self.name
         return NoDeviceError(
             f"the backend {spec!r} has no usable device{why}. "
@@ -95,11 +95,11 @@ class Library:
         return bool(self.device_of(array) == device)
 
     def plain(self, array: Array) -> Array:
-        """Strip what a subclass or a tape adds to the library's own array."""
+        """Strip what a subclass or automatic differentiation adds to the library's own array."""
         return array
 
     def dtype(self, xp: Any, name: str, device: Any) -> Any:
-        """Return the dtype of that name as arrays carry it; TypeError if there is none, as things are set now."""
+        """Return the dtype of that name as arrays carry it; TypeError if the present settings allow none."""
         if not hasattr(xp, name):
             raise TypeError(f"{self.name} has no dtype {name!r}; 'float32' is the one that every backend has")
         return xp.empty(0, dtype=getattr(xp, name), device=device).dtype
@@ -137,13 +137,13 @@ class Library:
         return contextlib.nullcontext()
 
     def tf32(self, device: Any) -> bool:
-        """Whether float32 matrix products round their factors to TF32, as things are set now."""
+        """Whether float32 matrix products round their factors to TF32, with the present settings."""
         return False
 
     everyday = True  # False for a library that is made for tests
 
     compiles = False
-    needs_scope = False  # whether arrays come to lie elsewhere without it
+    needs_scope = False  # whether new arrays may be on another device without it
     kernels = ""  # the set in dense_xp.kernels that serves its arrays
 
     def compile(self, function: Callable[..., Any], donated: tuple[int, ...]) -> Callable[..., Any]:
@@ -214,7 +214,7 @@ class CuPy(Library):
     def dtype(self, xp: Any, name: str, device: Any) -> Any:
         if name == "bfloat16":  # its arrays can hold ml_dtypes' one, for which isdtype and finfo raise
             raise TypeError("CuPy has no bfloat16 of its own: take 'float16' or 'float32', or the backend 'torch:cuda'")
-        return np.dtype(name)  # CuPy's dtypes are NumPy's: no device is asked
+        return np.dtype(name)  # CuPy's dtypes are NumPy's
 
     def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Array:
         with device:  # CuPy places arrays on the current device, whatever device= says
@@ -228,7 +228,7 @@ class CuPy(Library):
         return device  # type: ignore[no-any-return]
 
     def tf32(self, device: Any) -> bool:
-        # CuPy reads CUPY_TF32 and the hardware at its first product, and stays with that: ask what it has settled on
+        # CuPy decides once, at its first product, from CUPY_TF32 and the hardware
         core = importlib.import_module("cupy._core")
         with device:
             return bool(core.get_compute_type(np.float32) == core._routines_linalg.COMPUTE_TYPE_TF32)
@@ -257,7 +257,7 @@ class Torch(Library):
         return bool(array_api_compat.is_torch_array(array))
 
     def plain(self, array: Array) -> Array:
-        # the layer has its own backward pass; torch's tape would only keep every batch alive
+        # the layer has its own backward pass; autograd's graph would only keep every batch in memory
         return array.detach()
 
     def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Array:
@@ -323,14 +323,14 @@ class JAX(Library):
         return super().dtype(xp, name, device)
 
     def narrowed(self, host: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        # without its 64-bit mode JAX narrows with a warning; say it is meant
+        # without its 64-bit mode JAX would narrow by itself, with a warning
         wide = host.dtype.itemsize == 8
         jax = importlib.import_module("jax")
         return host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False) if wide else host
 
     def get(self, array: Array) -> np.ndarray[Any, Any]:
         host = np.asarray(array)
-        # NumPy has no bfloat16 of its own: its kind is that of raw memory; float32 holds each of its values exactly
+        # to NumPy, bfloat16 is raw memory (kind "V"); float32 holds each of its values exactly
         return host.astype("float32") if host.dtype.kind == "V" else host
 
     def put(self, xp: Any, host: np.ndarray[Any, Any], device: Any) -> Array:
@@ -338,8 +338,8 @@ class JAX(Library):
         # JAX may alias host memory on a CPU device: hand it a copy that nobody else writes to
         return jax.device_put(np.array(host), device)
 
-    # JAX's arrays never change, so it shares memory with nobody who may write into it: here too the device copies,
-    # and the copy is complete before anybody else goes on
+    # JAX's arrays must never change, and another library may write into memory that it shares: so the device copies
+    # in both directions, and the copy is complete before the other library goes on
     def lend(self, array: Array) -> Array:
         return importlib.import_module("jax").numpy.array(array, copy=True).block_until_ready()
 

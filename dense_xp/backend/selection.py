@@ -111,7 +111,7 @@ def set_backend(spec: str | ModuleType | Backend | None) -> Backend | None:
     Parameters
     ----------
     spec : str or module or Backend or None
-        As in :func:`get_backend`; None takes the setting back.
+        As in :func:`get_backend`; None removes the setting.
 
     Returns
     -------

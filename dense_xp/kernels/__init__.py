@@ -4,7 +4,7 @@ The specification of each is the pure function of the layer, loss or optimizer t
 hold it against that within the rounding-error bound. A kernel writes into the arrays that it was given and
 knows neither layers nor models. :mod:`dense_xp.kernels.numpy` needs NumPy alone;
 :mod:`dense_xp.kernels.numba` replaces the loops that gain by being compiled; the others serve the arrays of
-their library, and leave out what that library has no better way for.
+their library, and leave out what would gain nothing there.
 """
 
 from __future__ import annotations
@@ -60,59 +60,59 @@ OPTIONAL = {
     "Panels": "layers",
     "compiles_first": "",
 }
-"""What a set may leave out, a kernel and its backward together: the pure functions, or one call a layer, serve too."""
+"""What a set may leave out, a kernel together with its backward: pure functions, or one call a layer, replace it."""
 
 
 class Recorder(Protocol):
-    """Calls a function that launches the same work each time, and after a few calls repeats it as one launch.
+    """Calls a function that launches the same work each time; after a few calls, repeats it as one CUDA graph.
 
     Attributes
     ----------
     numbers : array
         On the device: the numbers that change from call to call.
     reason : str
-        Why nothing more is recorded; empty as long as nothing stands against it.
+        Why no more graphs are recorded; empty if they can be.
     """
 
     numbers: Any
     reason: str
 
     def __call__(self, function: Callable[..., Any], arrays: Any, numbers: Sequence[float]) -> Any:
-        """Return ``function(*arrays)``, with these for :attr:`numbers`."""
+        """Return ``function(*arrays)``, with :attr:`numbers` set to these."""
 
 
 class Lane(Protocol):
-    """A device's way for copies beside the computation; `work` is what is launched in the ordinary way."""
+    """A stream for copies to a device while it computes; `work` is what is launched on the ordinary stream."""
 
     def pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Return page-locked memory of the host, as a NumPy array."""
+        """Return page-locked host memory, as a NumPy array."""
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array on the device."""
 
     def event(self) -> Any:
-        """Return something to wait for; before it was marked, nobody has to."""
+        """Return an event to wait for; until it is marked, waiting for it returns at once."""
 
     def send(self, host: Any, array: Any) -> None:
         """Copy page-locked memory to an array, both contiguous."""
 
     def marks(self, event: Any) -> None:
-        """Let the event mean all copies so far."""
+        """Mark the event: it is done when all copies so far are."""
 
     def waits(self, event: Any) -> None:
         """Let further copies wait for an event."""
 
     def work_marks(self, event: Any) -> None:
-        """Let the event mean all work so far."""
+        """Mark the event: it is done when all work so far is."""
 
     def work_waits(self, event: Any) -> None:
         """Let further work wait for an event."""
 
     def host_waits(self, event: Any) -> None:
-        """Wait for an event here and now."""
+        """Wait for an event on the host."""
 
     def finish(self) -> None:
-        """Wait for all copies here and now."""
+        """Wait for all copies on the host."""
 
 
 def optional(kernels: Any, name: str) -> Any:
@@ -139,7 +139,7 @@ def kernels_for(family: str) -> ModuleType:
 
 
 def lane_for(family: str, device: object) -> Lane | None:
-    """Return what copies host data to a device while it computes; None where there is nothing to gain.
+    """Return the stream that copies host data to a device while it computes; None where there is nothing to gain.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def lane_for(family: str, device: object) -> Lane | None:
 
 
 def reductions_for(family: str) -> dict[str, Any]:
-    """Return what adds up arrays of several processes without the host, by name, the best first.
+    """Return the reductions that add up arrays of several processes on the devices, by name, the best first.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Kernels of CuPy: one launch, and one pass over memory, for what would be several.
+"""Kernels of CuPy, each with one launch and one pass over memory in place of several.
 
-Nothing here waits for the device, and nothing keeps what may change from step to step on the host: learning
-rate, decay and the count of steps may be numbers on the device. So all of it can be recorded as a CUDA graph.
+Nothing here waits for the device or depends on host values that change from step to step: learning rate, decay
+and the count of steps may be numbers on the device. So all of it can be recorded as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Array: TypeAlias = Any
 NAME = "cupy"
 
 THREADS = 256
-"""Threads of a block that works on one row, at most; a power of two."""
+"""The most threads of a block that works on one row; a power of two."""
 
 COLUMNS, ROWS = 32, 32
-"""Threads of a block that adds up columns: as many neighbours as one memory access serves, and rows at a time."""
+"""Threads of a block that adds up columns: side by side, as many as one memory access serves, and rows at a time."""
 
 LARGER_TILES = 16
-"""How many times as much of a large gradient is computed at a time: 192 rows of 8192 leave half of a device idle."""
+"""Factor of the tile of a large gradient, computed at a time: 192 rows of 8192 would leave half of a device idle."""
 
 BLOCKS, MOST_SHARES = 512, 64
-"""Of such blocks, some for each multiprocessor; and how many may share the rows of one column."""
+"""The number of such blocks to aim at, some for each multiprocessor; and the most that share the rows of a column."""
 
 
 def _elementwise(inputs: str, outputs: str, body: str, name: str) -> Any:
@@ -259,7 +259,7 @@ def _by_rows(name: str, n: int, rows: int, *arguments: Any) -> None:
 
 
 def _by_columns(name: str, arrays: tuple[Array, ...], sums: tuple[Array, ...]) -> None:
-    """Launch a kernel that adds up columns, and another that adds up its shares if the rows are shared out."""
+    """Launch a kernel that adds up columns, and another for its partial sums if several blocks share the rows."""
     (rows, columns), dtype = arrays[0].shape, arrays[0].dtype
     blocks = -(-columns // COLUMNS)
     # enough blocks to fill the device, each with enough rows to be worth its launch
@@ -271,7 +271,7 @@ def _by_columns(name: str, arrays: tuple[Array, ...], sums: tuple[Array, ...]) -
 
 
 def _partial_sums(x: Array, out: Array, scale: float = 1.0) -> None:
-    """Write sums of as many parts of x as `out` has entries."""
+    """Write partial sums of x, one for each entry of `out`."""
     _compiled("partial_sums", x.dtype.name)((out.size,), (THREADS,), (x, out, x.size, scale))
 
 
@@ -331,7 +331,7 @@ def blas_lt() -> Any:
 
 
 def epilogues() -> Any:
-    """Return products that end in a bias, a ReLU or sums, if ``DENSE_XP_CUBLASLT=1`` asks for them; else None."""
+    """Return the products with epilogues, if ``DENSE_XP_CUBLASLT=1`` asks for them; else None."""
     return None if os.environ.get("DENSE_XP_CUBLASLT", "0") in ("", "0") else blas_lt()
 
 
@@ -414,14 +414,14 @@ def sigmoid_backward(grad: Array, Y: Array, grad_bias: Array) -> None:
 def activation(name: str, constants: tuple[float, ...], Z: Array, bias: Array, Y: Array) -> None:
     """Write an activation of Z + bias into Y, and its derivative there into Z.
 
-    Its pure functions in :mod:`dense_xp.layers.activations` say what it is: ``leaky_relu`` with its slope on the left,
-    ``elu`` with factors on the left and on the right, ``gelu``, ``silu``, ``mish`` and ``softplus``.
+    See :mod:`dense_xp.layers.activations`; here ``leaky_relu`` has the slope for negative numbers as its constant, and
+    ``elu`` the factors for negative and for positive ones.
     """
     _CURVES[name](bias, *constants, Z, Y)
 
 
 def activation_backward(grad: Array, slope: Array, grad_bias: Array) -> None:
-    """Replace a derivative by itself times the gradient, and sum that over the rows."""
+    """Multiply the derivative `slope` by the gradient, in place, and sum over the rows."""
     _by_columns("activation_backward", (cupy.ascontiguousarray(grad), slope), (grad_bias,))
 
 

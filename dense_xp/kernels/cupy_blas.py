@@ -1,9 +1,9 @@
-"""Matrix products of CuPy's arrays, asked of cuBLAS without CuPy in between: those can be recorded.
+"""Matrix products of CuPy's arrays by direct calls of cuBLAS, which can be recorded.
 
-CuPy refuses every call of cuBLAS while a stream is recorded [1]_. cuBLAS itself does not, if it need not ask for
-memory meanwhile [2]_: so it has a handle of its own for each stream, and each handle has a workspace of its own, which
-also makes its results the same each time. The functions are called as the header declares them [3]_, in the very
-library that CuPy has loaded or would load.
+CuPy refuses every call of cuBLAS while a stream is recorded [1]_. cuBLAS itself does not, if it need not allocate
+memory [2]_: so each stream has a handle of its own, and each handle a workspace of its own, which also makes results
+reproducible. The functions are called as the header declares them [3]_, in the library that CuPy has loaded or would
+load.
 
 References
 ----------
@@ -55,19 +55,19 @@ DEFAULT_ALGORITHM = -1
 
 _FACTORS = {name: (np.ones(1, name), np.zeros(1, name)) for name in ("float32", "float64")}
 POINTERS = {name: tuple(factor.ctypes.data for factor in pair) for name, pair in _FACTORS.items()}
-"""Where one and zero are, in the type of the sums."""
+"""The addresses of one and zero, in the type of the sums."""
 
 
 @functools.cache
 def library() -> Any:
-    """Return cuBLAS, found where CuPy finds it: in this process, beside it in Python's packages, in conda, in CUDA."""
+    """Return cuBLAS, searched as CuPy does: in this process, in Python's packages, in conda, in CUDA."""
     from cuda.pathfinder import load_nvidia_dynamic_lib
 
     return typed(ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path), PROTOTYPES, "cublasGetStatusString")
 
 
 class StatusError(RuntimeError):
-    """What a function refused, in the library's words, and as the number that it returned."""
+    """The status with which a function failed, in words and as a number."""
 
     def __init__(self, words: str, status: int) -> None:
         super().__init__(words)
@@ -75,7 +75,7 @@ class StatusError(RuntimeError):
 
 
 def typed(found: Any, prototypes: dict[str, tuple[Any, ...]], says: str) -> Any:
-    """Return a library whose functions know their parameters; of a status that is no success, `says` has the words."""
+    """Return a library with typed functions, which raise if they fail; the function `says` puts a status into words."""
     words = getattr(found, says)
     words.restype = ctypes.c_char_p
 
@@ -95,26 +95,26 @@ class Handle:
     Attributes
     ----------
     pointer : int
-        What cuBLAS calls it.
+        The handle of cuBLAS.
     stream : int
-        What CUDA calls its stream.
+        The handle of its stream.
     workspace : MemoryPointer
         Its memory, :data:`WORKSPACE` bytes.
     """
 
     def __init__(self, stream: int) -> None:
-        # from the driver, and not from a pool: it outlives whatever pool is in use now
+        # from the driver, and not from a pool: it may outlive the pool in use now
         self.workspace = cupy.cuda.MemoryPointer(cupy.cuda.Memory(WORKSPACE), 0)
         cublas, pointer = library(), c_void_p()
         cublas.cublasCreate_v2(ctypes.byref(pointer))
         self.pointer, self.stream = int(pointer.value or 0), stream
         weakref.finalize(self, _destroy, cupy.cuda.Device(), self.pointer).atexit = False
-        cublas.cublasSetStream_v2(pointer, stream)  # in this order: a new stream takes the workspace back
+        cublas.cublasSetStream_v2(pointer, stream)  # in this order: setting the stream resets the workspace
         cublas.cublasSetWorkspace_v2(pointer, self.workspace.ptr, WORKSPACE)
 
 
 def _destroy(device: Any, pointer: int) -> None:
-    with device:  # it waits for the device that is current, and must find its own
+    with device:  # it waits for the current device, which must be its own
         library().cublasDestroy_v2(pointer)
 
 
@@ -122,7 +122,7 @@ _of_this_thread = threading.local()
 
 
 def handle() -> Handle:
-    """Return the handle that this thread uses: that of :func:`using`, or one for the stream that is current now."""
+    """Return the handle that this thread uses: that of :func:`using`, or one for the current stream."""
     own: dict[Any, Any] = _of_this_thread.__dict__
     if (chosen := own.get("chosen")) is not None:
         assert isinstance(chosen, Handle)
@@ -134,7 +134,7 @@ def handle() -> Handle:
 
 @contextlib.contextmanager
 def using(chosen: Handle) -> Iterator[None]:
-    """Take products with a handle of one's own, as a recording does whose graph outlives it."""
+    """Compute products with this handle, as a recording does, whose graph keeps the handle."""
     _of_this_thread.chosen = chosen
     try:
         yield
@@ -143,12 +143,12 @@ def using(chosen: Handle) -> Iterator[None]:
 
 
 def product(A: Array, B: Array, out: Array) -> None:
-    """Write A B into an array whose rows are contiguous; the factors may lie in memory as they like."""
+    """Write A B into an array whose rows are contiguous; the factors may have any strides."""
     name = out.dtype.name
     kind = DATA_TYPES[name]
     one, zero = POINTERS["float64" if name == "float64" else "float32"]
     (A, *a), (B, *b), (_, _, step) = operand(A), operand(B), operand(out)
-    # cuBLAS stores columns: what it takes for the transposes is (A B)ᵀ = Bᵀ Aᵀ
+    # cuBLAS is column-major, and so reads the transposes: (A B)ᵀ = Bᵀ Aᵀ
     library().cublasGemmEx_64(
         handle().pointer, b[0], a[0], B.shape[1], A.shape[0], A.shape[1], one, B.data.ptr, kind, b[1], A.data.ptr, kind,
         a[1], zero, out.data.ptr, kind, step, compute_type(name), DEFAULT_ALGORITHM,
@@ -156,9 +156,9 @@ def product(A: Array, B: Array, out: Array) -> None:
 
 
 def operand(A: Array) -> tuple[Array, int, int]:
-    """Return an array, whether cuBLAS has to transpose it, and the distance of its rows or columns, in numbers.
+    """Return an array, whether cuBLAS has to transpose it, and its leading dimension.
 
-    Of an array that cuBLAS cannot read (reversed, broadcast, every other column) it is a contiguous copy.
+    An array that cuBLAS cannot read (reversed, broadcast, every other column) is copied.
     """
     (rows, columns), (down, along), size = A.shape, A.strides, A.itemsize
     for how, length, count, near, far in (
@@ -178,7 +178,7 @@ def tf32() -> bool:
 
 
 def compute_type(name: str) -> int:
-    """Return in which type cuBLAS takes sums of products of a dtype."""
+    """Return the type in which cuBLAS sums products of a dtype."""
     if name == "float64":
         return COMPUTE_64F
     return COMPUTE_32F_FAST_TF32 if name == "float32" and tf32() else COMPUTE_32F

@@ -1,11 +1,11 @@
-"""Matrix products that end in what would be a launch of its own: the epilogues of cuBLASLt, for CuPy's arrays.
+"""Matrix products with epilogues, work on the result before it is written: by cuBLASLt, for CuPy's arrays.
 
-A product writes each number once. What is done to it before that costs no pass over memory: a bias that is added, a
-ReLU, on the way back the derivative of that ReLU and the sums of the bias's gradient [1]_. Each function here returns
-False and has done nothing where cuBLASLt has no algorithm for it; the product and the kernels then do the same.
+An epilogue saves a launch and a pass over memory: for the bias and the ReLU, and in the backward pass for the
+derivative of that ReLU and the sums of the bias's gradient [1]_. Where cuBLASLt has no algorithm, each function here
+does nothing and returns False; the product and the kernels then do the same.
 
-cuBLASLt stores columns. What it takes for its matrix is the transpose of ours: our rows are its columns, and one
-number for each of our columns is one for each of its rows, as it wants a bias to be.
+cuBLASLt is column-major: it reads the transposes of our matrices. One number for each of our columns is one for each of
+its rows, which is the form of its bias.
 
 References
 ----------
@@ -62,14 +62,14 @@ NOT_SUPPORTED = 15
 """CUBLAS_STATUS_NOT_SUPPORTED."""
 
 BITS = 128
-"""The step of a mask is a multiple of so many bits."""
+"""The leading dimension of a mask is a multiple of so many bits."""
 
 ALIGNED = 16
 """Bytes: vectors and masks that start elsewhere are left to the kernels."""
 
 
 class Result(ctypes.Structure):
-    """cublasLtMatmulHeuristicResult_t: an algorithm, and whether it is one."""
+    """cublasLtMatmulHeuristicResult_t: an algorithm, and whether it is valid."""
 
     _fields_ = [
         ("algo", c_uint64 * 8),
@@ -82,7 +82,7 @@ class Result(ctypes.Structure):
 
 @functools.cache
 def library() -> Any:
-    """Return cuBLASLt, which stands beside cuBLAS and is loaded with it."""
+    """Return cuBLASLt, which is installed with cuBLAS and loaded with it."""
     from cuda.pathfinder import load_nvidia_dynamic_lib
 
     found = ctypes.CDLL(load_nvidia_dynamic_lib("cublasLt").abs_path)
@@ -90,7 +90,7 @@ def library() -> Any:
 
 
 class Plan:
-    """A product of some shape with its epilogue: descriptors that are made once, and the algorithm for them.
+    """A product with its epilogue, for one shape: the descriptors, and the algorithm for them.
 
     Attributes
     ----------
@@ -139,14 +139,14 @@ class Plan:
         library().cublasLtMatmulDescSetAttribute(self.operation, attribute, ctypes.byref(number), size)
 
     def point(self, vector: Array, mask: Array | None) -> None:
-        """Let the epilogue work with a bias or the sums for it, and with a mask."""
+        """Set the arrays of the epilogue: the bias or the sums of its gradient, and the mask."""
         self._set(BIAS_POINTER, c_void_p(vector.data.ptr))
         if mask is not None:
             self._set(AUX_POINTER, c_void_p(mask.data.ptr))
             self._set(AUX_LD, c_int64(8 * mask.shape[1]))
 
     def launch(self, A: int, B: int, D: int) -> None:
-        """Take the product on the stream of the handle that is used now, in the workspace of that handle."""
+        """Compute the product on the stream and in the workspace of the present handle."""
         own, (one, zero), (a, b, d) = cupy_blas.handle(), cupy_blas.POINTERS["float32"], self.layouts
         library().cublasLtMatmul(
             own.pointer, self.operation, one, A, a, B, b, zero, D, d, D, d, ctypes.byref(self.result.algo),
@@ -160,7 +160,7 @@ def _destroy(made: list[tuple[str, int]]) -> None:
 
 
 class _Side:
-    """One matrix as cuBLASLt sees it: how it is read, its stored shape, its step, and how its memory is aligned."""
+    """One matrix as cuBLASLt sees it: its transposition, stored shape, leading dimension and alignment."""
 
     def __init__(self, array: Array) -> None:
         self.array, self.how, self.step = cupy_blas.operand(array)
@@ -199,11 +199,11 @@ def _multiplied(epilogue: int, A: Array, B: Array, out: Array, vector: Array, ma
     return plan.found
 
 
-# ------------------------------------------------------------------------------------- what a layer asks for
+# ------------------------------------------------------------------------------------- for layers
 
 
 def new_mask(rows: int, columns: int) -> Array:
-    """Return memory for one bit for each number of an array of that shape."""
+    """Return a mask: one bit for each number of an array of that shape."""
     return cupy.empty((rows, -(-columns // BITS) * BITS // 8), dtype=cupy.uint8)
 
 
@@ -225,7 +225,7 @@ def linear(X: Array, W: Array, bias: Array, out: Array) -> bool:
 
 
 def relu(X: Array, W: Array, bias: Array, out: Array, mask: Array) -> bool:
-    """Write the ReLU of X W + b, and into a mask where it is positive; False if nothing was done."""
+    """Write the ReLU of X W + b, and a mask of where it is positive; False if nothing was done."""
     return _multiplied(RELU_AUX_BIAS, X, W, out, bias, mask)
 
 

@@ -1,9 +1,9 @@
-"""A function of arrays as one recorded CUDA graph: launched whole, with Python and its hundred launches left out.
+"""A function of arrays recorded as a CUDA graph: one launch in place of Python and a hundred launches.
 
-A graph repeats the very launches that it was recorded from: the same kernels on the same memory with the same numbers.
-So what changes from call to call is copied to where it was at the recording: arrays into arrays that stay, numbers
-into :attr:`Recorder.numbers`. Memory that the function asks for while it is recorded comes from a pool of the graph's
-own, which lives as long as the graph. Results are copied out, because the next launch overwrites them.
+A graph repeats the launches that were recorded: the same kernels on the same memory with the same numbers. So what
+changes from call to call is first copied into that memory: arrays into arrays of the graph, numbers into
+:attr:`Recorder.numbers`. Memory that the function allocates while it is recorded comes from a pool of the graph's own,
+which lives as long as the graph. Results are copied, because the next launch overwrites them.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ import cupyx
 Array: TypeAlias = Any
 
 WARM_UP = 2
-"""Calls before the recording: they compile kernels and take the memory that stays."""
+"""Calls before the recording: they compile kernels and allocate lasting memory."""
 
 GRAPHS = 4
 """The most graphs of one recorder, one for each set of shapes; further shapes are computed call by call."""
 
 RING = 16
-"""Sets of numbers that may be on their way to the device at once: so many calls ahead of the device is the host."""
+"""Sets of numbers that may be in transfer at once: so many calls may the host be ahead of the device."""
 
 
 class Recorder:
-    """Calls functions of arrays, recorded as soon as they were called often enough with arrays of the same shapes.
+    """Calls functions of arrays, and records a graph after :data:`WARM_UP` calls with arrays of the same shapes.
 
     Parameters
     ----------
     count : int
         How many numbers change from call to call.
     dtype : dtype
-        What they are on the device.
+        Their dtype on the device.
     blas : module or None
         The products that can be recorded; None if there are none.
     why : str
@@ -49,9 +49,9 @@ class Recorder:
     numbers : array, shape (count,)
         Those numbers, on the device.
     graphs : dict
-        What was recorded, for each set of shapes.
+        The graph for each set of shapes.
     reason : str
-        Why nothing more is recorded; empty as long as nothing stands against it.
+        Why no more graphs are recorded; empty if they can be.
     """
 
     def __init__(self, count: int, dtype: Any, blas: Any, why: str = "") -> None:
@@ -66,7 +66,7 @@ class Recorder:
         self.graphs: dict[Any, _Graph] = {}
 
     def __call__(self, function: Callable[..., Any], arrays: Any, numbers: Sequence[float]) -> Any:
-        """Call a function, or launch what was recorded of it.
+        """Call a function, or launch its graph.
 
         Parameters
         ----------
@@ -75,7 +75,7 @@ class Recorder:
         arrays : tuple
             Its arguments: arrays, None, or nested dicts of them.
         numbers : sequence of float
-            What :attr:`numbers` are to be.
+            The values of :attr:`numbers`.
         """
         self._set(numbers)
         key = tuple((tuple(a.shape), a.dtype) if hasattr(a, "dtype") else a for a in _leaves(arrays))
@@ -83,7 +83,7 @@ class Recorder:
         if graph is None and self._calls[key] >= WARM_UP and len(self.graphs) < GRAPHS and not self.reason:
             try:
                 graph = self.graphs[key] = _Graph(function, arrays, self.blas)
-            except Exception as error:  # nothing was launched: what the function does not allow is done call by call
+            except Exception as error:  # nothing was launched: a function that cannot be recorded is called as usual
                 self.reason = f"{type(error).__name__}: {error}"
         if graph is not None:
             return graph.launch(arrays)
@@ -103,7 +103,7 @@ class Recorder:
 
 
 class _Graph:
-    """One recording, and all the memory that it works in."""
+    """One graph, and all the memory that it uses."""
 
     def __init__(self, function: Callable[..., Any], arrays: Any, blas: Any) -> None:
         self._arrays = _mapped(lambda array: cupy.empty(array.shape, dtype=array.dtype), arrays)
@@ -121,12 +121,12 @@ class _Graph:
                 raise
 
     def __del__(self) -> None:
-        self._values = self._arrays = self._graph = None  # first: a pool keeps what is in use, and is kept by it
+        self._values = self._arrays = self._graph = None  # first: the pool frees only memory that is not in use
         with contextlib.suppress(Exception), self._device:  # at the end of the program there may be no pool any more
-            self._pool.free_all_blocks()  # of the device that is current
+            self._pool.free_all_blocks()  # of the current device
 
     def launch(self, arrays: Any) -> Any:
-        """Launch it on the stream that is current now."""
+        """Launch it on the current stream."""
         for place, array in zip(_leaves(self._arrays), _leaves(arrays), strict=True):
             if place is not None and not isinstance(place, str):
                 place.data.copy_from_device_async(cupy.ascontiguousarray(array).data, place.nbytes)
@@ -165,7 +165,7 @@ def _no_uploads() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Let no garbage be collected: to give up a handle of cuBLAS that an old graph had waits for the device."""
+    """Disable garbage collection: destroying the cuBLAS handle of an old graph waits for the device."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -189,10 +189,10 @@ def _stream() -> Any:
 
 
 def _abandon(stream: Any) -> None:
-    """End a recording that failed, and take another stream for the next one: CUDA may have marked it as broken."""
+    """End a recording that failed, and let the next one use a new stream: CUDA may have invalidated this one."""
     _of_this_thread.__dict__.clear()
-    _abandoned.append(stream)  # its address stays its own, under which its cuBLAS is kept
-    with contextlib.suppress(Exception):  # that it is broken is what brought us here
+    _abandoned.append(stream)  # kept, so that no other stream gets its address, the key of its cuBLAS handle
+    with contextlib.suppress(Exception):
         stream.end_capture()
 
 

@@ -1,4 +1,4 @@
-"""CuPy's way from the host to the device beside the computation: a stream of its own, and page-locked memory."""
+"""A stream of CuPy for copies from page-locked host memory to the device while it computes."""
 
 from __future__ import annotations
 

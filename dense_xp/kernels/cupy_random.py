@@ -1,8 +1,8 @@
 """The uniform numbers of NumPy's default generator, drawn on the device: the same bits as on the host.
 
-PCG64 [1]_ takes the 128-bit state s to a s + c for each number, and gives 64 bits of it. Many such steps are one of the
-same form, whose a and c are found by squaring [2]_. So every thread goes straight to the place of its first number, and
-then as many numbers on as there are threads.
+PCG64 [1]_ replaces its 128-bit state s by a s + c for each number, and computes 64 bits from it. Many such steps are
+one step of the same form, whose a and c are found by squaring [2]_. So every thread jumps to its first number, and from
+there on by as many numbers as there are threads.
 
 References
 ----------
@@ -76,7 +76,7 @@ def uniform_at_least(bound: float, shape: tuple[int, ...], words: tuple[int, int
     Parameters
     ----------
     bound : float
-        What they are compared with.
+        The bound.
     shape : tuple of int
         How many there are.
     words : tuple of int

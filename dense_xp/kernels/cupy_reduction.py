@@ -1,4 +1,4 @@
-"""Arrays of several processes added up without the host, for CuPy: by NCCL, or by an MPI that reads the device."""
+"""Sums of arrays over several processes on the devices, for CuPy: by NCCL, or by a CUDA-aware MPI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Nccl:
     Parameters
     ----------
     comm : mpi4py.MPI.Comm
-        The processes; by it they find each other.
+        The processes, for the exchange of NCCL's identifier.
     """
 
     preferred = True
@@ -45,13 +45,13 @@ class Nccl:
 
 def _nccl() -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where it finds no NCCL, CuPy warns, and the module has only `available`
+        warnings.simplefilter("ignore")  # without NCCL, CuPy warns, and the module has only `available`
         from cupy.cuda import nccl
     return nccl
 
 
 class DeviceMPI:
-    """By MPI, which was built to read memory of the device.
+    """By an MPI that can read device memory (CUDA-aware).
 
     Parameters
     ----------
@@ -59,14 +59,14 @@ class DeviceMPI:
         The processes.
     """
 
-    preferred = False  # an MPI that was not built so reads what is no memory of the host, and the process dies
+    preferred = False  # an MPI that is not CUDA-aware reads device addresses as host memory, and the process dies
 
     def __init__(self, comm: Any) -> None:
         self.comm = comm
 
     @staticmethod
     def unusable(local_rank: int, local_size: int) -> str:
-        """Return why it cannot be used; empty if it can, for all that is known."""
+        """Return why it cannot be used; empty as far as is known."""
         return ""
 
     def __call__(self, array: cupy.ndarray) -> None:

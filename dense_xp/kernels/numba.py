@@ -1,8 +1,7 @@
-"""Kernels compiled by numba: one pass over memory each, vectorised, and in pieces on several threads if it is long.
+"""Kernels compiled by numba: one pass over memory each, vectorised, and on several threads if the arrays are large.
 
 The loops run over slices that start at 0, because LLVM vectorises only where no index can be negative. Compiled code is
-kept on disk, beside this file or in numba's cache directory. The exponential stays NumPy's, which is vectorised and
-numba's is not.
+kept on disk, beside this file or in numba's cache directory. The exponential is NumPy's: numba's is not vectorised.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ NAME = "numba"
 # division by zero gives infinity as in NumPy; other threads may run meanwhile
 _compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
 
-# a sum may be taken in any order, its bound is the same; without leave LLVM takes one number after the other
+# a sum may be taken in any order, with the same error bound: otherwise LLVM does not vectorise it
 _sums: Any = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"})
 
 
@@ -56,7 +55,7 @@ def _dot(x: Array, y: Array) -> Any:
 
 def compiles_first() -> bool:
     """Return whether no compiled code of this file is on the disk: then the first step takes seconds."""
-    stats = getattr(_total, "stats", None)  # numba may be told to compile nothing
+    stats = getattr(_total, "stats", None)  # None under NUMBA_DISABLE_JIT
     made = glob.glob(os.path.join(glob.escape(stats.cache_path), "numba.*.nbi")) if stats else [__file__]
     return not any(os.path.getmtime(path) >= os.path.getmtime(__file__) for path in made)
 
@@ -233,14 +232,14 @@ if importlib.util.find_spec("scipy") is not None:  # through which numba reaches
         scratch: Array,
         wanted: bool,
     ) -> None:
-        """Write the gradient of each output over it, and those of the parameters; if wanted, X's into `scratch`."""
+        """Overwrite each output with its gradient; write those of the parameters, and X's into `scratch` if wanted."""
         _chain_backward(_plain(X), _plain(grad), params, widths, rectified, outputs, grads, scratch, wanted)
 
     __all__ += ["chain", "chain_backward"]
 
 
 def _plain(array: Array) -> Array:
-    """Return an array of the one kind that the loops are compiled for."""
+    """Return an array of the one layout that the loops are compiled for."""
     return array if array.flags.carray else np.array(array, order="C")
 
 
@@ -298,12 +297,12 @@ def _layer(params: Array, at: int, n_in: int, n_units: int) -> tuple[Array, Arra
 # ------------------------------------------------------------------------------------- losses
 
 WIDE = 32
-"""Numbers in a row from which on NumPy finds the largest faster: LLVM vectorises no maximum where NaN may occur."""
+"""From so many numbers in a row on, NumPy finds the maximum faster: LLVM does not vectorise one that may meet NaN."""
 
 
 @_compiled  # type: ignore[untyped-decorator]
 def _shift(Z: Array, largest: Array, labels: Array, share: float) -> float:
-    """Subtract the largest entry of each row, found here if not given; return the sum of the wanted logits, negated."""
+    """Subtract the maximum of each row, found here if not given; return minus the sum of the logits of the labels."""
     loss = 0.0
     for i in range(Z.shape[0]):
         z = Z[i]
@@ -323,7 +322,7 @@ def _shift(Z: Array, largest: Array, labels: Array, share: float) -> float:
 
 @_compiled  # type: ignore[untyped-decorator]
 def _normalize(Z: Array, labels: Array, share: float, rows: int) -> float:
-    """Turn exponentials into the gradient; return the sum of the logarithms of their totals."""
+    """Turn exponentials into the gradient; return the sum of the logarithms of the row sums."""
     loss = 0.0
     kind = Z.dtype.type
     each = kind(1.0 / rows)
@@ -377,7 +376,7 @@ def _squared_error(Y: Array, target: Array) -> float:
 
 # ------------------------------------------------------------------------------------- optimizers
 #
-# The mean of a dead unit fades for ever, and so does the square of a gradient of 1e-20: such numbers are slow.
+# Subnormal numbers are slow: the mean of a dead unit decays to them, and the square of a gradient of 1e-20 is one.
 
 
 @in_pieces(0, 1)

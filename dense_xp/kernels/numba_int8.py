@@ -1,8 +1,8 @@
-"""Few rows times weights of eight bits, for prediction.
+"""Few rows times 8-bit weights, for prediction.
 
-Such a product waits for its weights, so they are read as they are, a quarter of the bytes of float32, in the order in
-which they lie: some inputs at a time, while the sums of all units stay in the cache. Threads share pieces, cut by
-the shape alone, whose sums are added in order: the bits are the same for any number of threads.
+The time of such a product is that of reading the weights. So they are read as they are, a quarter of the bytes of
+float32, in the order of memory: some inputs at a time, while the sums of all units stay in the cache. Threads share
+pieces, cut by the shape alone, whose sums are added in order: the bits are the same for any number of threads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dense_xp.kernels.numpy import Array
 PIECE = 1 << 21
 """Weights in a piece: 0.15 ms of work."""
 
-# a product and the addition that follows it may be one instruction, which rounds once
+# a product and the addition that follows it may be one instruction, which rounds once (FMA)
 _compiled: Any = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
@@ -61,7 +61,7 @@ def _four_rows(a: Array, b: Array, c: Array, d: Array, Q: Array, Z: Array) -> No
 
 # ------------------------------------------------------------------ pieces
 #
-# A job is whole numbers: addresses, and lengths in numbers.
+# A job is an array of integers: addresses, and lengths in numbers.
 #   0 X   1 Q   2 sums, of each piece those of all rows   3 rows   4 inputs   5 units   6 inputs of a piece   7 pieces
 #   8 bytes of a number
 
@@ -90,7 +90,7 @@ def _alone(kind: Any, job: Array) -> None:
 
 @_compiled  # type: ignore[untyped-decorator]
 def _work(kind: Any, job: Array, memory: int, me: int) -> None:
-    """Take pieces of an open call until there are no more; the caller waits for those of others."""
+    """Take pieces of an open call until there are no more; the caller then waits for the other threads."""
     pieces, taken, done = job[7], memory + 8 * COUNTERS, memory + 8 * COUNTERS + 64
     while True:
         i = add(taken, 1)
@@ -129,7 +129,7 @@ _TEAM = Team(lambda memory, job, me: _serve(np.float32(0), np.float64(0), memory
 
 
 def int8_product(X: Array, Q: Array, out: Array) -> None:
-    """Write X Q, where X has few rows, and Q whole numbers of eight bits."""
+    """Write X Q, where X has few rows, and Q is int8."""
     X, Q = np.ascontiguousarray(X), np.ascontiguousarray(Q)
     n_in, units = Q.shape
     size = -(-n_in // -(-Q.size // PIECE))

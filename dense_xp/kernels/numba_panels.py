@@ -1,11 +1,10 @@
 """Dense layers for prediction: products with packed weights, bias and ReLU while the numbers are in registers.
 
-A product of few rows is bound by how fast weights come from the cache, and BLAS brings them into the order that it
-likes at every call. Here they are packed once, as in Goto and van de Geijn, "Anatomy of high-performance matrix
-multiplication" (ACM TOMS 34, 2008): panels of some columns, one row after the other, the bias above. A block of rows is
-multiplied with a panel in registers: one number of X, repeated, times a row of the panel. Each output is a sum in the
-order of its inputs, with one rounding a term where the processor can, whatever the number of rows, tiles and threads:
-so its bits are the same.
+A product of few rows is bound by how fast weights come from the cache, and BLAS packs them at every call. Here they are
+packed once, as in Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (ACM TOMS 34, 2008):
+panels of some columns, one row after the other, the bias above. A block of rows is multiplied with a panel in
+registers: one number of X, repeated, times a row of the panel. Each output is summed in the order of its inputs, by FMA
+where the processor has it, so its bits do not depend on the number of rows, tiles and threads.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _BYTES, VECTORS = (64, 4) if _FEATURES.get("avx512f") else (16, 4) if _ARM else 
 
 _FUSED = _ARM or bool(_FEATURES.get("fma"))
 HEIGHTS = (6, 2, 1)
-"""Rows in a block: as many of the first as there are."""
+"""Rows in a block: first as many blocks of six as fit, then two and one."""
 
 CHUNK = 1024
 """Rows of a panel that are multiplied before the next block of X: they stay in the second-level cache."""
@@ -54,17 +53,17 @@ TILE = 96
 """Rows that pass through all layers together, where they are many: their outputs stay in the second-level cache."""
 
 FEW, FEWEST = 48, 8
-"""Rows up to which threads share the panels of a layer, and not the rows: then each reads a part of the weights. And
-rows up to which :meth:`Panels.now` reads the weights where they are."""
+"""Up to FEW rows, threads share the panels of a layer and not the rows: then each reads a part of the weights. Up to
+FEWEST rows, :meth:`Panels.now` reads the weights where they are."""
 
 SHARE = 1 << 20
-"""Multiplications that another thread must have, to be worth waking."""
+"""Multiplications that make it worth waking another thread."""
 
 SMALL = 1 << 15
-"""Weights that are sooner read through, to see whether they are still the same, than multiplied where they are."""
+"""Up to so many weights, it is faster to check whether they have changed than to multiply them where they are."""
 
 HEAD, PER_LAYER, LAYERS = 16, 6, 64
-"""Numbers in a job before those of its layers, for each of them, and the most layers."""
+"""Numbers in a job before those of its layers, numbers for each layer, and the most layers."""
 
 _compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
 
@@ -91,8 +90,8 @@ def _multiply(
 ) -> Any:  # fmt: skip
     """Write start + A B, or its ReLU, into C; B is a part of a panel, of so many vectors.
 
-    All but `kind` are integers: addresses, and lengths in numbers. `ldb` leads from one row of B to the next, `step`
-    from one of `start`.
+    All but `kind` are integers: addresses, and lengths in numbers. `ldb` is the distance between rows of B, `step`
+    between those of `start`.
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -181,7 +180,7 @@ def _moved(typing_context: Any, x: Any, w: Any, total: Any) -> Any:
 
 # ------------------------------------------------------------------ layers in a row
 #
-# A job is whole numbers: addresses, and lengths in numbers.
+# A job is an array of integers: addresses, and lengths in numbers.
 #   0 X   1 its columns   2 rows   3 output   4 rows in a tile   5 layers   6 scratch   7 half of it, for one thread
 #   8 bytes of a number   9 numbers in a register   10 whether threads share the panels
 #   11 whether weights are read where they are   12 columns of a panel   13 counters of the team
@@ -214,7 +213,7 @@ def _panel(kind: Any, job: Array, layer: int, p: int, A: int, lda: int, n: int, 
 def _in_place(
     kind: Any, job: Array, at: int, first: int, columns: int, A: int, lda: int, n: int, C: int, ldc: int
 ) -> None:
-    """Multiply n rows with some columns of weights that lie where they are: to the bits that the panels give."""
+    """Multiply n rows with some columns of weights that are not packed, with the same bits as by panels."""
     k, units, rectified = job[at + 1], job[at + 2], job[at + 3]
     W = carray(pointer(kind, job[at + 4]), (k, units))[:, first : first + columns]
     w0 = carray(pointer(kind, job[at + 5]), units)[first : first + columns]
@@ -287,7 +286,7 @@ def _work(kind: Any, job: Array, memory: int, me: int) -> None:
         units = job[HEAD + PER_LAYER * layer + 2]
         C, ldc = job[6] + (layer % 2) * job[7] * size, (units + lanes - 1) // lanes * lanes
         pieces = (units + job[12] - 1) // job[12]
-        first = me * pieces // members  # its own come first: they are in the cache of its core since the last call
+        first = me * pieces // members  # first those of the last call, which are in the cache of its core
         for i in range(first, first + pieces):
             p = i % pieces
             if add(taken + 64 + 8 * p, 1) == 0:
@@ -338,7 +337,7 @@ def _serve(single: Any, double: Any, memory: int, job: Array, me: int) -> None:
 
 @_compiled  # type: ignore[untyped-decorator]
 def _digest(sources: Array) -> Any:
-    """Return a number that is another one, but for one chance in 2³², if the numbers at these places are."""
+    """Return a hash of the numbers at these addresses; it misses a change with a chance of 1 in 2³²."""
     digest = np.uint64(0)
     lanes = np.zeros(128, dtype=np.uint32)
     for i in range(sources.shape[0]):
@@ -358,7 +357,7 @@ _TEAM = Team(lambda memory, job, me: _serve(np.float32(0), np.float64(0), memory
 
 
 class _Packed:
-    """Weights as they were once, and what calls need to use them."""
+    """Packed weights, and the jobs and scratch memory of the calls that use them."""
 
     def __init__(self, layers: Sequence[tuple[Array, Array | None, bool]]) -> None:
         dtype = layers[0][0].dtype
@@ -370,12 +369,12 @@ class _Packed:
         pairs = [(W, zeros if w0 is None else w0) for W, w0, _ in layers]
         given = [x for pair in pairs for x in pair]
         in_a_row = [np.ascontiguousarray(x.T if x.flags.f_contiguous else x) for x in given]
-        self.scattered = not all(x.flags.forc for x in given)  # then those are copies, and say nothing of the source
+        self.scattered = not all(x.flags.forc for x in given)  # then these are copies, which do not show changes
         sources = [(x.ctypes.data, x.nbytes // 4) for x in in_a_row]
         self.sources = np.asarray(sources, dtype=np.int64)
         self.digest = _digest(self.sources)
         self.weights = sum(W.size for W, _ in pairs)
-        # a few thousand are read through in a microsecond
+        # a few thousand are checked in a microsecond
         self.readable = self.weights > SMALL and all(x.flags.c_contiguous for x in given)
         packed = [_pack(W, w0, panel, -(-W.shape[1] // lanes) * lanes) for W, w0 in pairs]
         self.kept = given, in_a_row, packed
@@ -430,11 +429,11 @@ class Panels:
         self._packed = _Packed(layers)
 
     def __call__(self, X: Array) -> Array:
-        """Return the output for rows that lie one after the other in memory, by the weights as they were packed."""
+        """Return the output for contiguous rows, by the weights as they were packed."""
         return self._computed(self._packed, X, False)
 
     def now(self, X: Array) -> Array:
-        """Return the output by the weights as they are now, should someone have written into their arrays."""
+        """Return the output by the weights as they are now, even if numbers were written into their arrays."""
         own = self._packed
         if own.readable and X.shape[0] <= FEWEST:
             return self._computed(own, X, True)
@@ -445,7 +444,7 @@ class Panels:
     def _computed(self, own: _Packed, X: Array, in_place: bool) -> Array:
         n = X.shape[0]
         out = np.empty((n, self.units), dtype=self.dtype)
-        # few rows wait for the weights as long as a block of them
+        # fewer rows than a block take as long as a block, because of the weights
         shares = max(n, HEIGHTS[0]) * own.weights // SHARE if n else 0
         if shares > 1 and self._shared(own, X, out, in_place, shares - 1):
             return out
@@ -456,7 +455,7 @@ class Panels:
         return out
 
     def _shared(self, own: _Packed, X: Array, out: Array, in_place: bool, wanted: int) -> bool:
-        """Let other threads help, if there are some; return whether there are."""
+        """Compute with other threads, if there are some; return whether there are."""
         n, few = X.shape[0], X.shape[0] <= FEW
         fits = len(self._layers) <= LAYERS and own.job[13] <= MANY
         others = _TEAM.take(wanted) if fits else 0

@@ -16,13 +16,13 @@ from dense_xp.kernels.numba_team import Team, closed, entered, left, opened
 from dense_xp.kernels.numpy import Array
 
 PIECE = 1 << 17
-"""Numbers in a piece: some fifty microseconds of work or more. Between two, threads wait for Python's lock."""
+"""Numbers in a piece: some fifty microseconds of work or more. Between two, threads wait for the GIL."""
 
 LEAST = 2 * PIECE
-"""Numbers below which nothing is shared out: a thread is awake only after some tens of microseconds."""
+"""Smaller arrays are not cut: a thread needs some tens of microseconds to wake up."""
 
 ROWS = 32
-"""The fewest rows of a piece that has sums over rows, which must be added up in the end."""
+"""The fewest rows of a piece in a kernel with sums over rows, because those of all pieces must be added up."""
 
 
 class Pieces(Team):
@@ -34,14 +34,14 @@ class Pieces(Team):
         self._errors: list[BaseException] = []
 
     def run(self, do: Callable[[int], None], count: int) -> None:
-        """Call ``do(i)`` for each whole number below `count`, in any order and on several threads at once."""
+        """Call ``do(i)`` for each i below `count`, in any order and on several threads at once."""
         others = self.take(count - 1)
         if not others:
             for i in range(count):
                 do(i)
             return
         try:
-            self._call = do, iter(range(count))  # whose next number is one thread's alone, by Python's own lock
+            self._call = do, iter(range(count))  # by the GIL, each number goes to one thread
             self._errors.clear()
             opened(self.memory, others)
             try:
@@ -63,7 +63,7 @@ class Pieces(Team):
         while seen := entered(memory, me, seen, 1):
             try:
                 self._work()
-            except BaseException as error:  # the caller's business
+            except BaseException as error:  # the caller raises it
                 self._errors.append(error)
             finally:
                 left(memory)
@@ -73,7 +73,7 @@ _PIECES = Pieces()
 
 
 def parts_of(array: Array, least: int = 1, piece: int = PIECE) -> list[slice]:
-    """Return the pieces of an array along its first axis; one where more do not pay."""
+    """Return the pieces of an array along its first axis: one if it is small."""
     if array.size < LEAST:
         return [slice(None)]
     size = max(least, piece * len(array) // array.size)
@@ -81,14 +81,14 @@ def parts_of(array: Array, least: int = 1, piece: int = PIECE) -> list[slice]:
 
 
 def in_pieces(*cut: int, sums: Sequence[int] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a kernel take its arguments in pieces, if they are large.
+    """Call a kernel on pieces of its arguments, if they are large.
 
     Parameters
     ----------
     *cut : int
-        Places of the arguments that are cut along their first axis.
+        Positions of the arguments that are cut along their first axis.
     sums : sequence of int
-        Places of those that receive sums along it.
+        Positions of those that receive sums along it.
     """
 
     def of(kernel: Callable[..., None]) -> Callable[..., None]:
@@ -119,7 +119,7 @@ def in_pieces(*cut: int, sums: Sequence[int] = ()) -> Callable[[Callable[..., No
 
 def total(part: Callable[[slice], float], array: Array) -> float:
     """Return the sum of ``part(rows)`` over the pieces of an array, added in order."""
-    parts = parts_of(array, piece=2 * PIECE)  # of several calls each
+    parts = parts_of(array, piece=2 * PIECE)  # larger, as each is several calls
     if len(parts) == 1:
         return part(parts[0])
     values = [0.0] * len(parts)

@@ -1,8 +1,8 @@
-"""Threads that wait for compiled work: they join a call that has begun, and nobody waits for one that is late.
+"""A pool of threads for compiled work: they join a call that has begun, which does not wait for a late one.
 
-A call opens its work to all, begins at once, and hands out one piece after the other through counters in memory. A
-thread that has nothing to do looks for work for a moment, and then sleeps: products of other libraries are not slowed
-down by it. One call at a time has the team; one that comes meanwhile works alone.
+A call begins at once, and its pieces are taken through counters in shared memory. A thread without work looks for it
+for about a millisecond, and then sleeps, so that it does not slow down other libraries. One call at a time has the
+team; a call that comes meanwhile works alone.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from numba.extending import intrinsic
 from dense_xp.kernels.numpy import empty
 
 SPINS = 80_000
-"""How often a thread looks for work before it sleeps: about a millisecond. To wake it would take a part of one."""
+"""How often a thread looks for work before it sleeps: about a millisecond. Waking it takes a part of one."""
 
 OPEN, ACTIVE, WANTED, AWAKE, COUNTERS = 0, 8, 16, 24, 24 + 256
-"""Where in the shared memory stands: the number of the open call, or 0; how many threads are in it; how many may be;
-which are awake; the counters of the work. Eight numbers are a cache line."""
+"""Offsets in the shared memory: the number of the open call, or 0; how many threads are in it; how many may be; which
+are awake; the counters of the work. Eight numbers are a cache line."""
 
 MOST, MANY = 256, 4096
-"""The most threads of a team, and counters of a call."""
+"""The most threads of a team, and the most counters of a call."""
 
 
 _X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -47,7 +47,7 @@ def _place(builder: Any, address: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def add(typing_context: Any, address: Any, value: Any) -> Any:
-    """Add to a number in memory at once, and return what it was."""
+    """Add to a number in memory, atomically, and return its old value."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", _place(builder, args[0]), args[1], "seq_cst")
@@ -57,7 +57,7 @@ def add(typing_context: Any, address: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def look(typing_context: Any, address: Any) -> Any:
-    """Return a number in memory as it is now."""
+    """Return a number in memory by an atomic read."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load_atomic(_place(builder, args[0]), "seq_cst", 8)
@@ -67,7 +67,7 @@ def look(typing_context: Any, address: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def put(typing_context: Any, address: Any, value: Any) -> Any:
-    """Write a number for all to see."""
+    """Write a number to memory, atomically."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store_atomic(args[1], _place(builder, args[0]), "seq_cst", 8)
@@ -78,7 +78,7 @@ def put(typing_context: Any, address: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def pause(typing_context: Any) -> Any:
-    """Give the other thread of the core a moment."""
+    """Let the other hardware thread of the core run, in a loop that waits."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _X86:
@@ -91,9 +91,9 @@ def pause(typing_context: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def flush_to_zero(typing_context: Any) -> Any:
-    """Let numbers below the smallest normal one be zero for this thread, and return how it was.
+    """Treat subnormal numbers as zero in this thread, and return the old setting.
 
-    A processor of the x86 family takes a hundred cycles for each of them; others are as fast, and left as they are.
+    An x86 processor takes a hundred cycles for each of them; others are not slowed down, and left as they are.
     """
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -130,7 +130,7 @@ def _control(builder: Any, name: str, place: Any) -> None:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def pointer(typing_context: Any, kind: Any, address: Any) -> Any:
-    """Return an address as a pointer to numbers of a kind."""
+    """Return an address as a pointer to numbers of the type of `kind`."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
@@ -156,7 +156,7 @@ def closed(memory: int) -> None:
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def entered(memory: int, me: int, seen: int, spins: int = SPINS) -> int:
-    """Enter a call that this thread has not seen, and return its number; 0 if none came while it looked."""
+    """Enter a call with another number than `seen`, and return its number; 0 if none came in time."""
     for _ in range(spins):
         number: int = look(memory + 8 * OPEN)
         if number and number != seen and me <= look(memory + 8 * WANTED):
@@ -184,16 +184,16 @@ class Team:
     Parameters
     ----------
     serve : callable
-        ``serve(memory, job, me)`` looks for work and does it, until none has come for a while.
+        ``serve(memory, job, me)`` looks for work and does it, until none has come for a while; `me` numbers the thread.
     size : int
         Numbers in a job.
 
     Attributes
     ----------
     memory : int
-        Address of what all share.
+        Address of the shared memory.
     job : numpy.ndarray
-        What is to be done in the open call.
+        The arguments of the open call.
     """
 
     def __init__(self, serve: Callable[[int, Any, int], None], size: int) -> None:
@@ -201,7 +201,7 @@ class Team:
         self.reset()
         atexit.register(self.end)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.reset)  # threads do not live on in a child
+            os.register_at_fork(after_in_child=self.reset)  # a forked process has none of these threads
 
     def reset(self) -> None:
         """Forget all threads."""
@@ -212,15 +212,15 @@ class Team:
         self._taken = threading.Lock()
         self._bells: list[threading.Lock] = []
         self._threads: list[threading.Thread] = []
-        self._here = -1  # the core that the caller was on
+        self._here = -1  # the core of the last caller
         self._ended = False
 
     def take(self, wanted: int) -> int:
-        """Take the team for a call, if it is free; return how many threads besides the caller's are coming."""
+        """Take the team for a call, if it is free; return how many threads, besides the caller's, are woken."""
         wanted = min(wanted, allowed_threads() - 1, MOST - 2)
         if wanted < 1 or self._ended:
             return 0
-        if not self._threads:  # compiled or loaded here: a thread that did it would be late, and in the way of the end
+        if not self._threads:  # compile or load the code here: in a thread it would come late, and delay the exit
             self.serve(self.memory, self.job, MOST - 1)
         if not self._taken.acquire(blocking=False):
             return 0
@@ -245,20 +245,20 @@ class Team:
         return wanted
 
     def scratch(self, size: int) -> int:
-        """Return the address of so many bytes for the open call; they are kept for the next one."""
+        """Return the address of so many bytes for the open call; the memory is kept for the next one."""
         if self._scratch.size < size:
             self._scratch = empty((size,), np.uint8, None)
         return int(self._scratch.ctypes.data)
 
     def give_back(self) -> None:
-        """Let the next call have the team."""
+        """Free the team for the next call."""
         self._taken.release()
 
     def end(self) -> None:
-        """Let all threads end: their code and memory are about to go, with the interpreter."""
+        """End all threads, before the interpreter frees their code and memory."""
         self._ended = True
         for bell, thread in zip(self._bells, self._threads, strict=False):
-            with contextlib.suppress(RuntimeError):  # someone has rung it already
+            with contextlib.suppress(RuntimeError):  # it is awake already
                 bell.release()
             thread.join()
 
@@ -280,9 +280,9 @@ def _blas() -> list[Any]:
 
 
 def allowed_threads() -> int:
-    """Return how many threads a call may use: those that the process may run on, and not more than BLAS is allowed.
+    """Return how many threads a call may use: as many as cores for this process, and not more than BLAS may use.
 
-    Without threadpoolctl, what BLAS is allowed is read from the environment.
+    Without threadpoolctl, the limit of BLAS is read from the environment.
     """
     global _libraries
     if _libraries is None:
@@ -294,7 +294,7 @@ def allowed_threads() -> int:
 
 
 def _keep_off(thread: threading.Thread, cpu: int) -> None:
-    """Let a thread run on any core but one: a scheduler may leave two that wait for each other on the same for long."""
+    """Keep a thread off the caller's core: a scheduler may leave two that wait for each other on one core for long."""
     if cpu >= 0 and thread.native_id is not None and (others := os.sched_getaffinity(0) - {cpu}):
         with contextlib.suppress(OSError):  # it may be forbidden
             os.sched_setaffinity(thread.native_id, others)

@@ -79,7 +79,7 @@ def dropout(X: Array, keep: Array, scale: float, out: Array) -> None:
 
 
 def layer_norm(X: Array, gamma: Array, beta: Array, epsilon: float, normed: Array, inverse: Array, Y: Array) -> None:
-    """As :func:`dense_xp.kernels.numpy.layer_norm`, but `normed` is x - mean: torch takes its quotient itself."""
+    """As :func:`dense_xp.kernels.numpy.layer_norm`, but `normed` is x - mean, which torch divides itself."""
     mean = torch.empty_like(inverse)
     shape = X.shape[1:]
     torch.ops.aten.native_layer_norm.out(X, shape, gamma[0], beta[0], epsilon, out0=Y, out1=mean, out2=inverse)
@@ -186,8 +186,8 @@ def adam(
 ) -> None:
     """As :func:`dense_xp.kernels.numpy.adam`: what ``torch.optim.Adam(fused=True)`` calls.
 
-    That computes 1 - βᵗ with cancellation. So it is told that infinitely many steps were made, for which both
-    corrections are 1, and those of this step go into the rate and into ε.
+    Its own 1 - βᵗ suffers from cancellation. So it is called for step ∞, where both corrections are 1, and the
+    corrections of this step go into the rate and into ε.
     """
     _decayed(param, decay)
     root = math.sqrt(one_minus_power(beta_2, steps))
@@ -228,7 +228,7 @@ def clip(grad: Array, limit: float) -> None:
 
 def clip_norm(grads: list[Array], allowed: float) -> None:
     """As :func:`dense_xp.kernels.numpy.clip_norm`; nothing waits for the device."""
-    wide = torch.float64  # squares of large numbers are beyond the largest float
+    wide = torch.float64  # in float32, squares of large numbers overflow
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(grad, dtype=wide) for grad in grads]))
     scale = (allowed / norm.clamp(min=allowed)).to(grads[0].dtype)
     for grad in grads:

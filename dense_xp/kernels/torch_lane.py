@@ -1,4 +1,4 @@
-"""torch's way from the host to a CUDA device beside the computation; as :mod:`dense_xp.kernels.cupy_lane`."""
+"""A stream of torch for copies from the host to a CUDA device while it computes."""
 
 from __future__ import annotations
 

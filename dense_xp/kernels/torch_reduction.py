@@ -1,4 +1,4 @@
-"""Arrays of several processes added up by ``torch.distributed``, on any of torch's devices."""
+"""Sums of arrays over several processes by ``torch.distributed``, on any of torch's devices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ProcessGroup:
     Raises
     ------
     ValueError
-        If those of the group are not the same.
+        If the group has other processes.
     """
 
     preferred = True

@@ -1,4 +1,4 @@
-"""Means over a batch: over the rows that are here, or over those of all processes that share the batch."""
+"""Means over a batch: over the rows of this process, or over those of all processes that share the batch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dense_xp.backend import Array
 
 
 class Sharing(Protocol):
-    """Knows of a batch whose other rows are elsewhere."""
+    """A batch whose other rows are in other processes."""
 
     def means(self, means: Sequence[Array]) -> list[Array]:
-        """Return the means over the whole batch, given those over the rows that are here."""
+        """Return the means over the whole batch, given those over the rows of this process."""
 
     def total(self, n: int) -> int:
-        """Return how many rows the whole batch has, given those that are here."""
+        """Return how many rows the whole batch has, given how many this process has."""
 
 
 _sharing: ContextVar[Sharing | None] = ContextVar("sharing", default=None)
@@ -45,7 +45,7 @@ def means(axis: int | tuple[int, ...], *arrays: Array) -> list[Array]:
 
 
 def batch_means(axis: int | tuple[int, ...], *arrays: Array) -> list[Array]:
-    """Return the mean of each array over the whole batch: as :func:`means`, and with the rows that are elsewhere.
+    """Return the mean of each array over the whole batch: as :func:`means`, with the rows of other processes.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def batch_rows(n: int) -> int:
     Parameters
     ----------
     n : int
-        How many are here.
+        How many this process has.
 
     Examples
     --------
@@ -83,13 +83,7 @@ def batch_rows(n: int) -> int:
 
 @contextlib.contextmanager
 def shared(sharing: Sharing) -> Iterator[None]:
-    """Let :func:`batch_means` be those of a batch that is shared.
-
-    Parameters
-    ----------
-    sharing : Sharing
-        Who knows of the rows that are elsewhere.
-    """
+    """Let :func:`batch_means` include the rows of other processes, within the block."""
     token = _sharing.set(sharing)
     try:
         yield

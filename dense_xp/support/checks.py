@@ -1,6 +1,6 @@
-"""Numbers that are given as arguments: whether they are numbers, and in the right range.
+"""Checks of arguments: their type and range.
 
-NumPy's numbers serve as well as Python's, and become Python's. A bool is no number, and NaN lies in no range.
+NumPy's numbers become Python's. A bool is not a number, and NaN is in no range.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ def real(name: str, value: Any, interval: str = "(-inf, inf)") -> float:
     Parameters
     ----------
     name : str
-        What it is called, for the error.
+        Its name, for the error.
     value : object
         What was given.
     interval : str
-        Where it must lie; a limit with a square bracket is allowed itself.
+        The allowed interval; a limit with a square bracket is included.
 
     Raises
     ------
     ValueError
-        If it is no real number, or lies elsewhere.
+        If it is not a real number, or outside the interval.
 
     Examples
     --------
@@ -74,12 +74,12 @@ def integer(name: str, value: Any, low: int | None = 1) -> int:
     name, value
         As for :func:`real`.
     low : int or None, default 1
-        The least that is allowed, if there is one.
+        The least value allowed; None for no limit.
 
     Raises
     ------
     ValueError
-        If it is something else.
+        If it is not an integer, or below `low`.
 
     Examples
     --------
@@ -98,12 +98,12 @@ def integer(name: str, value: Any, low: int | None = 1) -> int:
 
 
 def several(name: str, value: Any) -> list[Any]:
-    """Return what was given as a list; a single thing, also a text, is none.
+    """Return a list, a tuple or another iterable as a list.
 
     Raises
     ------
     TypeError
-        If it is no list, tuple or the like; the message calls it by its name.
+        If it is anything else, such as a string or a mapping.
 
     Examples
     --------

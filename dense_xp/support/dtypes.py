@@ -10,7 +10,7 @@ from dense_xp.backend import Array
 
 
 def in_dtype(x: Array, dtype: Any) -> Array:
-    """Return an array in a dtype: itself if it has it.
+    """Return an array in a dtype; the array itself if it has that dtype.
 
     Examples
     --------
@@ -22,7 +22,7 @@ def in_dtype(x: Array, dtype: Any) -> Array:
 
 
 def widened(x: Array) -> Array:
-    """Return 16-bit numbers as float32, in which their sums and squares keep their digits; others as they are.
+    """Return 16-bit numbers as float32, so that sums and squares keep their digits; others as they are.
 
     Examples
     --------
@@ -35,7 +35,7 @@ def widened(x: Array) -> Array:
 
 
 def wide(dtype: str) -> str:
-    """Return the name of the dtype in which a model of some dtype sums, and keeps rates and losses: 32 bits at least.
+    """Return the dtype in which a model of this dtype keeps sums, rates and losses: at least float32.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def wide(dtype: str) -> str:
 
 
 def total(x: Array, axis: int | tuple[int, ...], keepdims: bool = False) -> Array:
-    """Return sums, those of 16-bit numbers as float32 and without a copy of them all in float32.
+    """Return sums; 16-bit numbers are summed in float32, without a float32 copy of the array.
 
     Parameters
     ----------

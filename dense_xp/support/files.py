@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file is written as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,15 +11,7 @@ from typing import Any, BinaryIO
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file as a whole; see :func:`replacing`.
-
-    Parameters
-    ----------
-    path : path-like
-        The file; one that is there is replaced.
-    data : bytes
-        All of it.
-    """
+    """Write a file as a whole; see :func:`replacing`."""
     with replacing(path) as file:
         file.write(data)
 
@@ -48,7 +40,7 @@ def as_path(path: Any) -> str:
 
 
 def place_of(path: str | os.PathLike[str]) -> str:
-    """Return where a file would be written, which is what a link leads to; nothing is written yet.
+    """Return where a file would be written, with links resolved; nothing is written yet.
 
     Parameters
     ----------
@@ -60,7 +52,7 @@ def place_of(path: str | os.PathLike[str]) -> str:
     TypeError, ValueError
         If it is no path.
     OSError
-        If it is no file, or its folder is missing or write-protected; the message says which.
+        If it is not a regular file, or its folder is missing or write-protected; the message says which.
     """
     given = as_path(path)
     place = os.path.realpath(given)
@@ -79,10 +71,10 @@ def place_of(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Yield a file that takes the place of another once it is whole and on the disk; after an error nothing changed.
+    """Yield a file that replaces another once it is complete and on the disk; after an error nothing has changed.
 
-    It is written beside its place and renamed. A link stays one, and what it leads to is replaced; the mode, and for
-    root the owner, are those of the file before.
+    It is written in the same folder and renamed. A link stays a link, and its target is replaced. The mode, and for
+    root the owner, are those of the old file.
 
     Raises
     ------
@@ -111,22 +103,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             error.errno, f"{name} was not written ({error.strerror or error}); {folder} is as it was"
         ) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):  # as it should be
+        with contextlib.suppress(FileNotFoundError):  # it was renamed
             os.unlink(temporary)
 
 
 def _own_prefix() -> str:
-    """Return how the names of unfinished files begin: with what sees the same numbers of processes as we do."""
+    """Return the prefix of temporary files: it names the machine or container, whose process numbers are its own."""
     import platform
 
     machine = platform.node()
-    with contextlib.suppress(OSError):  # another container has numbers of its own
+    with contextlib.suppress(OSError):
         machine += os.readlink("/proc/self/ns/pid")
     return f".dense_xp-{zlib.crc32(machine.encode()):08x}-"
 
 
 def _clear(folder: str) -> None:
-    """Remove the unfinished files of processes of this machine that have ended."""
+    """Remove the temporary files of processes of this machine that have ended."""
     prefix = _own_prefix()
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -139,7 +131,7 @@ def _clear(folder: str) -> None:
 
 
 def _runs(process: int) -> bool:
-    if os.name == "nt":  # where the signal 0 is no question
+    if os.name == "nt":  # there os.kill(process, 0) sends Ctrl-C
         return True
     try:
         os.kill(process, 0)

@@ -1,4 +1,4 @@
-"""What all pictures share: the library that draws them, asked for when the first is drawn, and their looks."""
+"""What all pictures share: matplotlib, imported when the first is drawn, and one style."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_picture(path: str) -> None:
 
 
 def new_figure(width: float, height: float, *, shown: bool = False) -> Any:
-    """Return a figure of this size in inches; one that is `shown` is pyplot's, as a notebook expects it."""
+    """Return a figure of this size in inches; if `shown`, made by pyplot, so that a notebook displays it."""
     require_matplotlib()
     if shown:
         from matplotlib.pyplot import figure
@@ -47,7 +47,7 @@ def new_figure(width: float, height: float, *, shown: bool = False) -> Any:
 
 
 def tidy(axes: Any, xlabel: str, ylabel: str) -> Any:
-    """Give axes their labels and the looks of all pictures here; return them."""
+    """Give axes their labels and the style of all pictures here; return them."""
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

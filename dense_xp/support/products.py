@@ -1,4 +1,4 @@
-"""Matrix products in pure functions: by the operator ``@``, or by a kernel while a step is recorded."""
+"""Matrix products in pure functions: by ``@``, or by a kernel while a step is recorded as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def matmul(A: Array, B: Array) -> Array:
 
 @contextlib.contextmanager
 def taken_by(product: Callable[..., None]) -> Iterator[None]:
-    """Let products be taken by a kernel: CuPy's own operator cannot be recorded.
+    """Compute products by a kernel, within the block: CuPy's own operator cannot be recorded.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def taken_by(product: Callable[..., None]) -> Iterator[None]:
 
 
 def stacked_matmul(A: Array, B: Array) -> Array:
-    """Return the products of matrices one by one.
+    """Return the products of pairs of matrices.
 
     Parameters
     ----------
@@ -80,6 +80,6 @@ def stacked_matmul(A: Array, B: Array) -> Array:
     if product is None or A.dtype != B.dtype:
         return A @ B
     out = array_namespace(A).empty((*A.shape[:2], B.shape[2]), dtype=A.dtype, device=device(A))
-    for i in range(A.shape[0]):  # what is recorded has no other kernel, and cannot stack more than eight
+    for i in range(A.shape[0]):  # a recorded step has no batched product, and cannot stack more than eight arrays
         product(A[i, ...], B[i, ...], out=out[i, ...])
     return out

@@ -1,4 +1,4 @@
-"""Things that are asked for by name: losses, optimizers, penalties, constraints, initializers, activations."""
+"""Objects chosen by name: losses, optimizers, penalties, constraints, initializers, activations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def by_name(kind: str, known: Mapping[str, T], name: str, otherwise: str = "") -> T:
-    """Return what has this name.
+    """Return the object of this name.
 
     Parameters
     ----------
@@ -23,12 +23,12 @@ def by_name(kind: str, known: Mapping[str, T], name: str, otherwise: str = "") -
     name : str
         The name that was asked for.
     otherwise : str
-        What else would serve, for the error.
+        What else is accepted, for the error.
 
     Raises
     ------
     ValueError
-        If nothing has this name; the message has the nearest one and all known ones.
+        If the name is unknown; the message has the nearest known name, and all of them.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def _is_needed(parameter: Any) -> bool:
 
 
 class Registry(Mapping[str, type[Any]], Generic[T]):
-    """Classes by name: things made from plain values, and written as plain values.
+    """Classes by name, whose objects are made from plain values and written as plain values.
 
     Parameters
     ----------
@@ -124,9 +124,9 @@ class Registry(Mapping[str, type[Any]], Generic[T]):
     serves : callable, optional
         Whether an object is accepted as it is.
     key : str, default "name"
-        Where the name stands among plain values.
+        The key of the name in a dict of plain values.
     brief : bool, default True
-        Whether a thing with default arguments is written as its name alone.
+        Whether an object with default arguments is written as its name alone.
 
     Examples
     --------
@@ -158,12 +158,12 @@ class Registry(Mapping[str, type[Any]], Generic[T]):
         return len(self._known)
 
     def made(self, spec: Any) -> T:
-        """Return what plain values stand for; a thing itself as it is.
+        """Return the object that plain values describe; an object is returned as it is.
 
         Parameters
         ----------
         spec : str, mapping or object
-            A name, what :meth:`written` returned, or a thing.
+            A name, what :meth:`written` returned, or the object itself.
 
         Raises
         ------
@@ -185,13 +185,13 @@ class Registry(Mapping[str, type[Any]], Generic[T]):
         return thing
 
     def _inner(self, value: Any) -> Any:
-        """Return an argument, which may be such a thing itself, as the schedule of an optimizer is."""
+        """Return an argument; one that is described by plain values, such as a schedule, is made too."""
         return self.made(value) if isinstance(value, Mapping) and self.key in value else value
 
     def written(self, thing: Any) -> Any:
-        """Return a thing as plain values: its name, with its arguments unless they are the defaults.
+        """Return an object as plain values: its name, with its arguments unless they are the defaults.
 
-        What is not of a class in the registry has no such form, and is returned as it is.
+        An object whose class is not in the registry is returned as it is.
         """
         name = self._names.get(type(thing))
         if name is None:

@@ -38,7 +38,7 @@ def as_rng(rng: Any) -> Rng:
 
 
 class Draw(NamedTuple):
-    """Where uniform numbers are at least `bound`: to be drawn by whoever has the words of the generator's state."""
+    """Where uniform numbers are at least `bound`, still to be drawn, on a device, from a generator's state, `words`."""
 
     bound: float
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ def uniform_at_least(rng: Rng, bound: float, shape: tuple[int, ...]) -> Any:
 
 _GENERATORS = ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
 _RANGES = {"pos": 624, "buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1, "state": 2**128 - 1, "inc": 2**128 - 1}
-"""The largest values of the numbers in a state. NumPy takes others, and then reads memory that is not its own."""
+"""The largest values of the numbers in a state. NumPy accepts larger ones, and then reads out of bounds."""
 
 
 def random_state(rng: Any) -> Any:
@@ -87,7 +87,7 @@ def restored(state: Any) -> np.random.Generator | None:
     Raises
     ------
     ValueError
-        If it is no state that such a generator can be in.
+        If it is not a valid state of such a generator.
 
     Examples
     --------
@@ -106,7 +106,7 @@ def restored(state: Any) -> np.random.Generator | None:
 
 
 def _like(known: Any, given: Any, what: str) -> Any:
-    """Return plain values in the form of a state that is known to be one, or raise."""
+    """Return plain values as a state of the same form as `known`, or raise."""
     if isinstance(known, dict):
         if not isinstance(given, dict) or set(given) != set(known):
             raise ValueError(f"the {what} has not the entries {sorted(known)}")

@@ -1,4 +1,4 @@
-"""A generator beside a device that draws by itself; apart, as a subclass of NumPy's imports all of ``numpy.random``."""
+"""A generator for devices that draw numbers themselves; in its own module, as it imports all of ``numpy.random``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from dense_xp.support.seeds import Draw
 
 
 class SkippingGenerator(np.random.Generator):
-    """A generator that goes on past the numbers which a device can draw by itself; for all others it is what it was.
+    """A generator that skips the numbers which a device can draw itself, and draws all others.
 
-    It shares the state of the one that it is made from, which is a ``PCG64``.
+    It shares the state of the ``PCG64`` that it is made from.
     """
 
     def at_least(self, bound: float, shape: tuple[int, ...]) -> Draw:
-        """Skip uniform numbers; return what they were to be compared with, and the state from which they come."""
+        """Skip uniform numbers; return their bound, their shape and the state from which they are drawn."""
         before: Any = self.bit_generator.state
         own = before["state"]
         self.bit_generator.advance(math.prod(shape))  # type: ignore[attr-defined]
-        if before["has_uint32"] or before["uinteger"]:  # half of a number that was drawn before is still to come
+        if before["has_uint32"] or before["uinteger"]:  # half of the last 64-bit number has not been used yet
             kept = {key: before[key] for key in ("has_uint32", "uinteger")}
             self.bit_generator.state = {**self.bit_generator.state, **kept}
         halves = [half for name in ("state", "inc") for half in (own[name] >> 64, own[name] & (1 << 64) - 1)]

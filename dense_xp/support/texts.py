@@ -1,4 +1,4 @@
-"""Texts for people: those from files made fit to be shown, and names that were probably meant."""
+"""Text for messages: control characters escaped, long text cut, and the name that was probably meant."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def brief(text: str, most: int = 400) -> str:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float) -> str:
-    """Return the known name that was probably meant, capitals aside; empty if none is as similar as `cutoff`, up to 1.
+    """Return the most similar known name, ignoring case; empty if none reaches the similarity `cutoff`, 0 to 1.
 
     Examples
     --------

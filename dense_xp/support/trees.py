@@ -15,16 +15,16 @@ Params: TypeAlias = dict[str, Any]
 
 
 def mapped(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Apply a function to every array in nested dicts, and to what others have in the same places.
+    """Apply a function to every array in nested dicts, together with the values of others at the same path.
 
     Parameters
     ----------
     function : callable
-        Called with an array, and what stands at its place in each of the others.
+        Called with an array, and the value at the same path in each of the others.
     tree : dict or array
-        Gives the places.
+        Gives the structure.
     *others : dict or array
-        With everything that `tree` has.
+        With all keys of `tree`.
 
     Examples
     --------
@@ -80,7 +80,7 @@ def unflatten(flat: Mapping[str, Array]) -> Params:
 
 
 def copied(array: Array) -> Array:
-    """Copy an array where it is."""
+    """Copy an array on its device."""
     return array_namespace(array).asarray(array, copy=True)
 
 
@@ -112,7 +112,7 @@ def place(backend: Backend, tree: Any) -> Any:
 
 
 def at_path(tree: Any, path: tuple[str, ...]) -> Any:
-    """Return what stands in nested dicts at a path; None if nothing does."""
+    """Return the value at a path in nested dicts; None if there is none."""
     for key in path:
         if tree is None:
             return None
@@ -121,7 +121,7 @@ def at_path(tree: Any, path: tuple[str, ...]) -> Any:
 
 
 def tree_of(leaves: Any) -> Params:
-    """Return nested dicts from pairs of a path and what stands there; what is empty is left out."""
+    """Return nested dicts from pairs of a path and a value; empty values are left out."""
     tree: Params = {}
     for path, own in leaves:
         if not own:

@@ -1,8 +1,8 @@
-"""Gradients of several batches for one update: what a batch too large for the memory would have said.
+"""Gradient accumulation: one update from several batches, as from one batch that is too large for the memory.
 
 The gradient of a loss over k batches is Σ Wᵢ gᵢ / Σ Wᵢ, where gᵢ is that of batch i and Wᵢ the sum of the weights of
-its samples, or their number. The sums are arrays on the device, so that nothing waits for it. Parts of a batch that lie
-in several processes are put together in the same way.
+its samples, or their number. The sums are arrays on the device, so that the host need not wait. Parts of a batch in
+several processes are combined in the same way.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from dense_xp.training.fused.stages import leaves
 from dense_xp.training.step import halves
 
 SUMS = "gradient.sums"
-"""Where the state of a step keeps the sums; no layer's name has a dot."""
+"""The key of the sums in the state of a step; no layer's name has a dot."""
 
 
 class Accumulating:
-    """A step whose parameters move after so many batches; how they move is its own."""
+    """A step that updates the parameters after so many batches; subclasses say how, in :meth:`move`."""
 
     model: Layer
     accumulate: int
@@ -36,18 +36,18 @@ class Accumulating:
     whole: bool
 
     def move(self) -> None:
-        """Let the sums of the gradients move the parameters."""
+        """Update the parameters by the sums of the gradients."""
         raise NotImplementedError
 
     def count(self) -> None:
-        """Count one batch more; with the last one for an update, take it."""
+        """Count a batch; after the last one for an update, make the update."""
         self.waiting += 1
         if self.waiting == self.accumulate:
             self.finish()
         self.whole = True
 
     def finish(self) -> None:
-        """Let the batches since the last update move the parameters, if that has not been done."""
+        """Update the parameters by the batches since the last update, if there are any."""
         if not self.waiting:
             return
         self.move()
@@ -56,7 +56,7 @@ class Accumulating:
 
 
 def total_weight(loss: Loss) -> Statistics:
-    """Return the function of (prediction, target, weight) that sums what the samples of a batch count for a loss.
+    """Return the function of (prediction, target, weight) that sums the weights of a batch's samples in a loss.
 
     Examples
     --------
@@ -102,15 +102,15 @@ def zeros_of(tree: Params) -> Params:
 
 
 def divisor(weight: Array) -> Array:
-    """Return what a sum is divided by; batches of weight zero have the gradient zero."""
+    """Return the weight to divide a sum by: 1 in place of 0, so that batches of weight zero have the gradient zero."""
     xp = array_namespace(weight)
     return xp.where(weight > 0, weight, xp.ones_like(weight))
 
 
 class _Weighted(Loss):
-    """A loss whose gradient is scaled by what its samples count, for each of so many rows.
+    """A loss whose gradient is scaled by the weight of its samples, divided by the number of rows.
 
-    Not by all that they count: gradients of 16 bits would overflow.
+    By the weight alone, gradients of 16 bits would overflow.
     """
 
     def __init__(self, loss: Loss, rows: int) -> None:
@@ -123,7 +123,7 @@ class _Weighted(Loss):
 
 
 def accumulating(model: Layer, loss: Loss, metrics: Sequence[Statistics]) -> tuple[Callable[..., Any], ...]:
-    """Return what a batch adds to the sums, and what is done about them: pure functions, as a step is one.
+    """Return two pure functions: one adds a batch to the sums, the other updates the parameters by them.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def accumulating(model: Layer, loss: Loss, metrics: Sequence[Statistics]) -> tup
     _, move = halves(model, loss)
 
     def add(params: Params, state: Params, X: Array, y: Array, weight: Any, noise: Any, learning_rate: Any) -> Any:
-        # of the whole batch: layers with means over it pull back gradients of several processes, scaled alike
+        # of the whole batch: layers with means over it mix gradients of several processes, which must be scaled alike
         rows = batch_rows(math.prod(X.shape[:-1]))
         gradients, _ = halves(model, _Weighted(loss, rows), measures)
         grads, params, (value, total, *values) = gradients(params, state, X, y, weight, noise)

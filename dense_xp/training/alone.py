@@ -1,4 +1,4 @@
-"""What `fit` asks of those who train with it, and what one process answers: there is nobody else."""
+"""What `fit` does differently on one process and on several, the ranks: here, on one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dense_xp.training.streams import Batches, Pieces
 
 
 class Alone:
-    """One process: there is nobody to agree with."""
+    """Training in one process; its subclass ``Together`` is for several."""
 
     size = 1
     root = True
@@ -30,40 +30,40 @@ class Alone:
 
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[dict[str, Any]]:
-        """Check what was asked for; in the dict is put what must be the same for all.
+        """Check the arguments of `fit` in the block, which puts what must be equal on all ranks into the dict.
 
         Raises
         ------
         RankError, ValueError
-            If another rank has raised in its block, or has something else in its dict.
+            If another rank has raised in its block, or has other values in its dict.
         """
         yield {}
 
     def samples(
         self, model: Layer, stream: Batches | Pieces | None, arrays: Sequence[Any], loss: Any, steps: int | None = None
     ) -> Samples | StreamedSamples:
-        """Return the data, which :func:`~dense_xp.training.streamed.samples_of` takes, as they are handed out here."""
+        """Return the samples of this process; see :func:`~dense_xp.training.streamed.samples_of`."""
         return samples_of(model, stream, arrays, loss, steps)
 
     def batch_rows(self, n: int) -> int:
-        """Return how many rows the present batch has at most, given how many are here."""
+        """Return how many rows the present batch has on all ranks, given how many are here."""
         return n
 
     def prepare(self, model: Layer, rng: Rng) -> None:
-        """Let all begin with the same weights and random numbers."""
+        """Give all ranks the same weights and random numbers."""
 
     def stepper(
         self, model: Layer, loss: Loss, metrics: Mapping[str, Measure], X_ndim: int, batch_size: int, accumulate: int
     ) -> Step:
-        """Return what steps the model; see :func:`~dense_xp.training.steps.stepper`."""
+        """Return the step of the model; see :func:`~dense_xp.training.steps.stepper`."""
         return stepper(model, loss, metrics, X_ndim, batch_size, accumulate)
 
     def callbacks(self, hooks: Sequence[Callback]) -> Sequence[Callback]:
-        """Return what is called in this process."""
+        """Return the callbacks of this process."""
         return hooks
 
     @contextlib.contextmanager
     def running(self, quiet: bool) -> Iterator[Interrupts]:
-        """Train, within the block, until a signal ends it."""
+        """Train within the block, and yield what handles Ctrl-C."""
         with Interrupts() as interrupts:
             yield interrupts

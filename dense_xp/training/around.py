@@ -1,4 +1,4 @@
-"""Steps around a step: callbacks that are asked after each batch, and what else is done beside a step."""
+"""Wrappers of a step, which do something more: here, call callbacks after each batch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ from dense_xp.training.steps import Step
 
 
 class Around:
-    """A step that leaves everything to another one; see :class:`~dense_xp.training.steps.Step`.
-
-    Parameters
-    ----------
-    inner : Step
-        The other one.
-    """
+    """A step that leaves everything to another one, `inner`; see :class:`~dense_xp.training.steps.Step`."""
 
     def __init__(self, inner: Step) -> None:
         self.inner = inner
@@ -59,7 +53,7 @@ class Around:
         self.inner.begin_epoch()
 
     def moment(self) -> Any:
-        """Return what there is, to come back to."""
+        """Return what the model has, to come back to."""
         return self.inner.moment()
 
     def hand_over(self) -> None:
@@ -68,14 +62,14 @@ class Around:
 
 
 class AskingStep(Around):
-    """A step after which callbacks are asked."""
+    """A step after which callbacks are called."""
 
     def __init__(self, inner: Step, hooks: Sequence[Callable[[Run], Any]], run: Run) -> None:
         super().__init__(inner)
         self.hooks, self.run = hooks, run
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
-        """Take one step on a batch, and ask."""
+        """Take one step on a batch, and call the callbacks."""
         values, run = self.inner(X, y, weight, rng), self.run
         run.batch, run.values = run.batch + 1, values
         for hook in self.hooks:

@@ -1,4 +1,4 @@
-"""A moving average of the weights: what a training leaves behind is calmer than its last step."""
+"""A moving average of the weights, which has less noise than those of the last step."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ class MovingAverage:
     """
 
     on_every_rank = True
-    """Of several processes, each averages: they have the same weights."""
+    """Each rank averages for itself: all have the same weights."""
 
     def __init__(self, decay: float = 0.999) -> None:
         self.decay = real("decay", decay, "[0, 1)")
 
     def begin(self, run: Run) -> None:
-        """Put the average around the step of this training."""
+        """Wrap the step of this training in one that averages."""
         refuse_closed(run.model, "MovingAverage")
         if isinstance(run.step, AveragedStep):
             raise ValueError(
@@ -102,7 +102,7 @@ class AveragedStep(Around):
             average = merged(average, moved(kept["average"], home, wide(model.dtype)))
             self.updates, self.raw = kept["steps"], merged(model.params, moved(kept["weights"], home, model.dtype))
             shown, model.params = model.params, self.raw
-            step = run.make_step()  # the other one has taken the average for the weights
+            step = run.make_step()  # the first one was made from the average
             model.params = shown
         super().__init__(step)
         self.average: dict[str, Array] = flatten(mapped(_own_memory, average))
@@ -127,12 +127,12 @@ class AveragedStep(Around):
             flat = flatten(params)
             arrays = [flat[name] for name in self.average]
             home = self.model.built()
-            # elsewhere a device would get it at each step
+            # a compiled function needs an array; elsewhere it would only be one more copy
             rate = home.asarray(share, wide(self.model.dtype)) if home.compiles else share
             new = self.update(list(self.average.values()), arrays, rate)
             self.average = dict(zip(self.average, new, strict=True))
             return
-        if params is not self._seen:  # a fused step has them always in the same memory
+        if params is not self._seen:  # a fused step keeps them in the same memory
             flat = flatten(params)
             self._pairs = [(own.reshape(-1), flat[name].reshape(-1)) for name, own in self.average.items()]
             self._seen = params
@@ -176,7 +176,7 @@ class _Before:
 
 
 def _own_memory(array: Array) -> Array:
-    """Return a copy whose numbers lie one after the other."""
+    """Return a contiguous copy."""
     xp = array_namespace(array)
     return xp.reshape(copied(xp.reshape(array, (-1,))), tuple(array.shape))
 

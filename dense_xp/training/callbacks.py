@@ -195,8 +195,8 @@ class CSVLog:
     path : path-like
         The file.
     append : bool, default False
-        Whether to go on with a file that is there instead of replacing it. After a resumed training, lines beyond
-        the epoch from which it goes on are taken out, and a line that was not written to its end.
+        Whether to go on with an existing file instead of replacing it. In a resumed training, lines beyond the
+        epoch from which it goes on are removed, and an incomplete line.
 
     Examples
     --------
@@ -303,7 +303,7 @@ class ReduceLROnPlateau:
     cooldown : int, default 0
         How many epochs after a reduction are not counted.
     min_lr : float, default 0.0
-        Below this the rate is not reduced. What a schedule does by itself is its own matter.
+        Below this the rate is not reduced. A schedule may go below it by itself.
     mode : {"auto", "min", "max"}, default "auto"
         Whether small or large values are good; the loss and each metric of this package say so themselves.
 
@@ -409,11 +409,11 @@ class TensorBoard:
         """Open a new event file."""
         self._writer = self.log_dir
         if isinstance(self.log_dir, str):
-            # the name has the time in seconds alone: a second training in the same one would write over the first
+            # the name has the time in seconds: a second training within one second would overwrite the first
             self._writer = _summary_writer()(self.log_dir, filename_suffix=f".{os.urandom(4).hex()}")
 
     def epoch_end(self, run: Run) -> None:
-        """Write an epoch, for all to see."""
+        """Write an epoch."""
         scalars = run.measured
         if run.learning_rate is not None:
             scalars["learning_rate"] = run.learning_rate

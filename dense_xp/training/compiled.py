@@ -1,4 +1,4 @@
-"""The pure step with arrays that it keeps, compiled where the library can."""
+"""A step that keeps the arrays and calls the pure step, compiled where the library can."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Packing:
 
 
 def _common_counts(optimizer: Optimizer, backend: Backend, state: Params) -> tuple[str, ...]:
-    """Return the counts of an optimizer if they are the same for all parameters: then one will do."""
+    """Return the names of an optimizer's counts if they are equal for all parameters: then one array serves."""
     flat = flatten(state)
     counted = [value for key, value in flat.items() if key.rpartition(".")[2] in optimizer.counts]
     return optimizer.counts if counted and len(set(backend.scalars(counted).tolist())) == 1 else ()
@@ -108,11 +108,11 @@ class CompiledStep(Accumulating):
     metrics : mapping of str to Measure
         What is measured beside it.
     accumulate : int, default 1
-        How many batches move the parameters together.
+        How many batches make one update.
     """
 
     sums_up = False
-    """Whether gradients are summed up, and used apart, even if there is one batch for an update."""
+    """Whether gradients are summed before the update even if it has one batch."""
 
     def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure], accumulate: int = 1) -> None:
         assert model.optimizer is not None
@@ -132,7 +132,7 @@ class CompiledStep(Accumulating):
             self.copies = compile_once(model, self.backend, "copies", _copies)
         rule, places = _without_rate(self.optimizer), packing[1].places
         key = f"{loss!r} {rule!r} {list(metrics.items())} {_trainable(model)} {places}"
-        # its own numbers go along with what is compiled; elsewhere each step would bring them to the device
+        # compiled code contains the loss's constants; elsewhere they are placed once, and not at each step
         own = loss if self.compiles else loss.placed(self.backend, wide(model.dtype))
         functions = [train_step(model, own, in_step(metrics))]
         if self.sums_up:
@@ -166,7 +166,7 @@ class CompiledStep(Accumulating):
         return self.packing[0].unpack(self.arrays)
 
     def _with_own(self, state: Params) -> Params:
-        """Return the optimizer's state with what else a step keeps."""
+        """Return the optimizer's state, with the loss scale and the sums of gradients if there are any."""
         if self.scales:
             state = {**state, LOSS_SCALE: loss_scaling.place(self.backend, self.model.loss_scale)}
         return {**state, SUMS: no_sums(self.model)} if self.sums_up else state
@@ -182,12 +182,12 @@ class CompiledStep(Accumulating):
         return values
 
     def move(self) -> None:
-        """Let the sums of the gradients move the parameters."""
+        """Update the parameters by the sums of the gradients."""
         for update in self.update:
             self._run(update)
 
     def _run(self, function: Callable[..., Any], *arrays: Any) -> tuple[Array, ...]:
-        """Call one of the functions of a step, which gives parameters and state new arrays; return its values."""
+        """Call a function of the step, keep its new parameters and state, and return its values."""
         rate: Any = self.model.learning_rate()
         if self.compiles:
             if rate != self._rate[0]:
@@ -198,13 +198,13 @@ class CompiledStep(Accumulating):
         return tuple(values)
 
     def begin_epoch(self) -> None:
-        """Take copies of the model's arrays where steps use theirs up."""
+        """Copy the model's arrays where steps donate theirs."""
         if self.compiles:
             self._take(self.model.params, self._with_own(self.model.optimizer_state))
             self.arrays, self.state = self.copies((self.arrays, self.state))
 
     def moment(self) -> Moment:
-        """Return what the model has, which no step writes into."""
+        """Return the model's arrays, which no step writes into."""
         return Moment.of(self.model)
 
     def hand_over(self) -> None:
@@ -224,7 +224,7 @@ def _copies(lists: tuple[list[Array], ...]) -> tuple[list[Array], ...]:
 
 
 def _without_rate(optimizer: Optimizer) -> Optimizer:
-    """Return what of an optimizer a compiled step depends on: the learning rate is an input of it."""
+    """Return the optimizer without its learning rate, which is an input of a compiled step."""
     other = copy.copy(optimizer)
     other.learning_rate = 0.0
     return other

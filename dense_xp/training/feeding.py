@@ -1,10 +1,10 @@
-"""Host data on their way to the device while the step before still computes: rows of batches, random numbers.
+"""Host data are copied to the device while the step before still computes: rows of batches, random numbers.
 
 Ordinary host memory is copied by the driver, which makes the host wait. From page-locked memory the device copies by
-itself, on a stream of its own. So the rows of a batch are gathered into one of two page-locked buffers and copied into
-one of two arrays on the device, and three rules keep the turns apart: a buffer is filled again once its copy is done,
-an array is copied into once the step that read it is done, and a step starts once its copy is done. Only the first is
-waited for by the host, and that copy was two turns ago.
+itself, on a stream of its own: a :class:`~dense_xp.kernels.Lane`. So the rows of a batch are gathered into one of two
+page-locked buffers and copied into one of two arrays on the device. Three rules keep the two apart: a buffer is filled
+again once its copy is done, an array is copied into once the step that read it is done, and a step starts once its copy
+is done. The host waits only for the first, a copy of two batches ago.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ class Sender:
     lane : Lane
         What :func:`dense_xp.kernels.lane_for` returned.
     shapes : sequence of tuple of int
-        With the most rows.
+        The largest that will be sent.
     dtypes : sequence of dtype
-        NumPy's, of the host's side and so of the device's.
+        NumPy's, for the host and the device.
     """
 
     def __init__(self, lane: Lane, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[Any]) -> None:
         self.lane, self.sent = lane, 0
         self.turns = [_Turn(lane, shapes, dtypes) for _ in range(TURNS)]
-        # a copy may still be on its way into memory that is given back; at the end of the program nobody asks
+        # memory must not be freed while copies into it are still running, except at the end of the program
         weakref.finalize(self, lane.finish).atexit = False
 
     def send(self, rows: Sequence[int], fill: Callable[[list[Any]], None]) -> list[Array]:
-        """Let buffers be filled that have so many rows each; return arrays, which are overwritten two calls later."""
+        """Fill buffers with these numbers of rows; return arrays, which are overwritten two calls later."""
         lane, turn = self.lane, self.turns[self.sent % TURNS]
-        lane.work_marks(self.turns[(self.sent - 1) % TURNS].used)  # whatever reads its arrays has been launched by now
+        lane.work_marks(self.turns[(self.sent - 1) % TURNS].used)  # all work that reads its arrays has been launched
         self.sent += 1
         lane.host_waits(turn.copied)
         buffers = [buffer[:n] for buffer, n in zip(turn.buffers, rows, strict=True)]
@@ -65,7 +65,7 @@ class _Turn:
         self.buffers = [lane.pinned(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
         self.arrays = [lane.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
         self.copied, self.used = lane.event(), lane.event()
-        lane.work_marks(self.used)  # whoever had this memory before may still be at work
+        lane.work_marks(self.used)  # earlier work may still use this memory
 
 
 class Source(Protocol):
@@ -73,10 +73,10 @@ class Source(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of all of it."""
+        """The shape of the data."""
 
     def gather(self, rows: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
-        """Write rows, given by their numbers, into memory of the host."""
+        """Write the rows with these indices into host memory."""
 
 
 class Feeder:
@@ -89,7 +89,7 @@ class Feeder:
     sources : sequence of Source
         Data on the host, of the same samples.
     dtypes : sequence of dtype
-        What their rows are to be on the device.
+        Those of their rows on the device.
     batch_size : int
         The most rows of a batch.
     """
@@ -99,7 +99,7 @@ class Feeder:
         self.sender = Sender(lane, [(batch_size, *source.shape[1:]) for source in sources], dtypes)
 
     def batches(self, chunks: Iterable[Any]) -> Iterator[list[Array]]:
-        """Yield the rows of each chunk, an array of indices; the arrays are those of another batch two turns later."""
+        """Yield the rows of each chunk, an array of indices; the arrays are overwritten two batches later."""
         for rows in chunks:
 
             def gather(buffers: list[Any], rows: Any = rows) -> None:
@@ -129,7 +129,7 @@ class NoiseFeeder:
         return self.placed(model.draw_noise(rng, batch_shape))
 
     def placed(self, noise: Any) -> Any:
-        """Return on the device what was drawn."""
+        """Return noise that was drawn on the host, on the device; what was left to the device is drawn there."""
         drawn: list[np.ndarray[Any, Any]] = []
         if noise is None or self.lane is None:
             return noise if noise is None else place(self.backend, noise)

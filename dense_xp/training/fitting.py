@@ -1,4 +1,4 @@
-"""Learning from data: what is asked for is checked as a whole, before anything is learned."""
+"""Learning from data: all arguments are checked before the first step."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def fit(
     Parameters
     ----------
     model : Layer
-        What learns; a method has it in front.
+        The model to train; for the method, the object itself.
     X : array, shape (n_samples, ..., n_features)
         On the host, or on the model's device; or one of SciPy's sparse matrices, made dense batch by batch; or a
         dask array or data frame, read block by block. Or a stream of batches ``(X, y)`` or
@@ -90,18 +90,18 @@ def fit(
     shuffle : bool, default True
         Whether each epoch takes the samples in a new order. Batches of a stream are in the order in which they come.
     accumulate : int, default 1
-        How many batches move the parameters together: by their mean gradient, as one batch of
-        ``accumulate * batch_size`` samples would, in the memory of a small one. Gradients are clipped after that.
-        The last batches of an epoch are a group too. :class:`BatchNorm` sees each batch by itself. A model with
-        layers that write the stateful methods alone is given the large batch instead.
+        How many batches make one update: by their mean gradient, as one batch of ``accumulate * batch_size``
+        samples would, in the memory of a small one. The mean is clipped, and not the gradient of each batch. The
+        last update of an epoch may have fewer. :class:`BatchNorm` sees each batch by itself. A model with layers
+        that write the stateful methods alone is given the large batch instead.
     steps_per_epoch : int, optional
-        How many batches of a stream are an epoch; the next one goes on where it ended, and a stream that is used
-        up begins anew. By default an epoch is one pass.
+        How many batches of a stream are an epoch; the next epoch goes on where it ended, and a stream that is
+        used up begins anew. By default an epoch is one pass.
     callbacks : sequence
         Such as :class:`EarlyStopping`; a function of the :class:`Run` is called after each epoch.
     history : History, optional
-        That of an earlier training which goes on here: epochs are counted on, a copy of it is what is
-        returned, and callbacks that watch it have seen it.
+        That of an earlier training, to go on with: epochs are counted on, a copy is extended and returned, and
+        callbacks take its values into account.
     rng : int or numpy.random.Generator, optional
         Source of the order and of dropout; by default the model's own.
     verbose : bool, optional
@@ -179,7 +179,7 @@ def fit(
                 hook.begin(run)
             assert run.step is not None
             if not isinstance(run.step, AveragedStep):
-                history.moving_average = None  # it would grow old
+                history.moving_average = None  # this training does not update it
             step = asking(run.step, hooks, run)
         if not group.root:
             verbose = False
@@ -232,10 +232,10 @@ def repeated_step(model: Layer, X: Any, y: Any, *, loss: str | Loss | None = Non
 
 
 def _group(distributed: str | Ranks | None) -> Alone:
-    """Return those who train together."""
+    """Return the process, or the processes that train together."""
     if distributed is None:
         return Alone()
-    from dense_xp.training.distributed.together import together  # few trainings have others
+    from dense_xp.training.distributed.together import together
 
     return together(distributed)
 

@@ -1,4 +1,4 @@
-"""One training as others see it: what was measured, what may be done about it, and who is asked after each epoch."""
+"""A training seen from outside: its history, the run that callbacks are given, and the callbacks."""
 
 from __future__ import annotations
 
@@ -161,17 +161,17 @@ class Run:
     values: Sequence[Any] = field(default=(), repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy has: not the step, which is memory at work."""
+        """Return what is copied: not the step, whose memory is in use."""
         return {**vars(self), "make_step": None, "step": None, "values": ()}
 
     @property
     def batch_loss(self) -> float:
-        """The loss of the last batch, for a callback's ``batch_end``; to ask for it waits for the device.
+        """The loss of the last batch, for a callback's ``batch_end``; reading it waits for the device.
 
         Raises
         ------
         RuntimeError
-            If it is not asked for in ``batch_end``.
+            Outside ``batch_end``.
         """
         if not self.values:
             raise RuntimeError(
@@ -181,7 +181,7 @@ class Run:
 
     @property
     def params(self) -> Params:
-        """The arrays after the last batch, in nested dicts: to look at, as the next step may write over them."""
+        """The arrays after the last batch, in nested dicts; the next step may write over them."""
         return self.model.params if self.step is None else self.step.params
 
     @property
@@ -195,10 +195,10 @@ class Run:
         return {name: column[-1] for name, column in self.history.items() if len(column) == self.epoch > 0}
 
     def scale_learning_rate(self, factor: float) -> None:
-        """Go on with the learning rate times a factor, or with the schedule times it.
+        """Multiply the learning rate, or the schedule, by a factor.
 
-        The model, and each layer in it, gets a copy of its optimizer with that rate, and keeps what it
-        remembers of the gradients. The optimizer that was passed in stays as it is.
+        The model, and each layer in it, gets a copy of its optimizer with that rate, and keeps the state of
+        the optimizer. The optimizer that was passed in stays as it is.
 
         Parameters
         ----------
@@ -226,12 +226,12 @@ class Run:
                     setattr(layer, name, copies.setdefault(id(value), value.scaled(factor)))
 
     def stop(self, reason: str) -> None:
-        """End the training after this epoch; asked for after a batch, the epoch ends there.
+        """End the training after this epoch; called in ``batch_end``, after this batch.
 
         Parameters
         ----------
         reason : str
-            What the history says about it.
+            What :attr:`History.stopped` will say.
         """
         self.history.stopped = reason
 
@@ -290,7 +290,7 @@ class Callback(Protocol):
 
 
 def diverged(model: Layer, losses: np.ndarray[Any, Any], epoch: int, history: History) -> DivergenceError:
-    """Say where a training went wrong.
+    """Return the error that says where the loss became infinite or NaN.
 
     Parameters
     ----------

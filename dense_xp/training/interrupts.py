@@ -1,6 +1,6 @@
-"""Ctrl-C while a model learns: it ends the training after the step that is being taken, and never within it.
+"""Ctrl-C during training: it ends the training after the present step, and never within it.
 
-Who cannot wait for the end of a step asks again, and gets back what the model was before the epoch.
+A second Ctrl-C ends it at once, and the model is again as it was before the epoch.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 
 class Interrupts:
-    """Notes each Ctrl-C within its block, and raises none, but where that does no harm.
+    """Notes each Ctrl-C within its block, and raises it only where that does no harm.
 
-    A KeyboardInterrupt may come up between any two instructions of Python: a lock that was just taken is then never
-    given back. So what must not be cut in two is the rule, and :meth:`held` and :meth:`open` are the exceptions. One
-    that was noted is raised by :meth:`check`, or at the end of the block.
+    Python may raise KeyboardInterrupt between any two instructions. A lock that was just taken is then never released.
+    So the block raises nothing but within :meth:`held` and :meth:`open`. A Ctrl-C that was noted is raised by
+    :meth:`check`, or at the end of the block.
 
-    Only Python's own way of handling it, in the main thread, is replaced, and put back at the end; and that of an outer
-    block, while a callback trains another model.
+    Only Python's default handler is replaced, in the main thread, and restored at the end. A block within another one,
+    where a callback trains a second model, takes over for that time.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Interrupts:
             self._raise()
 
     def _raise(self) -> None:
-        self._noted, self._patience = 0, math.inf  # what is done about it is not disturbed
+        self._noted, self._patience = 0, math.inf  # the cleanup is not interrupted again
         raise KeyboardInterrupt
 
     def held(self) -> contextlib.AbstractContextManager[None]:

@@ -38,7 +38,7 @@ def run_epochs(
     interrupts: Interrupts,
     verbose: bool | None,
 ) -> History:
-    """Train for the epochs of a run, whose history it returns; whatever stops it leaves the model with whole steps.
+    """Train for the epochs of a run, and return its history; after an error too, the model has whole steps.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def run_epochs(
     batch_size, shuffle, rng, verbose
         As in :func:`~dense_xp.training.fitting.fit`.
     interrupts : Interrupts
-        Entered; looked at after each step.
+        Entered, and checked after each step.
     """
     history, batches = run.history, samples.count(batch_size)
     started = time.perf_counter() - history.seconds
@@ -120,5 +120,5 @@ def _last_rate(model: Layer) -> float | None:
     optimizer = model.optimizer
     if optimizer is None or isinstance(optimizer, ForeignOptimizer):
         return None
-    # layers that are driven one by one count for themselves
+    # layers with the stateful methods alone count their steps themselves
     return optimizer.learning_rate_at(max(0, max(layer.steps for layer in with_inner(model)) - 1))

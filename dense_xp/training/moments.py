@@ -1,4 +1,4 @@
-"""What a training can go back to."""
+"""A snapshot of a model, to which a training can go back."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Moment(NamedTuple):
         return cls(model.params, state, steps, model.loss_scale, own_states(model))
 
     def restore(self, model: Layer, error: BaseException) -> None:
-        """Give the model those arrays and counts back; the error that made it necessary says what could not be.
+        """Give the model those arrays and counts back.
 
         Parameters
         ----------
         model : Layer
-            What this was a moment of.
+            The same model.
         error : BaseException
-            It gets a note if layers keep their arrays to themselves.
+            It gets a note if layers keep arrays to themselves, which cannot be restored.
         """
         model.params, model.optimizer_state = self.params, self.optimizer_state
         for layer, steps in zip(with_inner(model), self.steps, strict=True):

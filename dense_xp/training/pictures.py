@@ -8,7 +8,7 @@ from dense_xp.support.pictures import new_figure, tidy
 
 
 def learning_curve(history: Any, figure: Any = None, *, shown: bool = False) -> Any:
-    """Draw what :meth:`History.plot` says; a new figure is pyplot's, which a notebook shows, if it is `shown`."""
+    """Draw a history; see :meth:`History.plot`. If `shown`, pyplot makes the new figure, and a notebook displays it."""
     measures = [name for name, column in history.items() if len(column) == history.epochs and name[:4] != "val_"]
     if not history.epochs:
         raise ValueError("there is nothing to draw: no epoch was completed")

@@ -1,4 +1,4 @@
-"""Using what was learned: prediction, and measuring it."""
+"""Prediction and evaluation."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from dense_xp.training.streams import as_stream, is_stream, stream_of
 
 
 def predictor(model: Layer, batch_size: int = 1024) -> Predictor:
-    """Return a callable that computes the output for data: for those who ask often, and for few samples at a time.
+    """Return a callable that computes the output for data: fast for many calls with few samples each.
 
     Parameters
     ----------
     model, batch_size
-        An initialized one; and how many samples are on the device at a time.
+        An initialized model; and how many samples are on the device at a time.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def predict(model: Layer, X: Any, *, batch_size: int = 1024) -> Array:
 
 
 def _predicted_by_blocks(model: Layer, X: Any, batch_size: int) -> Any:
-    """Return the outputs for a chunked array as one: nothing is computed until it is asked for."""
+    """Return the outputs for a dask array as another one: each block is computed when it is asked for."""
     if X.ndim < 2 or (model.input_shape is not None and X.shape[-1:] != model.input_shape):
         raise ValueError(f"X has shape {X.shape} and {model.layer_name()} expects (n_samples, ..., n_features)")
     needs_built(model)

@@ -1,8 +1,8 @@
-"""The output of a model, over and over: what can be prepared is prepared once.
+"""Fast prediction for many calls: what can be prepared is prepared once.
 
-As the fused step is the twin of the pure step, so is this of the pure ``forward``. On the host, dense layers in a row
-are one kernel, with a ReLU or without; what stands between them is computed by its pure function. On JAX the number of
-rows is rounded up, so that few are traced; on CuPy what was asked for often is recorded.
+On the host, dense layers in a row are one kernel, with ReLU or without; the layers between them are computed by their
+pure functions. On JAX the number of rows is rounded up to a power of two, so that few shapes are traced. On CuPy the
+work for a shape that comes often is recorded as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dense_xp.training.samples import model_input, slices
 Output = Callable[[Array], Array]
 
 FEW = 32
-"""Rows up to which weights of eight bits are multiplied as they are; more are worth a conversion for BLAS."""
+"""Up to so many rows, 8-bit weights are multiplied as they are; for more, it pays to convert them for BLAS."""
 
 
 def needs_built(model: Layer) -> Backend:
@@ -53,7 +53,7 @@ class Predictor:
     Parameters
     ----------
     model : Layer
-        Initialized, or there is a RuntimeError.
+        Initialized.
     batch_size : int, default 1024
         How many samples are on the device at a time.
 
@@ -77,7 +77,7 @@ class Predictor:
         return f"Predictor({self.model.layer_name()}, batch_size={self.batch_size})"
 
     def _current(self) -> _Prepared:
-        """Return what was prepared, anew if a layer got other weights, another activation or another place."""
+        """Return what was prepared; prepare it anew if weights, an activation or the backend were replaced."""
         prepared = self._prepared
         if prepared.backend is self.model.backend:
             for layer, params, activation in prepared.layers:
@@ -142,7 +142,7 @@ class Predictor:
 
 
 class _Prepared:
-    """The output of a model as a function, for its weights as they are, and a test of whether they still are."""
+    """The output of a model as a function for its present weights, and a test of whether they were replaced."""
 
     def __init__(self, model: Layer) -> None:
         backend = model.built()
@@ -154,15 +154,12 @@ class _Prepared:
             self.output = _output(model, backend)
         self.now = self.output.now if isinstance(self.output, _Stages) else self.output
         stages = self.output.stages if isinstance(self.output, _Stages) else []
-        # of a model that is one kernel
+        # if the whole model is one kernel
         self.kernel: Any = stages[0].kernel if len(stages) == 1 and isinstance(stages[0], _Affine) else None
         self._dtype, self._shape = getattr(self.kernel, "dtype", None), (getattr(self.kernel, "n_in", 0),)
 
     def takes(self, X: Any) -> bool:
-        """Whether the one kernel takes this as it is.
-
-        The fewest questions that leave no doubt: they are half of what one row through a small model costs.
-        """
+        """Whether the one kernel takes X as it is; these tests are half of the time of one row in a small model."""
         return (
             type(X) is np.ndarray
             and X.dtype is self._dtype
@@ -208,7 +205,7 @@ def _passed(model: Layer, X: Array) -> Array:
 
 
 def _padded(output: Output, X: Array, backend: Backend) -> Array:
-    """Return an output, computed for a power of two of rows: a compiled function is traced once for each number."""
+    """Return an output, computed for a power of two of rows: a function is traced once for each number of rows."""
     n = X.shape[0]
     more = (1 << max(n - 1, 0).bit_length()) - n
     if not more:
@@ -219,7 +216,7 @@ def _padded(output: Output, X: Array, backend: Backend) -> Array:
 
 
 class _Recorded:
-    """Launches what was recorded for a shape that comes again; one call at a time, others launch call by call."""
+    """Launches a recorded graph for shapes that come often; while one call does so, others compute as usual."""
 
     def __init__(self, function: Callable[[Array], tuple[Array]], kernels: Any, dtype: Any) -> None:
         self.function, self.product, self.recorder = function, kernels.product, kernels.Recorder(1, dtype)
@@ -240,7 +237,7 @@ class _Recorded:
 
 
 class _Stages:
-    """What a batch passes through, one after the other."""
+    """Functions through which a batch passes, one after the other."""
 
     def __init__(self, stages: list[Any]) -> None:
         self.stages = stages

@@ -1,4 +1,4 @@
-"""The pure step, recorded as one CUDA graph: for models and dtypes that the step with kernels does not serve."""
+"""The pure step, recorded as one CUDA graph: for models and dtypes that the fused step does not serve."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dense_xp.training.compiled import CompiledStep
 
 
 class RecordedStep(CompiledStep):
-    """Steps a pure model; its arrays are here while it trains, always in the same memory, and copies in the model."""
+    """Steps a pure model in arrays that stay in the same memory, as a graph needs it; the model is given copies."""
 
     def __init__(self, model: Layer, loss: Loss, metrics: Mapping[str, Measure], accumulate: int = 1) -> None:
         super().__init__(model, loss, metrics, accumulate)

@@ -1,6 +1,6 @@
 """Data to learn from: inputs, targets and weights of the same samples, checked once and handed out in batches.
 
-They may lie on the host, and then travel batch by batch, or on the model's device, where they are gathered.
+Data on the host are copied to the device batch by batch; data on the model's device are gathered there.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from dense_xp.training.feeding import Feeder
 class Rows:
     """A data set, on the host or on the device, that hands out rows on the device.
 
-    They have the model's dtype, but targets that are no floating-point numbers stay what they are: labels.
+    The rows have the model's dtype, but targets that are not floating-point numbers, labels, keep theirs.
     """
 
     def __init__(self, data: Any, backend: Backend, dtype: str, what: str) -> None:
-        owner = None if isinstance(data, np.ndarray) else backend_of(data)  # to ask takes a tenth of a small predict
+        owner = None if isinstance(data, np.ndarray) else backend_of(data)  # a call takes a tenth of a small predict
         if owner is not None and owner != backend and owner.name != "numpy":
             backend.accept(data, None, what)  # raises: it names both sides and the remedy
         self.backend, self.dtype, self.what = backend, dtype, what
@@ -43,14 +43,14 @@ class Rows:
             raise ValueError(f"{what} is a single number; it needs a first axis, the samples")
 
     def _settle(self) -> None:
-        """Settle, for data on the host, which dtype the rows are given; None if labels stay what they are."""
+        """Choose the dtype for rows of host data; None for labels, which keep theirs."""
         self.wanted = None if self.what == "y" and self.data.dtype.kind != "f" else self.dtype
-        # then a batch need not be looked at any more: two microseconds where the whole step takes thirty
+        # then batches need no conversion: two microseconds where the whole step takes thirty
         self.ready = self.backend.name == "numpy" and self.wanted in (None, self.data.dtype.name)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of all of it."""
+        """The shape of the data."""
         return tuple(self.data.shape)
 
     def __len__(self) -> int:
@@ -75,13 +75,13 @@ class Rows:
         return self.backend.cast(chosen, self.backend.dtype(self.dtype), self.what)
 
     def travel_dtype(self) -> Any:
-        """Return the dtype in which the rows of host data travel; None if that is not NumPy's, or they are there."""
+        """Return the dtype in which rows of host data are copied; None for bfloat16 and for data on the device."""
         if self.on_device or self.dtype == "bfloat16":
             return None
         return self.data.dtype if self.wanted is None else np.dtype(self.wanted)
 
     def gather(self, rows: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
-        """Write rows of host data into memory of the host."""
+        """Write rows of host data into host memory."""
         if self.data.dtype == out.dtype:
             np.take(self.data, rows, axis=0, out=out, mode="clip")  # any other mode makes a copy in between
         else:
@@ -118,7 +118,7 @@ class Rows:
 
 
 class SparseRows(Rows):
-    """Rows of one of SciPy's sparse matrices: those of one batch are made dense at a time."""
+    """Rows of one of SciPy's sparse matrices, made dense batch by batch."""
 
     def __init__(self, data: Any, backend: Backend, dtype: str, what: str) -> None:
         self.backend, self.dtype, self.what = backend, dtype, what
@@ -130,11 +130,11 @@ class SparseRows(Rows):
         return real_numbers(self.data[rows].toarray(), self.what)
 
     def gather(self, rows: np.ndarray[Any, Any], out: np.ndarray[Any, Any]) -> None:
-        """Write rows into memory of the host."""
+        """Write rows into host memory."""
         out[...] = self.read(rows)
 
     def check_finite(self) -> None:
-        """Raise with the place of the first number that is not finite; zeros that are not stored are."""
+        """Raise with the place of the first number that is not finite."""
         with np.errstate(over="ignore"):
             stored = self.data.data.astype("float32" if self.dtype == "bfloat16" else self.dtype)
         if not np.isfinite(stored).all():
@@ -142,7 +142,7 @@ class SparseRows(Rows):
 
 
 def model_input(model: Layer, X: Any, backend: Backend, may_be_empty: bool = False) -> Rows:
-    """Return the inputs of a model, if they are inputs of it."""
+    """Return the inputs of a model, or raise if their shape does not fit."""
     rows = (SparseRows if hasattr(X, "tocsr") else Rows)(X, backend, model.dtype, "X")
     if len(rows.shape) < 2 or (model.input_shape is not None and rows.shape[-1:] != model.input_shape):
         wanted = "n_features" if model.input_shape is None else model.input_shape[0]
@@ -153,17 +153,17 @@ def model_input(model: Layer, X: Any, backend: Backend, may_be_empty: bool = Fal
 
 
 class Measuring:
-    """What is measured on batches, as numbers of the host."""
+    """The loss and the metrics over batches, as numbers on the host."""
 
     backend: Backend
 
     def weights(self, batches: Sequence[Any]) -> tuple[list[float], list[float]]:
-        """Return how much each batch counts in an average over all: of the loss, and of what is measured beside it.
+        """Return the weight of each batch in the average over all: for the loss, and for the metrics.
 
         Parameters
         ----------
         batches : sequence
-            What was handed out with each: the row numbers, for arrays.
+            What :meth:`Samples.epoch` yields with each batch: the indices of its rows, for arrays.
         """
         raise NotImplementedError
 
@@ -175,7 +175,7 @@ class Measuring:
         Parameters
         ----------
         values : sequence of tuple of array
-            Of each batch the loss, and what the metrics keep.
+            The loss of each batch, and the statistics of the metrics.
         batches : sequence
             As in :meth:`weights`.
         metrics : mapping of str to Measure
@@ -214,7 +214,7 @@ class Samples(Measuring):
         self.y.check_finite()
         self.loss.check_target(self.y.data, (*leading[1:], *outputs))
         self.weight: Rows | None = None
-        self._host_weight = None  # sums of them must not wait for the device
+        self._host_weight = None  # so that sums do not wait for the device
         if weight is not None:
             given = Rows(weight, backend, "float64", "sample_weight")
             self._host_weight = _ratios(given, leading, weight_exponent)
@@ -231,7 +231,7 @@ class Samples(Measuring):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What several processes must have alike."""
+        """What must be equal on all ranks."""
         return {"X": self.X.shape, "y": self.y.shape}
 
     @property
@@ -248,12 +248,12 @@ class Samples(Measuring):
         return min(batch_size, len(self))
 
     def epoch(self, batch_size: int, rng: Rng, shuffle: bool) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
-        """Return an iterator over row numbers and rows, for one epoch."""
+        """Return an iterator over indices and rows, for one epoch."""
         n = len(self)
         return self.batches(rng.permutation(n) if shuffle else np.arange(n), batch_size)
 
     def in_order(self, batch_size: int) -> Iterator[tuple[slice, tuple[Array, Array, Any]]]:
-        """Return an iterator over row numbers and rows, in the order in which they lie."""
+        """Return an iterator over indices and rows, in the order of the data."""
         return ((rows, self.take(rows)) for rows in slices(len(self), batch_size))
 
     def take(self, rows: np.ndarray[Any, Any] | slice) -> tuple[Array, Array, Array | None]:
@@ -261,19 +261,19 @@ class Samples(Measuring):
         return self.X.take(rows), self.y.take(rows), None if self.weight is None else self.weight.take(rows)
 
     def as_one_batch(self) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
-        """Yield row numbers and rows once, all of them, as copies: whoever made them may use their memory again."""
+        """Yield all indices and rows at once, as copies: a stream may use the memory of its batches again."""
         yield slice(0, len(self)), self.take(np.arange(len(self)))
 
     def batches(self, order: np.ndarray[Any, Any], batch_size: int) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
-        """Yield row numbers and rows, batch by batch; host data travel while the batch before is worked on."""
+        """Yield indices and rows, batch by batch; host data are copied while the step before computes."""
         return self.gathered([order[start : start + batch_size] for start in range(0, len(order), batch_size)])
 
     def gathered(self, chunks: Sequence[np.ndarray[Any, Any]]) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
-        """Yield, as :meth:`batches`, the rows of these numbers."""
+        """Yield, as :meth:`batches`, the rows with these indices."""
         backend, parts = self.X.backend, (self.X, self.y, self.weight)
         travelling = [part for part in parts if part is not None and part.travel_dtype() is not None]
         feeder = self._feeder(travelling, max(map(len, chunks))) if travelling else None
-        # the order travels once; a library that compiles would make an array of each slice of it
+        # the order is copied once, and sliced there; where a library compiles, each slice would be a copy
         here = any(part is not None and part.on_device for part in parts) and not backend.compiles
         order = np.concatenate(chunks) if here else None
         order_there, start = order if order is None else backend.asarray(order), 0
@@ -303,7 +303,7 @@ class Samples(Measuring):
         return sum(map(n_rows, batches))
 
     def weights(self, batches: Sequence[Any]) -> tuple[list[float], list[float]]:
-        """Return how much each batch counts; see :meth:`Measuring.weights`."""
+        """Return the weight of each batch; see :meth:`Measuring.weights`."""
         measured = _sums(self._host_weight, batches)
         own = self._loss_weight is not self._host_weight
         return _sums(self._loss_weight, batches) if own else measured, measured
@@ -312,7 +312,7 @@ class Samples(Measuring):
 def on_host(
     backend: Backend, values: Sequence[tuple[Array, ...]], metrics: Mapping[str, Measure]
 ) -> list[np.ndarray[Any, Any]]:
-    """Bring what was kept of each batch to the host: the loss, and each metric; one transfer for each."""
+    """Bring the losses and the statistics of each metric to the host, in one transfer each."""
     kinds, columns = [None, *metrics.values()], zip(*values, strict=True)
     return [
         backend.joined(column) if isinstance(kind, Metric) else backend.scalars(column)
@@ -325,8 +325,8 @@ def summary(
 ) -> dict[str, float]:
     """Return the loss and the metrics over all batches.
 
-    A metric has a value for what it kept of all; anything else is averaged over the batches by their weights, as
-    :meth:`Samples.weights` has them.
+    A :class:`Metric` is computed from its statistics of all batches; anything else is averaged over the batches with
+    the weights of :meth:`Samples.weights`.
     """
     measured: dict[str, float] = {}
     for (name, metric), column in zip({"loss": None, **metrics}.items(), columns, strict=True):
@@ -340,7 +340,7 @@ def summary(
 
 
 def n_rows(rows: np.ndarray[Any, Any] | slice) -> int:
-    """Return how many rows are meant."""
+    """Return how many rows there are, given their indices."""
     return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
 
 
@@ -351,9 +351,9 @@ def _sums(weight: np.ndarray[Any, Any] | None, batches: Sequence[Any]) -> list[f
 
 
 def _ratios(given: Rows, shape: tuple[int, ...], exponent: int | None) -> np.ndarray[Any, Any]:
-    """Return weights on the host, the largest between 1 and 2: in no dtype they overflow, and none vanishes alone.
+    """Return weights on the host, times a power of 2 that brings the largest between 1 and 2: no dtype overflows.
 
-    Those of a part of the data are multiplied by the power of 2 that all parts have in common.
+    For a part of the data, `exponent` gives the power that all parts have in common.
     """
     if given.shape != shape:
         raise ValueError(f"sample_weight has shape {given.shape} and needs {shape}")

@@ -15,7 +15,7 @@ from dense_xp.support.dtypes import in_dtype, widened
 from dense_xp.support.trees import Params, copied, merged
 
 LOSS_SCALE = "loss.scale"
-"""Where the state of a step keeps that of the loss scaling; no layer's name has a dot."""
+"""The key of the loss scaling in the state of a step; no layer's name has a dot."""
 
 
 def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> Callable[..., Any]:
@@ -34,7 +34,7 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> 
     -------
     callable
         ``step(params, state, X, y, weight, noise, learning_rate) -> (params, state, values)``, where
-        ``values`` is the loss followed by the metrics. Beside the optimizer's, `state` may hold one of
+        ``values`` is the loss followed by the metrics. Beside the optimizer's state, `state` may hold that of
         :mod:`dense_xp.learning.loss_scaling`, under :data:`LOSS_SCALE`.
     """
     gradients, update = halves(model, loss, metrics)
@@ -47,7 +47,7 @@ def train_step(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> 
 
 
 def halves(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> tuple[Callable[..., Any], ...]:
-    """Return the two halves of a step, pure functions of arrays: what a batch says, and what is done about it.
+    """Return the two halves of a step, pure functions of arrays: the gradients of a batch, and the update by them.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def halves(model: Layer, loss: Loss, metrics: Sequence[Statistics] = ()) -> tupl
         if LOSS_SCALE in state:
             grad = grad * state[LOSS_SCALE]["factor"]
         grads = model.parameter_gradients(params, cache, in_dtype(grad, Y.dtype))
-        # in memory of their own: that of the batch may be used again
+        # copied: the memory of the batch may be used again
         values = penalized(value, model.penalty(params)), *(copied(metric(wide, y, weight)) for metric in metrics)
         return grads, merged(params, model.updated_buffers(cache)), values
 

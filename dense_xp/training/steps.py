@@ -1,4 +1,4 @@
-"""The four ways to step a model, and which one serves."""
+"""The interface of a step, the choice among the four kinds of it, and the step layer by layer."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class EagerStep:
 def stepper(
     model: Layer, loss: Loss, metrics: Mapping[str, Measure], X_ndim: int, batch_size: int, accumulate: int = 1
 ) -> Step:
-    """Return what steps this model fastest, on inputs of so many axes and batches of at most so many samples."""
+    """Return the fastest step for a model, for inputs of `X_ndim` axes and batches of at most `batch_size` samples."""
     if not is_pure(model):
         return EagerStep(model, loss, metrics)
     if FusedStep.serves(model, X_ndim):

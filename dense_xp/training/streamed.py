@@ -18,11 +18,11 @@ from dense_xp.training.steps import Step
 from dense_xp.training.streams import Batches, Part, Pieces
 
 Taken: TypeAlias = tuple[int, float, float]
-"""Of a batch: its rows, and how much it counts, in the loss and in what is measured beside it."""
+"""The number of rows of a batch, and its weights in the loss and in the metrics."""
 
 
 def hosted(values: Any, backend: Backend) -> Any:
-    """Return an array of another library as NumPy's if it lies on the host: loaders of torch make such batches."""
+    """Return an array of another library as NumPy's if it is on the host: torch's DataLoader makes such batches."""
     owner = None if values is None or isinstance(values, np.ndarray) else backend_of(values)
     if owner is None or owner == backend or not hasattr(values, "__dlpack_device__"):
         return values
@@ -53,7 +53,7 @@ class StreamedSamples(Measuring):
         if first.y is None:
             raise TypeError("the batches have no targets: a stream to learn or measure from gives (X, y)")
         self._weighted, self._exponent = first.weight is not None, 0
-        if first.weight is not None and to_numpy(first.weight).any():  # one unit of weight for all batches
+        if first.weight is not None and to_numpy(first.weight).any():  # one scale of weights for all batches
             self._exponent = 1 - int(np.frexp(np.max(to_numpy(first.weight)))[1])
         self.loss: Any = loss
         checked = self._checked(first)
@@ -63,7 +63,7 @@ class StreamedSamples(Measuring):
         self._rows = 0
 
     def facts_of(self, first: Samples) -> dict[str, Any]:
-        """Return what several processes must have alike, given the first rows."""
+        """Return what must be equal on all ranks, given the first rows."""
         return first.facts
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class StreamedSamples(Measuring):
         return self.stream.largest(batch_size)
 
     def epoch(self, batch_size: int, rng: Rng, shuffle: bool) -> Iterator[tuple[Taken, tuple[Array, Array, Any]]]:
-        """Yield what is taken, and the batch, for one epoch."""
+        """Yield the rows and weights of each batch, as :data:`Taken`, and the batch, for one epoch."""
         if self.steps is None:
             batches = self._pass(batch_size, rng, shuffle)
         else:
@@ -91,7 +91,7 @@ class StreamedSamples(Measuring):
             yield taken, batch
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Taken, tuple[Array, Array, Any]]]:
-        """Yield what is taken, and rows, for one pass in the order in which they come."""
+        """Yield the same for one pass, in the order of the stream."""
         for part in self.stream.parts(batch_size, None):
             samples = self._checked(part)
             for rows, batch in samples.in_order(batch_size):
@@ -102,7 +102,7 @@ class StreamedSamples(Measuring):
         return sum(rows for rows, _, _ in batches)
 
     def weights(self, batches: Sequence[Taken]) -> tuple[list[float], list[float]]:
-        """Return how much each batch counts; see :meth:`~dense_xp.training.samples.Samples.weights`."""
+        """Return the weight of each batch; see :meth:`~dense_xp.training.samples.Measuring.weights`."""
         return [loss for _, loss, _ in batches], [measured for _, _, measured in batches]
 
     def _pass(self, batch_size: int, rng: Rng, shuffle: bool) -> Iterator[tuple[Taken, tuple[Array, Array, Any]]]:
@@ -134,14 +134,14 @@ class StreamedSamples(Measuring):
         return self.made(self.model, X, y, weight, self.loss, self._exponent)
 
     def made(self, *data: Any) -> Samples:
-        """Return a part of the data, which :class:`~dense_xp.training.samples.Samples` takes."""
+        """Return a part of the data as samples."""
         return Samples(*data)
 
 
 def samples_of(
     model: Layer, stream: Batches | Pieces | None, arrays: Sequence[Any], loss: Any, steps: int | None = None
 ) -> Samples | StreamedSamples:
-    """Return what is learned or measured from: a stream, or arrays where there is none."""
+    """Return the samples of a stream, or of arrays where there is none."""
     if stream is not None:
         return StreamedSamples(model, stream, loss, steps)
     X, y, weight = arrays
@@ -161,9 +161,9 @@ class GrowingStep(Around):
     make : callable
         Returns a step for batches of at most so many rows.
     rows : int
-        How many the first one is for.
+        How many the first step is for.
     whole : callable
-        Returns how many rows the present batch has, given those that are here.
+        Returns how many rows the present batch has on all ranks, given how many are here.
     """
 
     def __init__(self, make: Callable[[int], Step], rows: int, whole: Callable[[int], int]) -> None:

@@ -34,7 +34,7 @@ class Source(Protocol):
     n_rows : int or None
         How many rows they have together, if that is known.
     shuffle_buffer : int
-        How many rows are in memory at least when they are shuffled.
+        The least number of rows in memory when they are shuffled.
     """
 
     n_pieces: int
@@ -91,7 +91,7 @@ class Batches:
 
 
 class Pieces:
-    """A source, made into parts that are shuffled and have whole batches.
+    """A source whose rows are shuffled and cut into parts of whole batches.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ class Pieces:
         return batch_size if self.source.n_rows is None else min(batch_size, self.source.n_rows)
 
     def first(self) -> Part:
-        """Return rows to look at."""
+        """Return the first rows, to check them."""
         for part in self.source.read_pieces(range(self.source.n_pieces)):
             if len(part[0]):
                 return Part(*part)
@@ -122,7 +122,7 @@ class Pieces:
     def parts(self, batch_size: int, rng: Rng | None) -> Iterator[Part]:
         """Yield parts with as many rows as whole batches have, but for the last; with `rng` in a new order."""
         n = self.source.n_pieces
-        order = np.arange(n) if rng is None else rng.permutation(n)  # here: the thread that reads draws no numbers
+        order = np.arange(n) if rng is None else rng.permutation(n)  # not drawn in the thread that reads
         wanted = 1 if rng is None else self.source.shuffle_buffer
         return _read_ahead(self._cut(order, max(wanted, batch_size), batch_size))
 
@@ -191,7 +191,7 @@ def _joined(parts: list[Part]) -> Part:
 
 
 def _in_rows(pieces: Sequence[Any]) -> Any:
-    """Return pieces in one array, row after row: some are stored by columns, and gathering rows of those is slow."""
+    """Return pieces joined in row-major order: gathering rows of a column-major array is slow."""
     if len(pieces) == 1:
         return np.ascontiguousarray(pieces[0])
     rows = np.empty((sum(map(len, pieces)), *pieces[0].shape[1:]), np.result_type(*pieces))

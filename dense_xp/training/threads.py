@@ -18,13 +18,13 @@ from typing import Any
 from dense_xp.layers.layer import Layer
 
 WORK_OF_A_THREAD = 2**23
-"""Multiplications for which one thread more is asked: about a tenth of a millisecond."""
+"""Multiplications that are worth one more thread: about a tenth of a millisecond."""
 
 
 def threads_for(model: Layer, rows: int) -> int:
     """Return how many threads the largest product of a step is worth.
 
-    It depends on nothing but sizes, as a sum may be rounded differently by another number of threads.
+    It depends on sizes alone, because another number of threads may round sums differently.
 
     Parameters
     ----------
@@ -41,10 +41,10 @@ _limited = threading.Lock()
 
 @contextlib.contextmanager
 def few_threads(model: Layer, rows: int) -> Iterator[None]:
-    """Limit the threads of BLAS, on NumPy and if `threadpoolctl` is there, to what a training is worth.
+    """Limit the threads of BLAS to :func:`threads_for`, on NumPy and if `threadpoolctl` is installed.
 
-    The limit holds for the whole process and never raises what is set. Of trainings in several threads at the same
-    time one sets it: two could not put back what was there.
+    The limit holds for the whole process and never raises what is set. If several threads train at the same time,
+    only the first one sets it: two could not restore the old limit.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def few_threads(model: Layer, rows: int) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def _blas(imported: int) -> list[Any]:
-    """Return what sets the threads of each BLAS that is loaded; looked for again after imports, as it takes a while."""
+    """Return the controllers of all loaded BLAS libraries; searched again only after imports, as that is slow."""
     if importlib.util.find_spec("threadpoolctl") is None:
         return []
     from threadpoolctl import ThreadpoolController

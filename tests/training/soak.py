@@ -301,7 +301,9 @@ def on_ranks(seconds: float, seed: int, folder: Path) -> str:
     begun, rng, killed = time.monotonic(), random.Random(seed), 0
     place = folder / "work"
     place.mkdir()
-    done = launching.run(2, "-m", "tests.training.soak", "rank", str(seconds / 2), str(seed), str(place))
+    half = seconds / 2
+    work = "-m", "tests.training.soak", "rank", str(half), str(seed), str(place)
+    done = launching.run(2, *work, within=half + launching.DEADLINE)
     assert done.status == 0, done.said
     line = done.said.splitlines()[-1]
 

@@ -30,25 +30,16 @@ class _Decided:
 
 
 class Led:
-    """The callbacks of a training as one.
+    """Callbacks as one: rank 0 calls them, and the other ranks follow.
 
-    An error of theirs is raised on rank 0, and on the others a :class:`RankError` that says so. Any other error that
-    one rank has alone ends the job: the others would wait for it.
-
-    Parameters
-    ----------
-    hooks : sequence of Callback
-        Called on rank 0 alone.
-    ranks : Ranks
-        Who follows.
-    interrupts : SharedInterrupts
-        The signals that all know of.
+    An error in a callback is raised on rank 0, and on the others a :class:`RankError` that says so. Any other error on
+    one rank alone ends the job, as the others would wait for that rank.
     """
 
     def __init__(self, hooks: Sequence[Callback], ranks: Ranks, interrupts: SharedInterrupts) -> None:
         self.hooks, self.ranks, self.interrupts = tuple(hooks), ranks, interrupts
         self._raised: BaseException | None = None
-        if any(hasattr(hook, "batch_end") for hook in hooks):  # otherwise nobody is asked after a batch
+        if any(hasattr(hook, "batch_end") for hook in hooks):  # otherwise nothing is called after a batch
             self.batch_end = functools.partial(self._lead, "batch_end")
 
     def begin(self, run: Run) -> None:
@@ -60,7 +51,7 @@ class Led:
         self._lead("epoch_end", run)
 
     def end(self, run: Run) -> None:
-        """Training has ended; on all ranks for the same reason, or there is nobody left to agree with."""
+        """Training has ended: on all ranks for the same reason, or this rank ends the job."""
         error = sys.exc_info()[1]
         if error is not None and not self._known_to_all(error):
             traceback.print_exception(error)

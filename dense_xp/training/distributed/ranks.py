@@ -1,4 +1,4 @@
-"""The processes that MPI has started: who they are, and how one of them ends all."""
+"""The processes that MPI has started: their numbers, what they exchange, and how one of them ends all."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class RankError(RuntimeError):
 class Ranks:
     """The processes that a launcher such as ``mpiexec`` has started, which train one model together.
 
-    Made at the head of a program, it also sees to it that an error in one process, wherever it is, ends all of them.
+    If it is made at the start of a program, any uncaught error in one process ends all of them.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Comm, optional
         Which processes; by default all.
     reduce : {"auto", "host", "nccl", "mpi", "group"}, default "auto"
-        The way in which gradients are added up. "host": by MPI, in memory of the host, for every library. "nccl": by
-        NCCL, for CuPy. "mpi": by an MPI that reads memory of the device, for CuPy. "group": by the process group of
+        How gradients are added up. "host": by MPI, in host memory, for every library. "nccl": by NCCL, for CuPy.
+        "mpi": by an MPI that reads device memory, for CuPy. "group": by the process group of
         ``torch.distributed`` that the program has initialized, for torch. "auto" takes "group" if there is one, "nccl"
         for CuPy where each process of a machine has a device of its own, and otherwise "host".
 
@@ -55,7 +55,7 @@ class Ranks:
     local_rank, local_size : int
         The same among those on this machine.
     places : list of tuple
-        Machine and process number of each rank, once they have met.
+        Machine and process number of each rank, after :meth:`meet`.
 
     Raises
     ------
@@ -93,7 +93,7 @@ class Ranks:
         return f"<rank {self.rank} of {self.size}>"
 
     def backend(self, spec: str) -> Backend:
-        """Return a backend with a device of this rank's own, where there are several: that of its local number.
+        """Return a backend on the device with this rank's local number, if there are several devices.
 
         Parameters
         ----------
@@ -113,7 +113,7 @@ class Ranks:
         return get_backend(f"{chosen.name}:{alike[self.local_rank % len(alike)]}")
 
     def gathered(self, value: Any) -> list[Any]:
-        """Return what each rank has, on all of them.
+        """Return the values of all ranks, on each of them.
 
         Parameters
         ----------
@@ -151,12 +151,12 @@ class Ranks:
         return pickle.loads(data)
 
     def meet(self, quiet: bool) -> None:
-        """Find out where the others are, once; rank 0 says it, as launchers name processes by their numbers.
+        """Exchange machines and process numbers, once; rank 0 prints them, as launchers name processes by number.
 
         Parameters
         ----------
         quiet : bool
-            Whether it is not said.
+            Whether nothing is printed.
         """
         if self.places:
             return
@@ -176,7 +176,7 @@ class Ranks:
         self.comm.Allreduce(self._mpi.IN_PLACE, array)
 
     def abort(self, error: BaseException | str) -> None:
-        """End all ranks, and say which one had to and why.
+        """End all ranks, and print which one did, and why.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ def _without_number(device: str) -> str:
 
 @functools.cache
 def all_ranks() -> Ranks:
-    """Return all processes: the same object at each call, as MPI has not many communicators to give away."""
+    """Return all processes: the same object at each call, as MPI has only a limited number of communicators."""
     return Ranks()
 
 

@@ -1,4 +1,4 @@
-"""How arrays of all ranks are added up: in memory of the host, or where they are."""
+"""Sums of arrays over all ranks: in host memory, or on the devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dense_xp.training.distributed.ranks import Ranks
 from dense_xp.training.distributed.signals import SharedInterrupts
 
 HEAD = 2
-"""So many numbers, which stand for signals, are at the head of a buffer with gradients."""
+"""A buffer of gradients begins with so many numbers that count signals."""
 
 
 class Reduction(Protocol):
@@ -26,19 +26,19 @@ class Reduction(Protocol):
         array : array, shape (n,)
             Contiguous, and not needed any more.
         interrupts : SharedInterrupts, optional
-            Told what arrived at all ranks; the first :data:`HEAD` numbers are for that.
+            Told of the signals of all ranks, which the first :data:`HEAD` numbers carry.
         """
 
 
 class OnHost:
-    """By MPI, in memory of the host: serves every library."""
+    """By MPI, in host memory: serves every library."""
 
     def __init__(self, ranks: Ranks, backend: Backend) -> None:
         self.ranks, self.backend = ranks, backend
 
     def sum(self, array: Array, interrupts: SharedInterrupts | None = None) -> Array:
         """Return the sum; see :meth:`Reduction.sum`."""
-        host = self.backend.to_numpy(array)  # the memory itself, where that is the host's and may be written into
+        host = self.backend.to_numpy(array)  # a view if the array is on the host
         if not host.flags.writeable:
             host = host.copy()
         if interrupts is not None:
@@ -50,7 +50,7 @@ class OnHost:
 
 
 class OnDevice:
-    """Where the arrays are, by what :mod:`dense_xp.kernels` has for that; the signals are told by MPI.
+    """On the devices, by a reduction of :mod:`dense_xp.kernels`; counts of signals are added up by MPI.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class OnDevice:
     def sum(self, array: Array, interrupts: SharedInterrupts | None = None) -> Array:
         """Return the sum; see :meth:`Reduction.sum`."""
         self.add(array)
-        if interrupts is not None:  # to read them from the array would mean to wait for the device
+        if interrupts is not None:  # reading them from the array would wait for the device
             asked = np.asarray(interrupts.asked)
             self.ranks.sum(asked)
             interrupts.agree(asked.tolist())
@@ -74,14 +74,7 @@ class OnDevice:
 
 
 def reduction_for(ranks: Ranks, backend: Backend) -> Reduction:
-    """Return the way that was chosen, or the best one there is.
-
-    Parameters
-    ----------
-    ranks : Ranks
-        With what was asked for.
-    backend : Backend
-        Where the arrays are.
+    """Return the reduction that was asked for, or with "auto" the best one.
 
     Raises
     ------

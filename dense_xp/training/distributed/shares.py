@@ -1,7 +1,7 @@
-"""The rows of each batch that one rank works on; what they count, and what they know of the others.
+"""The rows of each batch that one rank works on, their weight, and means over the rows of all ranks.
 
 All ranks draw the same order and the same noise, and each takes the part of its rows. Where a batch has fewer rows than
-there are ranks, some work on its first row, which then counts nothing: so all of them take part in every reduction.
+there are ranks, some work on its first row with weight zero, so that all of them take part in every reduction.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from dense_xp.training.streamed import StreamedSamples
 
 
 class Part:
-    """The rows of the present batch that are here; it changes with each batch.
+    """The rows of the present batch on this rank; updated for each batch.
 
     Attributes
     ----------
     rows : slice
-        Where they stand in the batch: never none.
+        Their place in the batch; never empty.
     whole : int
         How many rows the batch has.
     share : float
-        What part of its rows they are, for means over rows; 0 if they are only there to take part.
+        Their fraction of the batch, for means over rows; 0 for a row that only takes part in reductions.
     """
 
     def __init__(self, reduction: Reduction) -> None:
@@ -44,7 +44,7 @@ class Part:
         self.rows, self.whole, self.share = slice(0, 1), 1, 1.0
 
     def means(self, means: Sequence[Array]) -> list[Array]:
-        """Return the means over the whole batch, given those over the rows that are here."""
+        """Return the means over the whole batch, given those over the rows of this rank."""
         xp = array_namespace(means[0])
         flat = self.reduction.sum(xp.concat([xp.reshape(mean * self.share, (-1,)) for mean in means]))
         whole, start = [], 0
@@ -55,36 +55,36 @@ class Part:
         return whole
 
     def own_noise(self, noise: Any) -> Any:
-        """Return those rows of what was drawn for the whole batch."""
+        """Return the part for this rank's rows of noise for the whole batch."""
         own = mapped(lambda array: array[self.rows] if np.shape(array)[:1] == (self.whole,) else array, noise)
         return own if noise is not None else None
 
     def total(self, n: int) -> int:
-        """Return how many rows all ranks have, where some axes in between count as rows too."""
+        """Return how many rows all ranks have, given `n` here; axes before the features may be counted in both."""
         return n // (self.rows.stop - self.rows.start) * self.whole
 
 
 class PartOfNoise(NoiseFeeder):
-    """Draws the noise of the whole batch, so that it is what one process would draw, and sends that of its rows."""
+    """Draws the noise of the whole batch, as one process would, and sends the part for this rank's rows."""
 
     def __init__(self, backend: Any, part: Part) -> None:
         super().__init__(backend)
         self.part = part
 
     def drawn(self, model: Layer, rng: Rng, batch_shape: tuple[int, ...]) -> Any:
-        """Return the noise of the rows that are here; see :meth:`NoiseFeeder.drawn`."""
+        """Return the noise for this rank's rows; see :meth:`NoiseFeeder.drawn`."""
         return self.placed(self.part.own_noise(model.draw_noise(rng, (self.part.whole, *batch_shape[1:]))))
 
 
 class OfRanks(Measuring):
-    """What is measured on the parts of all ranks together.
+    """The loss and the metrics over the rows of all ranks.
 
     Attributes
     ----------
     ranks : Ranks
-        Who has the parts.
+        All ranks.
     part : Part
-        Told of each batch that is handed out.
+        Updated for each batch.
     """
 
     ranks: Ranks
@@ -93,7 +93,7 @@ class OfRanks(Measuring):
     def measured(
         self, values: Sequence[tuple[Array, ...]], batches: Sequence[Any], metrics: Mapping[str, Measure]
     ) -> dict[str, float]:
-        """Return the loss and the metrics over the batches of all ranks: what they kept is put together first."""
+        """Return the loss and the metrics over the batches of all ranks, from their joined statistics."""
         counting = [i for i, own in enumerate(batches) if self.own_rows([own])]
         columns = on_host(self.backend, [values[i] for i in counting], metrics) if counting else None
         own = columns, self.weights([batches[i] for i in counting])
@@ -103,7 +103,7 @@ class OfRanks(Measuring):
         return summary(joined, (losses, measures), metrics)
 
     def losses(self, values: Sequence[tuple[Array, ...]]) -> np.ndarray[Any, Any]:
-        """Return the sum of the ranks' losses of each batch, to find out where it was no longer finite."""
+        """Return the sum of the ranks' losses of each batch, to find the first that is not finite."""
         said: np.ndarray[Any, Any] = np.sum(self.ranks.gathered(super().losses(values)), axis=0)
         return said
 
@@ -112,12 +112,12 @@ class OfRanks(Measuring):
         return sum(self.ranks.gathered(self.own_rows(batches)))
 
     def own_rows(self, batches: Sequence[Any]) -> int:
-        """Return how many of them are here."""
+        """Return how many of the samples in batches are here."""
         raise NotImplementedError
 
 
 class Shares(OfRanks, Samples):
-    """Samples of which each rank is handed its part of every batch; all ranks are given all of them."""
+    """Samples that all ranks have; each takes its part of every batch."""
 
     def __init__(self, ranks: Ranks, part: Part, *data: Any) -> None:
         super().__init__(*data)
@@ -133,7 +133,7 @@ class Shares(OfRanks, Samples):
         return slice(n * rank // size, n * (rank + 1) // size)
 
     def batches(self, order: np.ndarray[Any, Any], batch_size: int) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
-        """Yield the rows of each batch that are here; a row that counts nothing has no number."""
+        """Yield this rank's rows of each batch; the index of a row with weight zero is left out."""
         wholes = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         owns = [self.own(len(whole)) for whole in wholes]
         taken = [own if own.stop > own.start else slice(0, 1) for own in owns]
@@ -144,11 +144,11 @@ class Shares(OfRanks, Samples):
             yield whole[own], batch
 
     def as_one_batch(self) -> Iterator[tuple[Any, tuple[Array, Array, Any]]]:
-        """Yield the rows of the one batch that are here; see :meth:`Samples.as_one_batch`."""
+        """Yield this rank's rows of the one batch; see :meth:`Samples.as_one_batch`."""
         return self.batches(np.arange(len(self)), len(self))
 
     def in_order(self, batch_size: int) -> Iterator[tuple[slice, tuple[Array, Array, Any]]]:
-        """Yield the rows that are here, of all; it may be none."""
+        """Yield this rank's rows of all samples; there may be none."""
         own = self.own(len(self))
         for rows in slices(own.stop - own.start, batch_size):
             here = slice(own.start + rows.start, own.start + rows.stop)
@@ -167,9 +167,9 @@ class StreamedShares(OfRanks, StreamedSamples):
         return StreamedSamples.counted(self, batches)
 
     def facts_of(self, first: Samples) -> dict[str, Any]:
-        """Return what ranks must have alike: the targets tell one stream from another."""
+        """Return what must be equal on all ranks: a checksum of the first targets shows whether the streams are."""
         return {**first.facts, "the first targets": zlib.crc32(to_numpy(first.y.data).tobytes())}
 
     def made(self, *data: Any) -> Samples:
-        """Return some rows of the stream, of which this rank is handed its part."""
+        """Return some rows of the stream, of which this rank takes its part."""
         return Shares(self.ranks, self.part, *data)

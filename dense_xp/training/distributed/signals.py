@@ -18,14 +18,14 @@ class Terminated(KeyboardInterrupt):
 
 
 class SharedInterrupts(Interrupts):
-    """Holds signals back until all ranks know of them, which a number beside the gradients of each step tells.
+    """Holds signals back until all ranks know of them: their counts are added up with the gradients of each step.
 
-    A second Ctrl-C is raised where it arrives. Only handlers that nobody has replaced are, and only in the main thread.
+    A second Ctrl-C is raised at once. Only default handlers are replaced, and only in the main thread.
 
     Parameters
     ----------
     alone : bool, default False
-        Whether there is one rank: then what arrives here is known to all.
+        Whether there is only one rank.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class SharedInterrupts(Interrupts):
         self.asked = [0.0] * len(SIGNALS)
         self.alone = alone
         self._agreed: Sequence[float] = self.asked if alone else self.asked[:]
-        self._before: list[list[tuple[signal.Signals, Any]]] = []  # for each block that was entered
+        self._before: list[list[tuple[signal.Signals, Any]]] = []  # the handlers before each block that was entered
 
     def __enter__(self) -> SharedInterrupts:
         self._before.append([])
@@ -53,7 +53,7 @@ class SharedInterrupts(Interrupts):
         for number, handler in before:
             signal.signal(number, handler)
         for number, _ in before:
-            if raised[0] is None and self.asked[SIGNALS.index(number)] and not self.agreed:  # too late for all to know
+            if raised[0] is None and self.asked[SIGNALS.index(number)] and not self.agreed:  # after the last reduction
                 signal.raise_signal(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -63,13 +63,7 @@ class SharedInterrupts(Interrupts):
             self._raise()
 
     def agree(self, total: Sequence[float]) -> None:
-        """Take what arrived at all ranks together.
-
-        Parameters
-        ----------
-        total : sequence of float
-            As :attr:`asked`.
-        """
+        """Take the sum of :attr:`asked` over all ranks."""
         if not self.alone:
             self._agreed = total
 
@@ -79,7 +73,7 @@ class SharedInterrupts(Interrupts):
         return any(self._agreed)
 
     def check(self) -> None:
-        """Raise what all ranks raise after this step, if they do."""
+        """Raise for a signal that all ranks know of, as all of them do after this step."""
         interrupted, terminated = self._agreed
         if terminated:
             raise Terminated

@@ -1,7 +1,7 @@
 """The steps of :mod:`dense_xp.training.steps` on a part of each batch.
 
-Gradients are accumulated, of one batch or several, and what the ranks have come to is added up before it is used. So
-what stands before that, and what after, are functions of arrays: they are compiled or recorded as those of one process.
+Gradients are accumulated over one batch or several, and their sums are added up over the ranks before the update. What
+comes before and after this reduction are functions of arrays, which are compiled or recorded as those of one process.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from dense_xp.training.fused.step import FusedStep
 
 
 def asks_within(model: Layer) -> bool:
-    """Whether layers ask the other ranks in the middle of a step, which then can be neither compiled nor recorded."""
+    """Whether layers need the other ranks in the middle of a step, which then can be neither compiled nor recorded."""
     return any(isinstance(layer, BatchNorm) for layer in with_inner(model))
 
 
 class ReducedStep(CompiledStep):
-    """The pure step, for every library: the sums of the gradients travel in one array."""
+    """The pure step, for every library: the sums of the gradients are reduced as one array."""
 
     sums_up = True
 
@@ -49,19 +49,19 @@ class ReducedStep(CompiledStep):
         self.split = compile_once(model, self.backend, f"sums split {shapes}", splitting(shapes))
 
     def traceable(self) -> bool:
-        """Whether the functions of the step depend on nothing but arrays: no other rank is asked in them."""
+        """Whether the functions of the step depend on arrays alone, and not on other ranks."""
         return super().traceable() and not asks_within(self.model)
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Array, ...]:
-        """Take one step on a batch; return the loss, and what the metrics keep, of the rows that are here."""
+        """Take one step on a batch; return the loss and the statistics of the metrics, for this rank's rows."""
         values = super().__call__(X, y, weight, rng)
-        self.whole = not self.waiting  # whoever is interrupted alone cannot finish alone
+        self.whole = not self.waiting  # a rank that is interrupted alone cannot finish the update alone
         return values
 
     def _run(self, function: Callable[..., Any], *arrays: Any) -> tuple[Array, ...]:
         if function is not self.step:
             return super()._run(function, *arrays)
-        # a row that is only there to take part has a gradient behind layers with means over the batch
+        # in layers with means over the batch even a row with weight zero has a gradient, which is not kept
         kept = None if self.part.share else [copied(self.state[place]) for place in self.places]
         with shared(self.part):
             values = super()._run(function, *arrays)
@@ -74,14 +74,14 @@ class ReducedStep(CompiledStep):
             self.state[place] = array
 
     def move(self) -> None:
-        """Add up the sums of all ranks, and let them move the parameters."""
+        """Add up the sums of all ranks, and update the parameters by them."""
         flat = self.join([self.state[place] for place in self.places])
         self._put(self.split(self.part.reduction.sum(flat, self.interrupts)))
         super().move()
 
 
 def joined(arrays: Sequence[Array]) -> Array:
-    """Return arrays as one, behind room for signals.
+    """Return arrays as one, after :data:`HEAD` zeros for signals.
 
     Examples
     --------
@@ -113,7 +113,7 @@ def splitting(shapes: Sequence[tuple[int, ...]]) -> Callable[[Array], list[Array
 
 
 class ReducedFusedStep(FusedStep):
-    """The step in memory of its own: its gradients lie there one after the other, and so travel without a copy."""
+    """The fused step: its gradients are one array already, which is reduced without a copy."""
 
     sums_up = True
 
@@ -124,15 +124,15 @@ class ReducedFusedStep(FusedStep):
 
     @staticmethod
     def serves(model: Layer, X_ndim: int) -> bool:
-        """Whether the step of this model can be taken here: nothing that asks other ranks can be recorded."""
+        """Whether this model can be stepped here: what needs other ranks within a step cannot be recorded."""
         if not FusedStep.serves(model, X_ndim):
             return False
         return not asks_within(model) or optional(kernels_for(model.built().kernels), "Recorder") is None
 
     def __call__(self, X: Array, y: Array, weight: Any, rng: Rng) -> tuple[Any, ...]:
-        """Take one step on a batch; return the loss, and what the metrics keep, of the rows that are here."""
+        """Take one step on a batch; return the loss and the statistics of the metrics, for this rank's rows."""
         values = super().__call__(X, y, weight, rng)
-        self.whole = not self.waiting  # whoever is interrupted alone cannot finish alone
+        self.whole = not self.waiting  # a rank that is interrupted alone cannot finish the update alone
         return values
 
     def work(self, X: Array, y: Array, weight: Any, noise: Any) -> tuple[Any, ...]:
@@ -141,13 +141,13 @@ class ReducedFusedStep(FusedStep):
             return super().work(X, y, weight, noise)
 
     def add(self) -> None:
-        """Add the gradients to the sums, unless the rows are only there to take part; see :meth:`FusedStep.add`."""
+        """Add the gradients to the sums, unless this rank's row has weight zero; see :meth:`FusedStep.add`."""
         if not self.part.share:
             self.gradients[...] = 0.0
         super().add()
 
     def move(self) -> None:
-        """Add up the sums of all ranks, and let them move the parameters."""
+        """Add up the sums of all ranks, and update the parameters by them."""
         total = self.part.reduction.sum(self.sums, self.interrupts)
         if total is not self.sums:
             self.sums[...] = total

@@ -1,4 +1,4 @@
-"""What `fit` asks of the other ranks; :class:`~dense_xp.training.alone.Alone` says what one process answers."""
+"""What `fit` does differently on several processes; :class:`~dense_xp.training.alone.Alone` is for one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ENDED_BY_SIGTERM = 128 + 15
 
 
 class Together(Alone):
-    """A process and the other ranks."""
+    """Training on all ranks."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.size, self.root = ranks, ranks.size, ranks.root
@@ -44,7 +44,7 @@ class Together(Alone):
 
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[dict[str, Any]]:
-        """Check what was asked for; see :meth:`Alone.agreeing`."""
+        """Check the arguments in the block; see :meth:`Alone.agreeing`."""
         facts: dict[str, Any] = {}
         failure: BaseException | None = None
         try:
@@ -69,7 +69,7 @@ class Together(Alone):
     def samples(
         self, model: Layer, stream: Batches | Pieces | None, arrays: Sequence[Any], loss: Any, steps: int | None = None
     ) -> Samples | StreamedSamples:
-        """Return the data, of which this rank is handed its part; see :meth:`Alone.samples`."""
+        """Return the samples, of which this rank takes its part; see :meth:`Alone.samples`."""
         if self.size == 1:
             return super().samples(model, stream, arrays, loss, steps)
         if not is_pure(model):
@@ -87,13 +87,13 @@ class Together(Alone):
         return n if self.size == 1 else self.part.whole
 
     def _part(self, model: Layer) -> Part:
-        """Return the part of the present batch: the same object for the data, the step, and whatever is in it."""
+        """Return the part of the present batch: one object, which the samples and the step share."""
         if "part" not in vars(self):
             self.part = Part(reduction_for(self.ranks, model.built()))
         return self.part
 
     def prepare(self, model: Layer, rng: Rng) -> None:
-        """Take weights, state of the optimizer and of the random numbers from rank 0."""
+        """Take the weights and the states of optimizer and random numbers from rank 0."""
         moment, state = self.ranks.from_root(lambda: (plain_moment(model), _state_of(rng)))
         if not self.root:
             take(model, moment)
@@ -102,7 +102,7 @@ class Together(Alone):
     def stepper(
         self, model: Layer, loss: Loss, metrics: Mapping[str, Measure], X_ndim: int, batch_size: int, accumulate: int
     ) -> Step:
-        """Return what steps the model by the gradients of all ranks; see :meth:`Alone.stepper`."""
+        """Return the step of the model, by the gradients of all ranks; see :meth:`Alone.stepper`."""
         if self.size == 1:
             return stepper(model, loss, metrics, X_ndim, batch_size, accumulate)
         part = self._part(model)
@@ -114,17 +114,17 @@ class Together(Alone):
         return ReducedStep(model, loss, metrics, accumulate, part=part, interrupts=self.interrupts)
 
     def callbacks(self, hooks: Sequence[Callback]) -> Sequence[Callback]:
-        """Return those that each rank calls, and as one those that rank 0 calls and all follow."""
+        """Return the callbacks that each rank calls, and one :class:`Led` for those that rank 0 calls for all."""
         own = [hook for hook in hooks if getattr(hook, "on_every_rank", False)]
         led = [hook for hook in hooks if hook not in own]
         return [*own, Led(led, self.ranks, self.interrupts)]
 
     @contextlib.contextmanager
     def running(self, quiet: bool) -> Iterator[Interrupts]:
-        """Train, within the block, with an eye on the others; see :meth:`Alone.running`."""
+        """Train within the block, and watch the other ranks; see :meth:`Alone.running`."""
         self.ranks.meet(quiet)
         try:
-            with self.interrupts, watched(self.ranks):  # until nobody asks the others any more
+            with self.interrupts, watched(self.ranks):
                 yield self.interrupts
                 self.interrupts.check()
         except Terminated:
@@ -132,7 +132,7 @@ class Together(Alone):
 
 
 def together(distributed: str | Ranks) -> Together:
-    """Return those who train together.
+    """Return the processes that train together.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A process that is gone without a word, noticed by another one on the same machine."""
+"""Each rank watches the process of another one on the same machine, which may end without notice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dense_xp.training.distributed.ranks import Ranks
 def watched(ranks: Ranks) -> Iterator[None]:
     """Watch the next rank on this machine: if its process ends within the block, all end.
 
-    Launchers do so by themselves when a process is killed; not all do when one leaves with the status 0. Where the
-    system has no descriptors of processes, as only Linux has, nothing is watched.
+    Launchers do so by themselves when a process is killed, but not all do when one exits with the status 0. Only on
+    Linux, which has descriptors of processes; elsewhere nothing is watched.
 
     Parameters
     ----------
     ranks : Ranks
-        All of them enter and leave the block; they have met.
+        All of them enter and leave the block, after :meth:`Ranks.meet`.
     """
     places = ranks.places
     neighbours = [rank for rank, (machine, _) in enumerate(places) if machine == places[ranks.rank][0]]

@@ -1,4 +1,4 @@
-"""Parameters that are moved together, in one array."""
+"""Parameters that are updated together, in one array."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dense layers whose products end in what else would be a kernel: bias and ReLU, and on the way back their sums."""
+"""Dense layers whose matrix products have epilogues: bias and ReLU, and their gradients, within the product."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dense_xp.training.fused.workspace import Workspace
 
 
 class EpilogueStage(DenseStage):
-    """A dense layer whose product adds the bias and applies a ReLU; of another activation the kernel does that.
+    """A dense layer whose product adds the bias and applies a ReLU; other activations have a kernel.
 
-    The derivative of the ReLU and the sums of the bias's gradient belong to the product of the next layer with this
-    gradient. That writes into an array of this stage, since the next layer still needs the output. Where the last
-    layer has no activation, the sums belong to the product for its weights. Each of these products may be one that the
-    library cannot do: then it is a product and a kernel, as in a :class:`DenseStage`.
+    In the backward pass, the next layer's product for the gradient of its input also applies the derivative of this
+    ReLU, and sums the gradient of this bias. It writes into an array of this stage, since the next layer still needs
+    the output. If the last layer has no activation, its product for the gradient of its weights sums that of its bias.
+    Where the library has no such product, a product and a kernel do the same, as in a :class:`DenseStage`.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class EpilogueStage(DenseStage):
         return 0 if self.apart else super().largest_tile()
 
     def plan(self, gradient: Array) -> None:
-        """Take memory: the sums, which the next layer writes, must not lie where all stages compute their gradients."""
+        """Take memory; the sums, which the next layer writes, must not be in memory that all stages share."""
         super().plan(self.space.empty(super().largest_tile()) if self.apart else gradient)
         if self.applied == "relu":
             shape = self.space.batch_size, self.W.shape[1]
@@ -57,7 +57,7 @@ class EpilogueStage(DenseStage):
         return super().forward(X, noise)
 
     def activation_gradient(self, grad: Array) -> Array:
-        if self.masked and grad is self.G:  # the product that wrote it did that
+        if self.masked and grad is self.G:  # the product that wrote it has applied the derivative
             return grad
         whole = [columns for columns, *_ in self.jobs] == [None]
         self.sums_with_weights = self.applied == "linear" and grad is self.Z and whole
@@ -78,7 +78,7 @@ class EpilogueStage(DenseStage):
 
 
 def linked(stages: Iterable[Stage]) -> Iterator[Stage]:
-    """Yield the stages; those whose input is the output of a dense layer know it."""
+    """Yield the stages, each dense one linked to a dense one before it."""
     before = None
     for stage in stages:
         if isinstance(stage, EpilogueStage) and isinstance(before, EpilogueStage):

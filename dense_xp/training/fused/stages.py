@@ -1,4 +1,4 @@
-"""The layers of a model in a step: each keeps its arrays for all batches, and moves its parameters in place."""
+"""The layers of a model in a step: each keeps its arrays for all batches, and updates its parameters in place."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ Small tiles would stay in the cache, but their products cost more than that save
 from 128 samples takes 1.4 times as long. Tiles of this size cost nothing, and halve the memory of large layers."""
 
 SMALL = 1 << 18
-"""Multiplications in a product that costs about what it costs to call it: layers below that are one stage together."""
+"""Multiplications that take as long as the call of a product: layers with fewer are one stage together."""
 
 _APPLIED: dict[type, str] = {ReLU: "relu", Sigmoid: "sigmoid", Tanh: "tanh"}
-"""The kernels for the activation of a dense layer, of which the output is enough on the way back."""
+"""Activations of a dense layer whose derivative is computed from the output, and their kernels."""
 
 _CURVES: dict[type, Callable[[Any], tuple[str, tuple[float, ...]]]] = {
     LeakyReLU: lambda a: ("leaky_relu", (a.negative_slope,)),
@@ -51,18 +51,18 @@ _CURVES: dict[type, Callable[[Any], tuple[str, tuple[float, ...]]]] = {
     Mish: lambda a: ("mish", ()),
     Softplus: lambda a: ("softplus", ()),
 }
-"""The others: what the kernel that keeps their derivative calls them, with their constants."""
+"""Activations whose derivative is kept: their names in the kernel for that, and their constants."""
 
 
 class Stage:
-    """One layer in a step: the pure functions of the layer, and parameters that are moved in place.
+    """One layer in a step: the pure functions of the layer, and parameters that are updated in place.
 
     Attributes
     ----------
     blocks : list of Block
-        The parameters that it moves; none if it is frozen.
+        The parameters that it updates; none if it is frozen.
     owns_linear_output : bool
-        Whether its output lies in memory of its own, and nothing of it is needed on the way back.
+        Whether its output is in memory of its own, and is not needed in the backward pass.
     """
 
     owns_linear_output = False
@@ -82,25 +82,25 @@ class Stage:
         return [Block({name: layer.params[name]}, layer.optimizer_state, self.space) for name in names]
 
     def largest_tile(self) -> int:
-        """Return how many numbers of gradient it holds at a time: in memory that all share, unless it keeps them."""
+        """Return how many numbers of the gradient it holds at a time."""
         return sum(math.prod(block.shape) for block in self.blocks) if self.space.keeps_gradients else 0
 
     def plan(self, gradient: Array) -> None:
-        """Take that memory."""
+        """Take memory for that many."""
         self.gradient = gradient
 
     def resize(self, n: int) -> None:
         """Prepare for batches of n samples."""
 
     def forward(self, X: Array, noise: Any) -> Array:
-        """Return the output for a batch, and keep what the way back needs."""
+        """Return the output for a batch, and keep what the backward pass needs."""
         Y, self.cache = self.layer.forward(self.params, X, training=True, noise=noise)
         for name, value in self.layer.updated_buffers(self.cache).items():
             self.params[name][...] = value
         return Y
 
     def backward(self, grad: Array, wanted: bool) -> Array | None:
-        """Pull the gradient back, if `wanted`, and move the parameters or keep their gradients."""
+        """Update the parameters or keep their gradients; return the gradient of the input, if `wanted`."""
         if wanted:
             grad_X, grads = self.layer.backward(self.params, self.cache, grad)
         else:
@@ -115,7 +115,7 @@ class Stage:
         return grad_X
 
     def constrain(self) -> None:
-        """Put the parameters back to where the constraints of the layer want them."""
+        """Apply the constraints of the layer to the parameters."""
         if self.layer.constraints:
             allowed = self.layer.allowed(self.params)
             for block in self.blocks:
@@ -123,7 +123,7 @@ class Stage:
                     block.values[rows, ...] = allowed[name]
 
     def move(self, block: Block, grad: Array) -> None:
-        """Move the parameters of a block, or keep their gradient."""
+        """Update the parameters of a block, or keep their gradient."""
         if self.space.keeps_gradients:
             start = sum(kept.shape[0] for kept in self.grads)
             self.grads.append(self.gradient[start : start + math.prod(block.shape)])
@@ -138,7 +138,7 @@ class Stage:
         self.grads = [penalized[block.names[0]].reshape(-1) for block in self.blocks]
 
     def move_all(self) -> None:
-        """Move the parameters by the gradients that were kept."""
+        """Update the parameters by the gradients that were kept."""
         for block, grad in zip(self.blocks, self.grads, strict=True):
             self.space.move(*block.flat(slice(None)), grad, block.steps, block.decays)
         self.constrain()
@@ -175,8 +175,8 @@ def _applied(layer: Dense, kernels: Any) -> tuple[str, Any, Any]:
 class DenseStage(Stage):
     """A Dense layer, with its activation if that has kernels.
 
-    W and w0 are one array, unless only one of them decays. The product is taken into Z, over which the gradient is
-    written on the way back; the output lies there too, unless the derivative of the activation takes that place.
+    W and w0 are one array, unless only one of them decays. The product is written into Z, and the gradient over it.
+    The output is in Z too, unless Z holds the derivative of the activation.
     """
 
     def __init__(self, path: tuple[str, ...], layer: Dense, learns: bool, space: Workspace) -> None:
@@ -203,7 +203,7 @@ class DenseStage(Stage):
         return max(*tiles, super().largest_tile(), 0)
 
     def plan(self, gradient: Array) -> None:
-        """Take memory, and lay out, for each tile, which columns of X it needs, and where its gradients go."""
+        """Take memory; find, for each tile, the columns of X that it needs and the place of its gradients."""
         super().plan(gradient)
         n_in, n_units = self.W.shape
         self.storage = [self.space.empty(self.space.batch_size, n_units) for _ in range(1 + self.keeps_slope)]
@@ -215,7 +215,7 @@ class DenseStage(Stage):
             columns = None if n == n_in else slice(rows.start, rows.start + n)  # None: all of X
             last = tile[n:, :] if n < shape[0] else None
             if last is not None and columns is None:
-                self.grad_w0, last = last, None  # written where it belongs in the first place
+                self.grad_w0, last = last, None  # written to its final place
             self.jobs.append((columns, tile[:n, :], last, tile.reshape(-1), *self.blocks[0].flat(rows)))
 
     def made_blocks(self, names: Sequence[str]) -> list[Block]:
@@ -240,22 +240,22 @@ class DenseStage(Stage):
         return grad_X
 
     def activation_gradient(self, grad: Array) -> Array:
-        """Pull the gradient back to the affine map, and sum it up for the bias."""
+        """Return the gradient before the activation, and sum it for the bias."""
         self.apply_backward(grad, self.Z, self.grad_w0)
         return self.Z
 
     def input_gradient(self, grad: Array) -> Array:
-        """Pull it back to the input."""
+        """Return the gradient of the input."""
         grad_X = self.space.scratch(*self.X.shape)
         self.product(grad, self.W.T, out=grad_X)
         return grad_X
 
     def weight_gradient(self, grad: Array, out: Array) -> None:
-        """Pull it back to all of W."""
+        """Write the gradient of all of W."""
         self.product(self.X.T, grad, out=out)
 
     def learn(self, grad: Array) -> None:
-        """Move the parameters, or keep their gradients."""
+        """Update the parameters, or keep their gradients."""
         (block, *apart), Xt = self.blocks, self.X.T
         keeps, move = self.space.keeps_gradients, self.space.move
         for columns, grad_W, last, flat, values, state in self.jobs:
@@ -274,7 +274,7 @@ class DenseStage(Stage):
 
 
 class ChainStage(Stage):
-    """Small dense layers in a row: one call forward, one back, one to move them, because calls are what they cost.
+    """Small dense layers in a row: one call each for forward, backward and update, as calls take most of their time.
 
     Their parameters lie in one flat array, and so do their outputs and gradients.
     """
@@ -406,7 +406,7 @@ class ActivationStage(Stage):
 def stages_of(
     path: tuple[str, ...], layer: Layer, learns: bool, space: Workspace, dense: type[DenseStage] = DenseStage
 ) -> list[Stage]:
-    """Return what does the work of a layer: one stage, or two; `dense` is the kind of those of dense layers."""
+    """Return the stages of a layer, one or two; `dense` is the class for dense layers."""
     # a subclass may compute something else: its pure functions are called
     kinds: list[type[Any]] = [Stage]
     free = not layer.regularizers and not layer.constraints
@@ -426,7 +426,7 @@ def chained(stages: Sequence[Stage], space: Workspace) -> Iterator[Stage]:
     def steps_if_small(stage: Stage) -> int | None:
         if type(stage) is not DenseStage or not stage.blocks or "w0" not in stage.params:
             return None
-        if stage.applied not in ("linear", "relu"):  # numba's own exponentials take one number after the other
+        if stage.applied not in ("linear", "relu"):  # numba's exponentials are not vectorised
             return None
         return stage.blocks[0].steps if space.batch_size * math.prod(stage.W.shape) <= SMALL else None
 

@@ -1,10 +1,10 @@
-"""The training step in memory that it owns: the twin of :func:`dense_xp.training.step.train_step`.
+"""The fused training step: the same as :func:`dense_xp.training.step.train_step`, in memory that it owns.
 
 Three things cost what the matrix products do not: fresh arrays (their pages have to be mapped), passes over
-memory, and calls. So each layer of the model becomes a stage that keeps its arrays for all batches. On the way
-forward a stage adds its bias and applies its activation in place; on the way back it overwrites its output,
-which nobody needs any more, with the gradient. A parameter is moved as soon as its gradient is there, some
-rows at a time where it is large, so that the gradients are never held all at once.
+memory, and calls. So each layer of the model becomes a stage that keeps its arrays for all batches. In the
+forward pass a stage adds its bias and applies its activation in place; in the backward pass it overwrites its
+output, which is not needed any more, with the gradient. A parameter is updated as soon as its gradient is there,
+some rows at a time where it is large, so that the gradients are never held all at once.
 
 It serves every library whose arrays can be written into and for which there are kernels; nothing in it waits for
 a device. A stage that has no kernels calls the pure functions of its layer, so every pure layer, loss and metric
@@ -34,11 +34,11 @@ from dense_xp.training.fused.workspace import Workspace, aligned
 from dense_xp.training.moments import Moment
 
 ROOM = 64
-"""So many numbers lie before the gradients; the last is what the samples of the batch count."""
+"""So many numbers lie before the gradients; the last is the total weight of the batch."""
 
 
 class FusedStep(Accumulating):
-    """Steps a model; its arrays are here while it trains, and copies of them in the model.
+    """Steps a model in arrays of its own; the model is given copies.
 
     Parameters
     ----------
@@ -51,18 +51,18 @@ class FusedStep(Accumulating):
     batch_size : int
         The most samples that a batch will have.
     accumulate : int, default 1
-        How many batches move the parameters together.
+        How many batches make one update.
 
     Attributes
     ----------
     gradients : array, shape (n,)
-        Memory for gradients: all of them, one after the other, if they are kept. Before them is :data:`ROOM`.
+        Memory for gradients, after :data:`ROOM` numbers: for all of them at once if they are kept.
     sums : array, shape (n,)
-        Their sums over batches, where there are any: the same memory if there is one batch for an update.
+        Their sums over batches; the same memory if an update has one batch.
     """
 
     sums_up = False
-    """Whether gradients are summed up, and used apart, even if there is one batch for an update."""
+    """Whether gradients are summed before the update even if it has one batch."""
 
     def __init__(
         self, model: Layer, loss: Loss, metrics: Sequence[Statistics], batch_size: int, accumulate: int = 1
@@ -101,7 +101,7 @@ class FusedStep(Accumulating):
 
     @staticmethod
     def serves(model: Layer, X_ndim: int) -> bool:
-        """Whether the step of this model can be taken here."""
+        """Whether this model can be stepped here."""
         optimizer = model.optimizer
         return (
             model.backend is not None
@@ -144,7 +144,7 @@ class FusedStep(Accumulating):
         return values
 
     def move(self) -> None:
-        """Let the sums of the gradients move the parameters."""
+        """Update the parameters by the sums of the gradients."""
         if self.recorder is None:
             self.move_by_sums()
         else:
@@ -183,13 +183,13 @@ class FusedStep(Accumulating):
         for i in range(len(self.stages) - 1, self.first - 1, -1):
             grad = self.stages[i].backward(grad, i > self.first)
         if total is not None:
-            self.kept = [list(stage.grads) for stage in self.stages]  # a replay comes to the same memory
+            self.kept = [list(stage.grads) for stage in self.stages]  # a replay writes to the same memory
         elif self.space.keeps_gradients:
             self.move_clipped()
         return (value, *values)
 
     def value_and_grad(self, Y: Array, y: Array, weight: Any) -> tuple[Any, Array]:
-        """Return the loss and its gradient, written over the prediction where that is ours and not needed."""
+        """Return the loss and its gradient, which overwrites the prediction where the step owns that memory."""
         loss, last = self.loss, self.stages[-1]
         if last.owns_linear_output and weight is None:
             if (
@@ -204,12 +204,12 @@ class FusedStep(Accumulating):
         return loss.value_and_grad(Y, y, weight)
 
     def add(self) -> None:
-        """Add the gradients, and what the samples of the batch count, to the sums over the batches before."""
+        """Add the gradients and the weight of the batch to the sums over the batches before."""
         if self.sums is not self.gradients:
             self.sums += self.gradients
 
     def move_by_sums(self) -> tuple[Any, ...]:
-        """Move all parameters by the mean gradient of the batches, and forget the sums."""
+        """Update all parameters by the mean gradient of the batches, and reset the sums."""
         if self.sums is not self.gradients:
             self.gradients[...] = self.sums
             self.sums[...] = 0.0
@@ -222,7 +222,7 @@ class FusedStep(Accumulating):
         return ()
 
     def move_clipped(self) -> None:
-        """Scale all gradients down to the common norm that is allowed, and move all parameters."""
+        """Clip all gradients, and update all parameters."""
         grads = [grad for stage in self.stages for grad in stage.grads]
         if self.space.optimizer.clip_value is not None:
             for grad in grads:
@@ -232,7 +232,7 @@ class FusedStep(Accumulating):
         for stage in self.stages:
             stage.move_all()
 
-    # ------------------------------------------------------------------ the model's share
+    # ------------------------------------------------------------------ the model's arrays
 
     def begin_epoch(self) -> None:
         """Do nothing: the model has copies."""
@@ -250,6 +250,6 @@ class FusedStep(Accumulating):
 
 
 def _one_count(layer: Layer, backend: Backend) -> bool:
-    """Whether all parameters of a layer were moved equally often, as one kernel call assumes."""
+    """Whether all parameters of a layer had equally many updates, as one kernel call assumes."""
     steps = [own["steps"] for own in layer.optimizer_state.values() if "steps" in own]
     return not steps or len(set(backend.scalars(steps).tolist())) == 1

@@ -40,11 +40,11 @@ class RecordedUpdate(Update):
     """An update whose rate, decay and counts are numbers on the device, where a recorded step reads them."""
 
     def place(self, numbers: Array, counts: Sequence[int]) -> None:
-        """Take numbers on the device for them; `counts` are the different numbers of steps before the first turn."""
+        """Take numbers on the device; `counts` are the different numbers of steps that were made before."""
         self.on_device, self.counts, self.turn = numbers, list(counts), 0
 
     def next_numbers(self, rate: float) -> list[float]:
-        """Return what those numbers must be for the next turn."""
+        """Return the values of those numbers for the next update."""
         self.turn += 1
         return [rate, 1.0 - rate * self.optimizer.weight_decay, *(float(count + self.turn) for count in self.counts)]
 

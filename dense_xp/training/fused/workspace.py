@@ -28,7 +28,7 @@ class Workspace:
     keeps_gradients : bool
         Whether gradients are kept until all are there, because they are summed or their common norm is limited.
     epilogues : module or None
-        Products that end in what else would be a kernel, where the set has them and they were asked for.
+        Products with epilogues, where the set of kernels has them and they were asked for.
     rate : float
         The learning rate of this step.
     """
@@ -60,7 +60,7 @@ class Workspace:
         return self._scratch[:size].reshape(shape)
 
     def move(self, values: Array, state: tuple[Array, ...], grad: Array, steps: int, decays: bool) -> None:
-        """Move some parameters by their gradient."""
+        """Update some parameters by their gradient."""
         limit = self.optimizer.clip_value
         if limit is not None and not self.keeps_gradients:
             self.kernels.clip(grad, limit)

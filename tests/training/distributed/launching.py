@@ -62,6 +62,6 @@ def finished(process: subprocess.Popen[str], within: float = DEADLINE) -> Done:
     return Done(process.returncode, said, time.monotonic() - began)
 
 
-def run(ranks: int, *program: str) -> Done:
+def run(ranks: int, *program: str, within: float = DEADLINE) -> Done:
     """Start a program, and wait for its end."""
-    return finished(start(ranks, *program))
+    return finished(start(ranks, *program), within)
