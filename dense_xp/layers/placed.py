@@ -300,8 +300,10 @@ def unchanged_on_failure(model: Any) -> Iterator[None]:
         yield
     except BaseException:
         for layer, attributes in before:
-            vars(layer).clear()
-            vars(layer).update(attributes)
+            now = vars(layer)
+            now.update(attributes)
+            for name in now.keys() - attributes.keys():
+                del now[name]
         raise
 
 

@@ -24,9 +24,8 @@ class Alone:
     size = 1
     root = True
 
-    def holding(self) -> contextlib.AbstractContextManager[object]:
-        """Hold signals back, within the block, until all can end together."""
-        return contextlib.nullcontext()
+    def __init__(self) -> None:
+        self.interrupts = Interrupts()
 
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[dict[str, Any]]:
@@ -65,5 +64,4 @@ class Alone:
     @contextlib.contextmanager
     def running(self, quiet: bool) -> Iterator[Interrupts]:
         """Train within the block, and yield what handles Ctrl-C."""
-        with Interrupts() as interrupts:
-            yield interrupts
+        yield self.interrupts

@@ -128,8 +128,8 @@ def fit(
         If another process cannot go on.
     """
     group = _group(distributed)
-    with group.holding():
-        with unchanged_on_failure(model):  # everything is checked before anything is learned
+    with group.interrupts:
+        with unchanged_on_failure(model), group.interrupts.open():  # everything is checked before anything is learned
             with group.agreeing() as facts:
                 epochs, batch_size = int(integer("epochs", epochs)), int(integer("batch_size", batch_size))
                 accumulate = int(integer("accumulate", accumulate))

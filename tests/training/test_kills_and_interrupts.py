@@ -10,9 +10,9 @@ So many kills in all, and so many interrupts of each library. ``numba`` is NumPy
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
+import math
 import os
 import random
 import shutil
@@ -24,6 +24,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ from dense_xp import (
     to_numpy,
 )
 from dense_xp.support.trees import flatten
+from dense_xp.training.fitting import fit
 from dense_xp.training.moments import Moment
 
 ROOT = Path(__file__).parents[2]
@@ -197,37 +199,43 @@ def digest(model: Sequential) -> tuple[int, str]:
 
 
 class Alarm:
-    """Interrupts what is called at a random moment, once or more often in a row; in the main thread."""
+    """Interrupts a training at a random moment, and perhaps again soon after that; in the main thread."""
 
     def __init__(self, rng: random.Random, most: int = 2) -> None:
-        self.rng, self.most, self.rings = rng, most, 0
+        self.rng, self.most, self.rings, self.after = rng, most, 0, 0.0
 
-    def _ring(self, *_: object) -> None:
+    def _ring(self, number: int, frame: FrameType | None) -> None:
+        here = self.rings > 0 and within_fit(frame)
+        self.rings -= here
         if self.rings:
-            self.rings -= 1
-            for _ in range(self.rng.randint(1, self.most)):  # the second one does not wait for the end of a step
-                signal.raise_signal(signal.SIGINT)
+            signal.setitimer(signal.ITIMER_REAL, self.after)
+        if here:
+            signal.raise_signal(signal.SIGINT)
 
     def interrupts(self, function: Callable[[Callable[[], None]], object], seconds: float) -> bool:
         """Call a function, which says when it begins what takes so long; return whether it was interrupted."""
 
         def begins() -> None:
-            after, again = self.rng.uniform(1e-5, 1.1 * seconds), self.rng.uniform(1e-5, seconds / 5)
-            signal.setitimer(signal.ITIMER_REAL, after, again)
+            signal.setitimer(signal.ITIMER_REAL, self.rng.uniform(1e-5, 1.1 * seconds))
 
         signal.signal(signal.SIGALRM, self._ring)
-        self.rings = 1
+        self.rings = self.rng.randint(1, self.most)
+        self.after = 10 ** self.rng.uniform(-5, math.log10(seconds / 5))
         try:
             function(begins)
-            self.rings = 0
         except KeyboardInterrupt:
-            with contextlib.suppress(KeyboardInterrupt):
-                while self.rings:
-                    time.sleep(1e-4)
             return True
         finally:
+            self.rings = 0
             signal.setitimer(signal.ITIMER_REAL, 0)
         return False
+
+
+def within_fit(frame: FrameType | None) -> bool:
+    """Whether it is called in a training, which nobody has left yet."""
+    while frame is not None and frame.f_code is not fit.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 class Interrupted:

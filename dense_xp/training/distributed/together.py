@@ -34,13 +34,11 @@ ENDED_BY_SIGTERM = 128 + 15
 class Together(Alone):
     """Training on all ranks."""
 
+    interrupts: SharedInterrupts
+
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.size, self.root = ranks, ranks.size, ranks.root
         self.interrupts = SharedInterrupts(alone=self.size == 1)
-
-    def holding(self) -> contextlib.AbstractContextManager[object]:
-        """Hold signals back until the first step tells the others; see :meth:`Alone.holding`."""
-        return super().holding() if self.size == 1 else self.interrupts
 
     @contextlib.contextmanager
     def agreeing(self) -> Iterator[dict[str, Any]]:
@@ -124,7 +122,7 @@ class Together(Alone):
         """Train within the block, and watch the other ranks; see :meth:`Alone.running`."""
         self.ranks.meet(quiet)
         try:
-            with self.interrupts, watched(self.ranks):
+            with watched(self.ranks):
                 yield self.interrupts
                 self.interrupts.check()
         except Terminated:
