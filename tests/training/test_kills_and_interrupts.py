@@ -218,6 +218,7 @@ class Alarm:
         def begins() -> None:
             signal.setitimer(signal.ITIMER_REAL, self.rng.uniform(1e-5, 1.1 * seconds))
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in processes of the background
         signal.signal(signal.SIGALRM, self._ring)
         self.rings = self.rng.randint(1, self.most)
         self.after = 10 ** self.rng.uniform(-5, math.log10(seconds / 5))
