@@ -231,7 +231,7 @@ class Run:
         Parameters
         ----------
         reason : str
-            What :attr:`History.stopped` will say.
+            The value of ``history.stopped``.
         """
         self.history.stopped = reason
 
