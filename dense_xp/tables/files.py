@@ -224,16 +224,16 @@ def _check_size(path: str, size: int, limit: int) -> None:
 
 def _unpacked(path: str, limit: int) -> bytes:
     with open(path, "rb") as file:
-        zipped = path.lower().endswith(".gz") or file.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if zipped else open(path, "rb") as file:
-        data: bytes = file.read(limit + 1 if limit < sys.maxsize else -1)
+        zipped = path.lower().endswith(".gz") or file.peek(2).startswith(_GZIP)
+        data: bytes = (gzip.GzipFile(fileobj=file) if zipped else file).read(limit + 1 if limit < sys.maxsize else -1)
     _check_size(path, len(data), limit)
     if data.startswith(_COMPRESSED):  # polars would unpack it, however much it is then
         raise TableError(f"{path} is compressed in a way that is not read here: unpack it first")
     return data
 
 
-_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"x\x01", b"x\x9c", b"x\xda")  # gzip once more, zstd, zlib
+_GZIP = b"\x1f\x8b"
+_COMPRESSED = (_GZIP, b"\x28\xb5\x2f\xfd", b"x\x01", b"x\x9c", b"x\xda")  # gzip once more, zstd, zlib
 
 
 _READS = """import sys, polars
