@@ -184,9 +184,9 @@ def fit(
         if not group.root:
             verbose = False
         rows = -(-largest // group.size) * math.prod(samples.sample_shape[:-1])
-        with group.running(verbose is False) as interrupts, backend.scope(), few_threads(model, rows):
+        with group.running(verbose is False), backend.scope(), few_threads(model, rows):
             return run_epochs(
-                run, step, samples, validation, named, hooks, batch_size, shuffle, generator, interrupts, verbose
+                run, step, samples, validation, named, hooks, batch_size, shuffle, generator, group.interrupts, verbose
             )
 
 

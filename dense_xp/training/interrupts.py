@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar, Self
 
 
 class Interrupts:
@@ -25,24 +25,32 @@ class Interrupts:
     where a callback trains a second model, takes over for that time.
     """
 
+    DEFAULTS: ClassVar[tuple[tuple[signal.Signals, Any], ...]] = ((signal.SIGINT, signal.default_int_handler),)
+    """The signals that are noted, with Python's handlers of them."""
+
     def __init__(self) -> None:
         self._noted = 0
         self._patience: float = math.inf  # how many are noted before one is raised where it arrives
-        self._before: Any = None
+        self._before: list[tuple[signal.Signals, Any]] = []
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            before = signal.getsignal(signal.SIGINT)
-            if before is signal.default_int_handler or isinstance(getattr(before, "__self__", None), Interrupts):
-                self._before = before
-                signal.signal(signal.SIGINT, self._handle)
+            for number, default in self.DEFAULTS:
+                handler = signal.getsignal(number)
+                if handler is default or isinstance(getattr(handler, "__self__", None), Interrupts):
+                    self._before.append((number, handler))
+                    signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        while self._before:
+            signal.signal(*self._before.pop())
         if raised[0] is None:
-            self.check()
+            self._raise_late()
+
+    def _raise_late(self) -> None:
+        """Raise what arrived after the last check."""
+        self.check()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._noted += 1

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
 
 from dense_xp.training.interrupts import Interrupts
 
@@ -33,27 +31,17 @@ class SharedInterrupts(Interrupts):
         How many of each of :data:`SIGNALS` have arrived here.
     """
 
+    DEFAULTS = (*Interrupts.DEFAULTS, (signal.SIGTERM, signal.SIG_DFL))
+
     def __init__(self, alone: bool = False) -> None:
         super().__init__()
         self.asked = [0.0] * len(SIGNALS)
         self.alone = alone
         self._agreed: Sequence[float] = self.asked if alone else self.asked[:]
-        self._before: list[list[tuple[signal.Signals, Any]]] = []  # the handlers before each block that was entered
 
-    def __enter__(self) -> SharedInterrupts:
-        self._before.append([])
-        if threading.current_thread() is threading.main_thread():
-            for number, default in zip(SIGNALS, (signal.default_int_handler, signal.SIG_DFL), strict=True):
-                if signal.getsignal(number) is default:
-                    self._before[-1].append((number, signal.signal(number, self._handle)))
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        before = self._before.pop()
-        for number, handler in before:
-            signal.signal(number, handler)
-        for number, _ in before:
-            if raised[0] is None and self.asked[SIGNALS.index(number)] and not self.agreed:  # after the last reduction
+    def _raise_late(self) -> None:
+        for number, count in zip(SIGNALS, self.asked, strict=True):  # Python's own handlers are back
+            if count:
                 signal.raise_signal(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -22,7 +22,6 @@ from dense_xp.training.distributed.signals import SharedInterrupts, Terminated
 from dense_xp.training.distributed.steps import ReducedFusedStep, ReducedStep
 from dense_xp.training.distributed.watch import watched
 from dense_xp.training.history import Callback
-from dense_xp.training.interrupts import Interrupts
 from dense_xp.training.samples import Samples
 from dense_xp.training.steps import Step, stepper
 from dense_xp.training.streamed import StreamedSamples
@@ -118,12 +117,12 @@ class Together(Alone):
         return [*own, Led(led, self.ranks, self.interrupts)]
 
     @contextlib.contextmanager
-    def running(self, quiet: bool) -> Iterator[Interrupts]:
+    def running(self, quiet: bool) -> Iterator[None]:
         """Train within the block, and watch the other ranks; see :meth:`Alone.running`."""
         self.ranks.meet(quiet)
         try:
             with watched(self.ranks):
-                yield self.interrupts
+                yield
                 self.interrupts.check()
         except Terminated:
             raise SystemExit(ENDED_BY_SIGTERM) from None

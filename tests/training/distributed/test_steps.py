@@ -61,13 +61,12 @@ def test_it_is_compiled_unless_layers_ask_other_ranks_and_asks_once_for_each_upd
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-6)
 
 
-def test_a_signal_that_comes_too_late_for_all_is_raised_when_nobody_waits_any_more() -> None:
-    interrupts, reached = SharedInterrupts(), []
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_signal_that_comes_too_late_for_all_is_raised_when_nobody_waits_any_more(alone: bool) -> None:
+    interrupts, reached = SharedInterrupts(alone), []
 
     def late() -> None:
         with interrupts:
-            with interrupts:
-                pass
             signal.raise_signal(signal.SIGINT)
             reached.append("the end")
 
