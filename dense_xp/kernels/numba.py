@@ -14,18 +14,20 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from dense_xp.kernels import numpy as plain, one_minus_power
+from dense_xp.kernels import numpy as plain
+from dense_xp.kernels.numba_few import few_product, few_rows, learn
 from dense_xp.kernels.numba_int8 import int8_product
 from dense_xp.kernels.numba_panels import Panels
 from dense_xp.kernels.numba_pieces import in_pieces, total
 from dense_xp.kernels.numba_team import flush_to_zero, put_back
+from dense_xp.kernels.numba_updates import adagrad, adam, lion, momentum, rmsprop, rmsprop_momentum, sgd
 from dense_xp.kernels.numpy import Array, clip, clip_norm, columns_product, empty, product
 
 __all__ = [
     "NAME", "Panels", "adagrad", "adam", "clip", "clip_norm", "columns_product", "compiles_first", "dropout", "empty",
-    "int8_product", "layer_norm", "layer_norm_backward", "linear", "linear_backward", "lion", "momentum", "product",
-    "relu", "relu_backward", "rmsprop", "rmsprop_momentum", "sgd", "sigmoid", "sigmoid_backward",
-    "softmax_cross_entropy", "squared_error", "tanh", "tanh_backward",
+    "few_product", "few_rows", "int8_product", "layer_norm", "layer_norm_backward", "learn", "linear",
+    "linear_backward", "lion", "momentum", "product", "relu", "relu_backward", "rmsprop", "rmsprop_momentum", "sgd",
+    "sigmoid", "sigmoid_backward", "softmax_cross_entropy", "squared_error", "tanh", "tanh_backward",
 ]  # fmt: skip
 
 NAME = "numba"
@@ -372,158 +374,3 @@ def _squared_error(Y: Array, target: Array) -> float:
             y[j] = d * share
         loss += part
     return loss / Y.size
-
-
-# ------------------------------------------------------------------------------------- optimizers
-#
-# Subnormal numbers are slow: the mean of a dead unit decays to them, and the square of a gradient of 1e-20 is one.
-
-
-@in_pieces(0, 1)
-@_compiled  # type: ignore[untyped-decorator]
-def sgd(param: Array, grad: Array, rate: float, decay: float) -> None:
-    """As :func:`dense_xp.kernels.numpy.sgd`."""
-    kind = param.dtype.type
-    eta, keep = kind(rate), kind(decay)
-    before = flush_to_zero()
-    for i in range(param.size):
-        param[i] = param[i] * keep - eta * grad[i]
-    put_back(before)
-
-
-@in_pieces(0, 1, 2)
-@_compiled  # type: ignore[untyped-decorator]
-def momentum(param: Array, grad: Array, velocity: Array, rate: float, decay: float, mu: float, nesterov: bool) -> None:
-    """As :func:`dense_xp.kernels.numpy.momentum`."""
-    kind = param.dtype.type
-    eta, keep, part = kind(rate), kind(decay), kind(mu)
-    ahead = part if nesterov else kind(1)
-    now = kind(1) if nesterov else kind(0)
-    before = flush_to_zero()
-    for i in range(param.size):
-        v = part * velocity[i] + grad[i]
-        velocity[i] = v
-        param[i] = param[i] * keep - eta * (now * grad[i] + ahead * v)
-    put_back(before)
-
-
-@in_pieces(0, 1, 2)
-@_compiled  # type: ignore[untyped-decorator]
-def rmsprop(
-    param: Array, grad: Array, mean_square: Array, rate: float, decay: float, rho: float, epsilon: float
-) -> None:
-    """As :func:`dense_xp.kernels.numpy.rmsprop`."""
-    kind = param.dtype.type
-    eta, keep, old, new, small = kind(rate), kind(decay), kind(rho), kind(1.0 - rho), kind(epsilon)
-    before = flush_to_zero()
-    for i in range(param.size):
-        g = grad[i]
-        s = old * mean_square[i] + new * (g * g)
-        mean_square[i] = s
-        param[i] = param[i] * keep - eta * (g / (np.sqrt(s) + small))
-    put_back(before)
-
-
-@in_pieces(0, 1, 2, 3)
-@_compiled  # type: ignore[untyped-decorator]
-def rmsprop_momentum(
-    param: Array,
-    grad: Array,
-    mean_square: Array,
-    velocity: Array,
-    rate: float,
-    decay: float,
-    rho: float,
-    epsilon: float,
-    mu: float,
-) -> None:
-    """As :func:`dense_xp.kernels.numpy.rmsprop_momentum`."""
-    kind = param.dtype.type
-    eta, keep, old, new, small = kind(rate), kind(decay), kind(rho), kind(1.0 - rho), kind(epsilon)
-    part = kind(mu)
-    before = flush_to_zero()
-    for i in range(param.size):
-        g = grad[i]
-        s = old * mean_square[i] + new * (g * g)
-        mean_square[i] = s
-        v = part * velocity[i] + g / (np.sqrt(s) + small)
-        velocity[i] = v
-        param[i] = param[i] * keep - eta * v
-    put_back(before)
-
-
-def adam(
-    param: Array,
-    grad: Array,
-    mean: Array,
-    mean_square: Array,
-    rate: float,
-    decay: float,
-    beta_1: float,
-    beta_2: float,
-    epsilon: float,
-    steps: int,
-) -> None:
-    """As :func:`dense_xp.kernels.numpy.adam`."""
-    rate, inverse = rate / one_minus_power(beta_1, steps), 1.0 / one_minus_power(beta_2, steps)
-    _adam(param, grad, mean, mean_square, rate, decay, beta_1, beta_2, epsilon, inverse)
-
-
-@in_pieces(0, 1, 2, 3)
-@_compiled  # type: ignore[untyped-decorator]
-def _adam(
-    param: Array,
-    grad: Array,
-    mean: Array,
-    mean_square: Array,
-    rate: float,
-    decay: float,
-    beta_1: float,
-    beta_2: float,
-    epsilon: float,
-    correction: float,
-) -> None:
-    kind = param.dtype.type
-    old_1, new_1, old_2, new_2 = kind(beta_1), kind(1.0 - beta_1), kind(beta_2), kind(1.0 - beta_2)
-    eta, keep, small, inverse = kind(rate), kind(decay), kind(epsilon), kind(correction)
-    before = flush_to_zero()
-    for i in range(param.size):
-        g = grad[i]
-        m = old_1 * mean[i] + new_1 * g
-        v = old_2 * mean_square[i] + new_2 * (g * g)
-        mean[i] = m
-        mean_square[i] = v
-        param[i] = param[i] * keep - eta * (m / (np.sqrt(v * inverse) + small))
-    put_back(before)
-
-
-@in_pieces(0, 1, 2)
-@_compiled  # type: ignore[untyped-decorator]
-def adagrad(param: Array, grad: Array, total: Array, rate: float, decay: float, epsilon: float) -> None:
-    """As :func:`dense_xp.kernels.numpy.adagrad`."""
-    kind = param.dtype.type
-    eta, keep, small = kind(rate), kind(decay), kind(epsilon)
-    before = flush_to_zero()
-    for i in range(param.size):
-        g = grad[i]
-        s = total[i] + g * g
-        total[i] = s
-        param[i] = param[i] * keep - eta * (g / (np.sqrt(s) + small))
-    put_back(before)
-
-
-@in_pieces(0, 1, 2)
-@_compiled  # type: ignore[untyped-decorator]
-def lion(param: Array, grad: Array, momentum: Array, rate: float, decay: float, beta_1: float, beta_2: float) -> None:
-    """As :func:`dense_xp.kernels.numpy.lion`."""
-    kind = param.dtype.type
-    eta, keep = kind(rate), kind(decay)
-    old_1, new_1, old_2, new_2 = kind(beta_1), kind(1.0 - beta_1), kind(beta_2), kind(1.0 - beta_2)
-    before = flush_to_zero()
-    for i in range(param.size):
-        m, g = momentum[i], grad[i]
-        direction = old_1 * m + new_1 * g
-        sign = kind(direction > 0) - kind(direction < 0)
-        momentum[i] = old_2 * m + new_2 * g
-        param[i] = param[i] * keep - eta * sign
-    put_back(before)

@@ -9,18 +9,13 @@ where the processor has it, so its bits do not depend on the number of rows, til
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
-from numba import carray, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import carray, njit
 
+from dense_xp.kernels.numba_registers import HEIGHTS, REGISTER, VECTORS, moved, multiply
 from dense_xp.kernels.numba_team import (
     COUNTERS,
     MANY,
@@ -36,15 +31,6 @@ from dense_xp.kernels.numba_team import (
     pointer,
 )
 from dense_xp.kernels.numpy import Array, empty
-
-_FEATURES = binding.get_host_cpu_features()
-_ARM = platform.machine().lower() in ("arm64", "aarch64")
-_BYTES, VECTORS = (64, 4) if _FEATURES.get("avx512f") else (16, 4) if _ARM else (32, 2)
-"""Bytes in a register, and registers in a row of a panel: with six rows they fill the registers of a core."""
-
-_FUSED = _ARM or bool(_FEATURES.get("fma"))
-HEIGHTS = (6, 2, 1)
-"""Rows in a block: first as many blocks of six as fit, then two and one."""
 
 CHUNK = 1024
 """Rows of a panel that are multiplied before the next block of X: they stay in the second-level cache."""
@@ -66,116 +52,6 @@ HEAD, PER_LAYER, LAYERS = 16, 6, 64
 """Numbers in a job before those of its layers, numbers for each layer, and the most layers."""
 
 _compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
-
-
-# ------------------------------------------------------------------ one panel
-
-
-@contextlib.contextmanager
-def _while(builder: Any, condition: Callable[[], Any]) -> Iterator[None]:
-    test, body, end = (builder.append_basic_block(name) for name in ("test", "body", "end"))
-    builder.branch(test)
-    builder.position_at_end(test)
-    builder.cbranch(condition(), body, end)
-    builder.position_at_end(body)
-    yield
-    builder.branch(test)
-    builder.position_at_end(end)
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _multiply(
-    typing_context: Any, kind: Any, vectors: Any, A: Any, lda: Any, n: Any, B: Any, ldb: Any, k: Any, C: Any, ldc: Any,
-    start: Any, step: Any, rectified: Any,
-) -> Any:  # fmt: skip
-    """Write start + A B, or its ReLU, into C; B is a part of a panel, of so many vectors.
-
-    All but `kind` are integers: addresses, and lengths in numbers. `ldb` is the distance between rows of B, `step`
-    between those of `start`.
-    """
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, vectors, A, lda, n, B, ldb, k, C, ldc, start, step, rectified = args
-        whole, number = ir.IntType(64), context.get_value_type(kind)
-        size = kind.bitwidth // 8
-        lanes = _BYTES // size
-        vector = ir.VectorType(number, lanes)
-        place = ir.VectorType(ir.IntType(32), lanes)
-        name = f"llvm.fma.v{lanes}f{kind.bitwidth}"
-        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
-        bytes_of = {
-            key: builder.mul(value, whole(size)) for key, value in {"A": lda, "B": ldb, "C": ldc, "start": step}.items()
-        }
-        zero = ir.Constant(vector, [0.0] * lanes)
-
-        def pointer(base: Any, offset: Any, what: Any = vector) -> Any:
-            return builder.inttoptr(builder.add(base, offset), what.as_pointer())
-
-        def moved(x: Any, w: Any, total: Any) -> Any:
-            return builder.call(fma, [x, w, total]) if _FUSED else builder.fadd(total, builder.fmul(x, w))
-
-        def repeated(x: Any) -> Any:
-            one = builder.insert_element(ir.Constant(vector, ir.Undefined), x, ir.IntType(32)(0))
-            return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(place, [0] * lanes))
-
-        def block(height: int, width: int, row: Any) -> None:
-            columns = [whole(_BYTES * v) for v in range(width)]
-            rows = {
-                key: [builder.add(base, builder.mul(bytes_of[key], builder.add(row, whole(r)))) for r in range(height)]
-                for key, base in {"A": A, "C": C, "start": start}.items()
-            }
-            totals = [[builder.load(pointer(at, c), align=size) for c in columns] for at in rows["start"]]
-            before, loop, after = builder.block, builder.append_basic_block("k"), builder.append_basic_block("done")
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            i = builder.phi(whole)
-            i.add_incoming(whole(0), before)
-            sums = [[builder.phi(vector) for _ in columns] for _ in rows["A"]]
-            at = builder.mul(i, bytes_of["B"])
-            weights = [builder.load(pointer(B, builder.add(at, c)), align=size) for c in columns]
-            along = builder.mul(i, whole(size))
-            xs = [repeated(builder.load(pointer(row, along, number))) for row in rows["A"]]
-            more = [
-                [moved(x, w, s) for w, s in zip(weights, line, strict=True)] for x, line in zip(xs, sums, strict=True)
-            ]
-            for line, first, new in zip(sums, totals, more, strict=True):
-                for phi, a, b in zip(line, first, new, strict=True):
-                    phi.add_incoming(a, before)
-                    phi.add_incoming(b, loop)
-            following = builder.add(i, whole(1))
-            i.add_incoming(following, loop)
-            builder.cbranch(builder.icmp_signed("<", following, k), loop, after)
-            builder.position_at_end(after)
-            relu = builder.icmp_signed("!=", rectified, whole(0))
-            for at, new in zip(rows["C"], more, strict=True):
-                for column, y in zip(columns, new, strict=True):
-                    positive = builder.select(builder.fcmp_ordered("<", y, zero), zero, y)  # a NaN stays one
-                    builder.store(builder.select(relu, positive, y), pointer(at, column), align=size)
-
-        def enough(row: Any, height: int) -> Any:
-            return builder.icmp_signed(">=", builder.sub(n, builder.load(row)), whole(height))
-
-        for width in range(1, VECTORS + 1):
-            with builder.if_then(builder.icmp_signed("==", vectors, whole(width))):
-                row = cgutils.alloca_once_value(builder, whole(0))
-                for height in HEIGHTS:
-                    with _while(builder, functools.partial(enough, row, height)):
-                        block(height, width, builder.load(row))
-                        builder.store(builder.add(builder.load(row), whole(height)), row)
-        return context.get_dummy_value()
-
-    return types.void(kind, *[types.int64] * 12), code
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _moved(typing_context: Any, x: Any, w: Any, total: Any) -> Any:
-    """Return total + x w, rounded as in a panel."""
-
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        a, b, c = args
-        return builder.fma(a, b, c) if _FUSED else builder.fadd(c, builder.fmul(a, b))
-
-    return total(total, total, total), code
 
 
 # ------------------------------------------------------------------ layers in a row
@@ -205,7 +81,7 @@ def _panel(kind: Any, job: Array, layer: int, p: int, A: int, lda: int, n: int, 
     while done < k:
         part = min(CHUNK, k - done) if n > HEIGHTS[0] else k
         relu = rectified if done + part == k else 0
-        _multiply(kind, vectors, A + done * size, lda, n, B + done * ldb * size, ldb, part, C, ldc, start, step, relu)
+        multiply(kind, vectors, A + done * size, lda, n, B + done * ldb * size, ldb, part, C, ldc, start, step, relu)
         start, step, done = C, ldc, done + part
 
 
@@ -228,13 +104,13 @@ def _in_place(
         for r in range(n):
             z, x0, x1, x2, x3 = Z[r], X[r, i], X[r, i + 1], X[r, i + 2], X[r, i + 3]
             for j in range(z.size):
-                z[j] = _moved(x3, d[j], _moved(x2, c[j], _moved(x1, b[j], _moved(x0, a[j], z[j]))))
+                z[j] = moved(x3, d[j], moved(x2, c[j], moved(x1, b[j], moved(x0, a[j], z[j]))))
     for i in range(fours, k):
         a = W[i]
         for r in range(n):
             z, x0 = Z[r], X[r, i]
             for j in range(z.size):
-                z[j] = _moved(x0, a[j], z[j])
+                z[j] = moved(x0, a[j], z[j])
     if rectified:
         for r in range(n):
             z = Z[r]
@@ -361,7 +237,7 @@ class _Packed:
 
     def __init__(self, layers: Sequence[tuple[Array, Array | None, bool]]) -> None:
         dtype = layers[0][0].dtype
-        lanes = _BYTES // dtype.itemsize
+        lanes = REGISTER // dtype.itemsize
         panel, widest = VECTORS * lanes, max(W.shape[1] for W, _, _ in layers)
         self.size, self.half = dtype.itemsize, TILE * -(-widest // lanes) * lanes
         self.dtype, self.panel, self.widest = dtype, panel, widest

@@ -138,6 +138,19 @@ def pointer(typing_context: Any, kind: Any, address: Any) -> Any:
     return types.CPointer(kind)(kind, types.int64), code
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def call(typing_context: Any, address: Any, values: Any) -> Any:
+    """Call the C function at an address with some integers; so it is compiled once, and not into each caller."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        given = cgutils.unpack_tuple(builder, args[1])
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), given)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, values), code
+
+
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def opened(memory: int, wanted: int) -> None:
     """Open a call, for so many threads besides the caller's."""

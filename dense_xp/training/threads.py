@@ -20,9 +20,12 @@ from dense_xp.layers.layer import Layer
 WORK_OF_A_THREAD = 2**23
 """Multiplications that are worth one more thread: about a tenth of a millisecond."""
 
+UPDATE = 32
+"""Multiplications that take as long as the update of a weight."""
+
 
 def threads_for(model: Layer, rows: int) -> int:
-    """Return how many threads the largest product of a step is worth.
+    """Return how many threads the largest layer of a step is worth.
 
     It depends on sizes alone, because another number of threads may round sums differently.
 
@@ -33,7 +36,12 @@ def threads_for(model: Layer, rows: int) -> int:
     rows : int
         Of the batch.
     """
-    return 1 + rows * max((math.prod(value.shape) for value in model.weights.values()), default=0) // WORK_OF_A_THREAD
+    return (
+        1
+        + (rows + UPDATE)
+        * max((math.prod(value.shape) for value in model.weights.values()), default=0)
+        // WORK_OF_A_THREAD
+    )
 
 
 _limited = threading.Lock()

@@ -439,8 +439,10 @@ def kernels_in(name: str) -> dict[str, str | None]:
             found[node.targets[0].id] = found.get(ast.unparse(node.value))
         elif isinstance(node, ast.ImportFrom) and node.module in (
             "dense_xp.kernels.numpy",
+            "dense_xp.kernels.numba_few",
             "dense_xp.kernels.numba_int8",
             "dense_xp.kernels.numba_panels",
+            "dense_xp.kernels.numba_updates",
         ):
             others = kernels_in(node.module.rpartition(".")[2])
             found |= {alias.name: others.get(alias.name) for alias in node.names}

@@ -189,7 +189,9 @@ class DenseStage(Stage):
         no_bias = space.empty(1, layer.n_units)
         no_bias[...] = 0.0
         self.w0 = self.params.get("w0", no_bias)
-        self.product, self.columns_product = kernels.product, kernels.columns_product
+        self.product = kernels.few_product if space.few_rows else kernels.product
+        self.columns_product = kernels.columns_product
+        self.learn_at_once: Any = kernels.learn if space.moves_at_once else None
         self.tiles: list[slice] = []
         if self.blocks:
             block = self.blocks[0]
@@ -258,6 +260,8 @@ class DenseStage(Stage):
         """Update the parameters, or keep their gradients."""
         (block, *apart), Xt = self.blocks, self.X.T
         keeps, move = self.space.keeps_gradients, self.space.move
+        if self.learn_at_once is not None and self.learned_at_once(block, grad):
+            return
         for columns, grad_W, last, flat, values, state in self.jobs:
             if columns is None:
                 self.weight_gradient(grad, grad_W)
@@ -271,6 +275,17 @@ class DenseStage(Stage):
                 move(values, state, flat, block.steps, block.decays)
         for block in apart:
             self.move(block, self.grad_w0)
+
+    def learned_at_once(self, block: Block, grad: Array) -> bool:
+        """Update a block by one kernel that keeps no gradient of W; return whether there is one for this batch."""
+        n_in, update = self.W.shape[0], self.space.update
+        constants = update.at(self.space.rate, block.steps, block.decays)
+        W, *state = (array[:n_in] for array in (block.values, *block.state))
+        if not self.learn_at_once(self.X, grad, W, state, update.kernel, constants):
+            return False
+        if block.shape[0] > n_in:
+            self.space.move(*block.flat(slice(n_in, None)), self.grad_w0.reshape(-1), block.steps, block.decays)
+        return True
 
 
 class ChainStage(Stage):

@@ -27,6 +27,10 @@ class Workspace:
     ----------
     keeps_gradients : bool
         Whether gradients are kept until all are there, because they are summed or their common norm is limited.
+    few_rows : bool
+        Whether batches are so small, and layers so large, that products and updates have kernels of their own.
+    moves_at_once : bool
+        Whether these may update weights while they compute the gradient.
     epilogues : module or None
         Products with epilogues, where the set of kernels has them and they were asked for.
     rate : float
@@ -42,6 +46,9 @@ class Workspace:
         self.epilogues: Any = (optional(self.kernels, "epilogues") or _none)()
         self.accumulates = accumulates
         self.keeps_gradients = accumulates or self.optimizer.clip_norm is not None
+        few_rows, shapes = optional(self.kernels, "few_rows"), [W.shape for W in model.weights.values()]
+        self.few_rows = few_rows is not None and few_rows(batch_size, shapes)
+        self.moves_at_once = self.few_rows and not self.keeps_gradients and self.optimizer.clip_value is None
         self.dtype = self.backend.dtype(model.dtype)
         self.rate = 0.0
         self._scratch, self._scratch_size = self.empty(0), 0
