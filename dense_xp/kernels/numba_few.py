@@ -2,7 +2,7 @@
 
 With few rows, a layer is bound by how fast its weights and the optimizer's state come from memory. A gradient that is
 written whole moves three times more; here a part of it is multiplied in the cache, and updates its weights from there.
-And the threads of BLAS keep their cores busy for some milliseconds after a product, in which no other loop can have
+And the threads of OpenBLAS keep their cores busy for an eighth of a second after a product, and no other loop can have
 them. So all large products of such a step are computed here.
 """
 
@@ -127,20 +127,21 @@ def learn(
 
 def _shared(what: int, count: int, least: int, X: Array, W: Array, *others: int) -> None:
     """Do a job in pieces, each a multiple of `least` of a whole of `count`, on as many threads as it is worth."""
+    piece, blocks = _piece_of(W.dtype), _blocks_of(W.dtype, what == _DOTS)
+    of_X, of_W = (X.ctypes.data, X.strides[0] // X.itemsize, len(X)), (W.ctypes.data, *W.shape)
     shares = W.size * max(32, len(X)) // (32 * SHARE)
     wanted = _TEAM.take(min(shares, -(-count // least)) - 1)
-    each = -(-count // (least * (4 * wanted if wanted else 1))) * least
-    of_X, of_W = (X.ctypes.data, X.strides[0] // X.itemsize, len(X)), (W.ctypes.data, *W.shape)
-    piece, blocks = _piece_of(W.dtype), _blocks_of(W.dtype, what == _DOTS)
-    numbers = what, -(-count // each), each, piece.address, blocks.address, *of_X, *of_W, *others
-    if not wanted:
-        _alone(np.array(numbers))
-        return
     try:
-        _TEAM.job[: len(numbers)] = numbers
-        _together(_TEAM.job, _TEAM.memory, wanted)
+        each = -(-count // (least * (4 * wanted if wanted else 1))) * least
+        numbers = what, -(-count // each), each, piece.address, blocks.address, *of_X, *of_W, *others
+        if wanted:
+            _TEAM.job[: len(numbers)] = numbers
+            _together(_TEAM.job, _TEAM.memory, wanted)
+        else:
+            _alone(np.array(numbers))
     finally:
-        _TEAM.give_back()
+        if wanted:
+            _TEAM.give_back()
 
 
 @_compiled  # type: ignore[untyped-decorator]

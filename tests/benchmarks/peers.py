@@ -32,8 +32,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 WORK = (((784, 512, 512, 10), 128), ((1024, 2048, 2048, 1000), 512), ((64, 100, 10), 200), ((64, 64, 64, 1), 32))
 RATE = 1e-3
 CHECKED_STEPS = 5
-PAUSE = 0.05
-"""Seconds before each turn: a library's threads spin for a while after its work, and would slow the next one."""
+PAUSE = 0.2
+"""Seconds before each turn: threads of OpenBLAS look for work for 2²⁸ cycles after a product, and would slow the next."""
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dense_xp import Dense, Sequential
-from dense_xp.training.threads import WORK_OF_A_THREAD, few_threads, threads_for
+from dense_xp.training.threads import UPDATE, WORK_OF_A_THREAD, few_threads, threads_for
 
 threadpoolctl = pytest.importorskip("threadpoolctl")
 
@@ -46,7 +46,7 @@ def three() -> Any:
 
 def test_how_many_are_worth_it() -> None:
     model = network(width=1024)
-    assert [threads_for(model, rows) for rows in (1, 1023, 1024, 2048)] == [1, 1, 2, 3]
+    assert [threads_for(model, rows - UPDATE) for rows in (33, 1023, 1024, 2048)] == [1, 1, 2, 3]
     assert WORK_OF_A_THREAD == 8 * 1024 * 1024
 
 
