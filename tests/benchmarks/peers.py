@@ -33,7 +33,7 @@ WORK = (((784, 512, 512, 10), 128), ((1024, 2048, 2048, 1000), 512), ((64, 100, 
 RATE = 1e-3
 CHECKED_STEPS = 5
 PAUSE = 0.2
-"""Seconds before each turn: threads of OpenBLAS look for work for an eighth of a second, and would slow the next one."""
+"""Seconds before each turn: threads of OpenBLAS look for work for an eighth of a second, and slow what follows."""
 
 
 @dataclass
