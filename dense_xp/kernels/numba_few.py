@@ -93,7 +93,13 @@ def few_product(A: Array, B: Array, out: Array) -> None:
 
 def _serves(X: Array, W: Array) -> bool:
     large = len(X) * W.size >= LEAST and min(W.shape) >= NARROW
-    return large and len(X) <= FEW and X.strides[1] == X.itemsize
+    return large and len(X) <= FEW and _in_rows(X)
+
+
+def _in_rows(X: Array) -> bool:
+    """Whether rows lie one after the other, with or without gaps: not in reverse, and not in the same memory."""
+    apart, next_to = X.strides
+    return next_to == X.itemsize and apart >= X.shape[1] * next_to and apart % next_to == 0 and X.flags.aligned
 
 
 def learn(
@@ -113,7 +119,7 @@ def learn(
     constants : sequence of float
         Its further arguments.
     """
-    if not _serves(X, W):
+    if not (_serves(X, W) and _in_rows(grad)):
         return False
     numbers = numbers_of(kernel, constants)
     a, b = (*state, W, W)[:2]
