@@ -63,7 +63,7 @@ KEPT: list[Any] = []
 
 
 def leave_memory(shared: soak.Shared) -> None:
-    KEPT.append(b"\1" * 2**23)
+    KEPT.append(b"\1" * 2**25)  # more than what other threads may give back meanwhile
 
 
 def change_a_weight(shared: soak.Shared) -> None:
