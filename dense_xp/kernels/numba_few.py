@@ -133,7 +133,7 @@ def learn(
 
 def _shared(what: int, count: int, least: int, X: Array, W: Array, *others: int) -> None:
     """Do a job in pieces, each a multiple of `least` of a whole of `count`, on as many threads as it is worth."""
-    piece, blocks = _piece_of(W.dtype), _blocks_of(W.dtype, what == _DOTS)
+    piece, blocks = _piece_of(W.dtype), (_dots_of if what == _DOTS else _panel_of)(W.dtype)
     of_X, of_W = (X.ctypes.data, X.strides[0] // X.itemsize, len(X)), (W.ctypes.data, *W.shape)
     shares = W.size * max(32, len(X)) // (32 * SHARE)
     wanted = _TEAM.take(min(shares, -(-count // least)) - 1)
@@ -204,20 +204,27 @@ def _piece_of(dtype: Any) -> Any:
 
 
 @functools.cache
-def _blocks_of(dtype: Any, of_rows: bool) -> Any:
+def _dots_of(dtype: Any) -> Any:
     kind = dtype.type(0)
 
     @cfunc(types.void(*[types.int64] * 9), cache=True)  # type: ignore[untyped-decorator]
-    def rows(A: int, lda: int, n: int, B: int, ldb: int, m: int, k: int, C: int, ldc: int) -> None:
+    def block(A: int, lda: int, n: int, B: int, ldb: int, m: int, k: int, C: int, ldc: int) -> None:
         dots(kind, A, lda, n, B, ldb, m, k, C, ldc)
 
+    return block
+
+
+@functools.cache
+def _panel_of(dtype: Any) -> Any:
+    kind = dtype.type(0)
+
     @cfunc(types.void(*[types.int64] * 11), cache=True)  # type: ignore[untyped-decorator]
-    def panel(
+    def block(
         A: int, lda: int, n: int, B: int, ldb: int, vectors: int, k: int, C: int, ldc: int, start: int, step: int
     ) -> None:
         multiply(kind, vectors, A, lda, n, B, ldb, k, C, ldc, start, step, 0)
 
-    return rows if of_rows else panel
+    return block
 
 
 @_compiled  # type: ignore[untyped-decorator]

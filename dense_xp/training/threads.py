@@ -36,12 +36,8 @@ def threads_for(model: Layer, rows: int) -> int:
     rows : int
         Of the batch.
     """
-    return (
-        1
-        + (rows + UPDATE)
-        * max((math.prod(value.shape) for value in model.weights.values()), default=0)
-        // WORK_OF_A_THREAD
-    )
+    largest = max((math.prod(value.shape) for value in model.weights.values()), default=0)
+    return 1 + (rows + UPDATE) * largest // WORK_OF_A_THREAD
 
 
 _limited = threading.Lock()

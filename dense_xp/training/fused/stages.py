@@ -191,7 +191,6 @@ class DenseStage(Stage):
         self.w0 = self.params.get("w0", no_bias)
         self.product = kernels.few_product if space.few_rows else kernels.product
         self.columns_product = kernels.columns_product
-        self.learn_at_once: Any = kernels.learn if space.moves_at_once else None
         self.tiles: list[slice] = []
         if self.blocks:
             block = self.blocks[0]
@@ -260,7 +259,7 @@ class DenseStage(Stage):
         """Update the parameters, or keep their gradients."""
         (block, *apart), Xt = self.blocks, self.X.T
         keeps, move = self.space.keeps_gradients, self.space.move
-        if self.learn_at_once is not None and self.learned_at_once(block, grad):
+        if self.space.moves_at_once and self.learned_at_once(block, grad):
             return
         for columns, grad_W, last, flat, values, state in self.jobs:
             if columns is None:
@@ -281,7 +280,7 @@ class DenseStage(Stage):
         n_in, update = self.W.shape[0], self.space.update
         constants = update.at(self.space.rate, block.steps, block.decays)
         W, *state = (array[:n_in] for array in (block.values, *block.state))
-        if not self.learn_at_once(self.X, grad, W, state, update.kernel, constants):
+        if not self.space.kernels.learn(self.X, grad, W, state, update.kernel, constants):
             return False
         if block.shape[0] > n_in:
             self.space.move(*block.flat(slice(n_in, None)), self.grad_w0.reshape(-1), block.steps, block.decays)
